@@ -1,0 +1,13 @@
+"""Errors that are shown to the user as one line."""
+
+
+class BsqError(Exception):
+    """Anything the user can be told in one line."""
+
+
+class FormatError(BsqError):
+    """A stream that is broken, or not a .bsq stream."""
+
+
+class ModelError(BsqError):
+    """Weights that are missing, tampered with, or not the ones a stream needs."""

@@ -1,0 +1,387 @@
+"""Neural-network layers in exact integer arithmetic.
+
+The prior and the synthesis half of the tokenizer must give the same integers on every machine. Here every
+tensor holds integers. They are stored in float32, whose products and sums of integers are exact, in any order,
+while every partial sum stays below 2**24; so any GEMM library, thread count, batch shape and device returns the
+same values. The same code runs on int64 tensors: that is the oracle the tests compare against.
+
+Numbers are fixed point: an integer `n` with `f` fractional bits stands for n / 2**f. Activations have `ACT_BITS`
+fractional bits and lie within +-127, the residual stream has `RES_BITS`. Rounding is always floor(x + 1/2).
+
+Parameters are kept in real units and rounded to integers at use. With `rounding` off (early training) the same
+graph runs without any rounding; with it on, training sees exactly what inference computes, and gradients pass
+straight through the rounding (Bengio et al., arXiv 1308.3432).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ACT_BITS = 4
+RES_BITS = 8
+WEIGHT_BITS = 8
+LIMIT = 1 << 24  # float32 holds every integer up to here
+QUALITIES = 100
+ANCHORS = 10  # (kind, quality) tables are given at qualities 1, 12, 23, ... 100 and interpolated
+ANCHOR_STEP = 11
+MASKED = -float(1 << 22)
+
+
+class _Scale(torch.autograd.Function):
+    """clamp(round(x * scale)), with a straight-through gradient inside the clamp."""
+
+    @staticmethod
+    def forward(ctx, x, scale, low, high, rounding):
+        y = x * scale
+        if rounding:
+            y.add_(0.5).floor_()
+        ctx.scale = scale
+        ctx.save_for_backward((y >= low) & (y <= high))
+        return y.clamp_(low, high)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (inside,) = ctx.saved_tensors
+        return grad * inside * ctx.scale, None, None, None, None
+
+
+def scale(x: Tensor, bits: int, low: float, high: float, rounding: bool = True) -> Tensor:
+    """x * 2**bits, rounded to an integer and clamped to [low, high]; `bits` may be negative."""
+    if not x.is_floating_point():
+        y = x << bits if bits >= 0 else (x + (1 << (-bits - 1))) >> -bits
+        return y.clamp(int(low), int(high))
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Scale.apply(x, 2.0**bits, low, high, rounding)
+    y = x * 2.0**bits
+    if rounding and bits < 0:
+        y.add_(0.5).floor_()
+    return y.clamp_(low, high)
+
+
+def divide(n: Tensor, d: Tensor, rounding: bool = True) -> Tensor:
+    """round(n / d) for integers |n| < 2**51 and 0 < d < 2**51, as floor((2 n + d) / (2 d)).
+
+    In float64 both operands are exact and one correctly rounded division cannot cross an integer, so the floor
+    equals the integer division. Both operands are tensors on purpose: dividing by a Python number would let a
+    device multiply by a rounded reciprocal.
+    """
+    if not n.is_floating_point():
+        return torch.div(2 * n + d, 2 * d, rounding_mode="floor")
+    if torch.is_grad_enabled() and n.requires_grad:
+        q = n / d
+        if not rounding:
+            return q
+        with torch.no_grad():
+            exact = divide(n.double(), d.double())
+        return exact.to(q.dtype) + (q - q.detach())
+    if not rounding:
+        return n / d
+    n, d = n.double(), d.double()
+    return torch.floor((2 * n + d) / (2 * d))
+
+
+class ExactModule(nn.Module):
+    """Base of the integer layers.
+
+    `formats` names the module's own parameters and their fixed-point form, (fractional bits, largest magnitude).
+    `rounding` is for training. After `freeze` the integers are kept, and parameters must not change.
+    """
+
+    rounding = False
+
+    def __init__(self):
+        super().__init__()
+        self.formats: dict[str, tuple[int, int]] = {}
+        self.frozen: dict[str, Tensor] = {}
+
+    def integer(self, name: str) -> Tensor:
+        """The parameter `name` in integer units."""
+        if name in self.frozen:
+            return self.frozen[name]
+        bits, limit = self.formats[name]
+        y = getattr(self, name) * 2.0**bits
+        if self.rounding:
+            y = torch.floor(y + 0.5).detach() + (y - y.detach())
+        return y.clamp(-limit, limit)
+
+    def freeze(self, dtype: torch.dtype) -> None:
+        """Keep the integer form of the parameters in `dtype` (float32, or int64 for the oracle)."""
+        self.frozen = {}
+        self.frozen = {name: self.integer(name).to(dtype) for name in self.formats}
+
+
+def set_rounding(module: nn.Module, rounding: bool) -> None:
+    for m in module.modules():
+        if isinstance(m, ExactModule):
+            m.rounding = rounding
+
+
+def freeze(module: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Make `module` ready for exact inference."""
+    set_rounding(module, True)
+    with torch.no_grad():
+        for m in module.modules():
+            if isinstance(m, ExactModule):
+                m.freeze(dtype)
+
+
+class Linear(ExactModule):
+    """y = W x + b on integers; the result has `in_bits + weight_bits` fractional bits and is not yet rounded.
+
+    Args:
+        in_bits: fractional bits of the input.
+        in_max: largest magnitude of an input integer (or of each, (n_in,)), for the overflow check.
+        weight_max: largest magnitude of a weight integer.
+    Raises AssertionError at `freeze` if any partial sum could reach 2**24.
+    """
+
+    def __init__(self, n_in, n_out, in_bits=ACT_BITS, weight_bits=WEIGHT_BITS, in_max=127, weight_max=127, bias=True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_out, n_in) * n_in**-0.5)
+        self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
+        self.in_max: Tensor | int = in_max
+        self.out_bits = in_bits + weight_bits
+        self.formats["weight"] = (weight_bits, weight_max)
+        if bias:
+            self.formats["bias"] = (self.out_bits, 1 << 22)
+
+    def freeze(self, dtype):
+        super().freeze(dtype)
+        bound = (self.frozen["weight"].abs() * self.in_max).sum(1)
+        if self.bias is not None:
+            bound = bound + self.frozen["bias"].abs()
+        assert bound.max() < LIMIT, f"a partial sum could reach {bound.max():.0f}"
+
+    def forward(self, x: Tensor, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
+        """`rows` and `columns` select a part of W, for layers that are applied group by group."""
+        w = self.integer("weight")[rows, columns]
+        b = None if self.bias is None else self.integer("bias")[rows]
+        if x.is_floating_point():
+            return F.linear(x, w, b)
+        y = x @ w.T
+        return y if b is None else y + b
+
+
+class ConditionTable(ExactModule):
+    """A row of `width` integers for each frame kind (0 = I, 1 = P) and quality (1..100).
+
+    Rows are given at `ANCHORS` qualities and interpolated linearly in integers.
+    """
+
+    def __init__(self, width: int, initial: float, bits: int):
+        super().__init__()
+        self.anchors = nn.Parameter(torch.full((2, ANCHORS, width), float(initial)))
+        self.formats["anchors"] = (bits, 1 << 18)
+
+    def forward(self, kind: Tensor, quality: Tensor) -> Tensor:
+        """kind, quality: int64 (B,). Returns (B, width)."""
+        a = self.integer("anchors")
+        i = torch.div(quality - 1, ANCHOR_STEP, rounding_mode="floor")
+        r = ((quality - 1) - i * ANCHOR_STEP).to(a.dtype).unsqueeze(-1)
+        n = a[kind, i] * (ANCHOR_STEP - r) + a[kind, (i + 1).clamp(max=ANCHORS - 1)] * r
+        return divide(n, torch.full_like(n, ANCHOR_STEP), self.rounding).to(a.dtype)
+
+
+class Norm(ExactModule):
+    """x / mean|x| over the channels, then a gain and an offset that depend on frame kind and quality.
+
+    An L1 norm needs no square root: y = round(x * gain / sum|x|) + offset is one exact division.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.gain = ConditionTable(width, 1.0, 11)
+        self.offset = ConditionTable(width, 0.0, ACT_BITS)
+        self.width = width
+
+    def forward(self, x: Tensor, condition: tuple[Tensor, Tensor]) -> Tensor:
+        """x: (B, ..., width) with |x| < 2**23. Returns activations within +-127."""
+        shape = (x.shape[0],) + (1,) * (x.dim() - 2) + (self.width,)
+        gain, offset = self.gain(*condition).view(shape), self.offset(*condition).view(shape)
+        unit = self.width << ACT_BITS
+        if not x.is_floating_point():
+            y = divide(x * gain * unit, x.abs().sum(-1, keepdim=True).clamp(min=1) << 11)
+            return (y + offset).clamp(-127, 127)
+        if torch.is_grad_enabled() and x.requires_grad:
+            n, d = x * gain * (unit / 2048), x.abs().sum(-1, keepdim=True).clamp(min=1)
+            y = n / d
+            if self.rounding:
+                with torch.no_grad():
+                    exact = self._divide(x, gain, unit)
+                y = exact.to(y.dtype) + (y - y.detach())
+            return (y + offset).clamp(-127, 127)
+        if not self.rounding:
+            return (x * gain * (unit / 2048) / x.abs().sum(-1, keepdim=True).clamp(min=1) + offset).clamp_(-127, 127)
+        return self._divide(x, gain, unit).float().add_(offset).clamp_(-127, 127)
+
+    @staticmethod
+    def _divide(x: Tensor, gain: Tensor, unit: int) -> Tensor:
+        x = x.double()
+        total = x.abs().sum(-1, keepdim=True).clamp_(min=1)
+        # (2 x gain unit + 2048 total) / (4096 total), see divide()
+        return torch.floor((x * (gain.double() * (2 * unit)) + total * 2048) / (total * 4096))
+
+
+class Attention(ExactModule):
+    """Multi-head attention inside windows of `window` x `window` cells with `phases` tokens each.
+
+    Where softmax has exp(s), this has a squared ramp: r = max(0, 255 + floor((s - max) / 16)), e = floor(r*r / 256).
+    It needs no table and no float: out = round(sum e v / sum e).
+    """
+
+    def __init__(self, width: int, heads: int, window: int, phases: int, offset: int):
+        super().__init__()
+        self.heads, self.window, self.phases, self.offset = heads, window, phases, offset
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
+        span = 2 * window - 1
+        self.bias = nn.Parameter(torch.zeros(heads, span * span * phases * phases))
+        cell = torch.arange(window)
+        y, x, p = (t.flatten() for t in torch.meshgrid(cell, cell, torch.arange(phases), indexing="ij"))
+        dy, dx = y[:, None] - y[None] + window - 1, x[:, None] - x[None] + window - 1
+        self.register_buffer(
+            "index", ((dy * span + dx) * phases + p[:, None]) * phases + p[None], persistent=False
+        )
+        self.register_buffer("future", p[None] > p[:, None], persistent=False)
+        self.formats["bias"] = (2 * ACT_BITS, 1 << 18)
+        assert 254 * 127 * window * window * phases < LIMIT
+
+    def bias_table(self) -> Tensor:
+        """(heads, queries, keys): relative position bias; keys of later phases are masked out."""
+        return self.integer("bias")[:, self.index].masked_fill(self.future, MASKED)
+
+    def forward(self, x: Tensor, cache: "AttentionCache | None" = None) -> Tensor:
+        """x: activations (B, H, W, P, C), P = all phases; with a cache, P = 1, the next phase of each cell."""
+        b, h, w, p, c = x.shape
+        win, d = self.window, c // self.heads
+        top = self.offset
+        bottom, right = -(h + top) % win, -(w + top) % win
+        nh, nw = (h + top + bottom) // win, (w + top + right) // win
+        qkv = scale(self.qkv(x), -WEIGHT_BITS, -127, 127, self.rounding)
+        padded = top or bottom or right
+        if padded:
+            qkv = F.pad(qkv, (0, 0, 0, 0, top, right, top, bottom))
+        qkv = qkv.view(b, nh, win, nw, win, p, 3, self.heads, d).permute(6, 0, 1, 3, 7, 2, 4, 5, 8)
+        q, k, v = qkv.reshape(3, b * nh * nw, self.heads, win * win * p, d).unbind(0)
+        bias = self.bias_table()
+        if cache is not None:
+            phase = cache.phase
+            n = win * win
+            k, v = cache.append(self, k.view(-1, self.heads, n, 1, d), v.view(-1, self.heads, n, 1, d))
+            bias = bias.view(self.heads, n, self.phases, n, self.phases)[:, :, phase, :, : phase + 1]
+            bias = bias.reshape(self.heads, n, n * (phase + 1))
+        s = q @ k.transpose(-1, -2) + bias
+        if padded:
+            inside = torch.ones(h, w, dtype=torch.bool, device=x.device)
+            inside = F.pad(inside, (top, right, top, bottom)).view(nh, win, nw, win).permute(0, 2, 1, 3)
+            inside = inside.reshape(nh * nw, 1, 1, win * win, 1).expand(-1, -1, -1, -1, k.shape[2] // (win * win))
+            outside = ~inside.reshape(nh * nw, 1, 1, -1)
+            s = s.view(b, nh * nw, *s.shape[1:]).masked_fill(outside, MASKED).view(s.shape)
+        o = self.mix(s, v)
+        o = o.view(b, nh, nw, self.heads, win, win, p, d).permute(0, 1, 4, 2, 5, 6, 3, 7)
+        o = o.reshape(b, nh * win, nw * win, p, c)[:, top : top + h, top : top + w]
+        return self.out(o)
+
+    def mix(self, s: Tensor, v: Tensor) -> Tensor:
+        m = s.detach().amax(-1, keepdim=True)
+        if not s.is_floating_point():
+            r = (255 + ((s - m) >> 4)).clamp(min=0)
+            e = (r * r) >> 8
+            return divide(e @ v, e.sum(-1, keepdim=True))
+        if torch.is_grad_enabled() and s.requires_grad:
+            e = _Ramp.apply(s - m, self.rounding)
+            n, d = e @ v, e.sum(-1, keepdim=True)
+            return divide(n, d, self.rounding)
+        s = (s - m).mul_(1 / 16)
+        e = (s.floor_() if self.rounding else s).add_(255).clamp_(min=0).square_().mul_(1 / 256)
+        if self.rounding:
+            e.floor_()
+        return divide(e @ v, e.sum(-1, keepdim=True), self.rounding).float()
+
+
+class _Ramp(torch.autograd.Function):
+    """The squared ramp of `Attention` on scores <= 0, with the gradient of the unrounded function."""
+
+    @staticmethod
+    def forward(ctx, s, rounding):
+        r = s * (1 / 16)
+        if rounding:
+            r.floor_()
+        r.add_(255).clamp_(min=0)
+        ctx.save_for_backward(r)
+        e = r * r
+        e.mul_(1 / 256)
+        return e.floor_() if rounding else e
+
+    @staticmethod
+    def backward(ctx, grad):
+        (r,) = ctx.saved_tensors
+        return grad * r * (2 / (256 * 16)), None
+
+
+class AttentionCache:
+    """Keys and values of the phases decoded so far in one frame, for every attention layer."""
+
+    def __init__(self):
+        self.phase = 0
+        self.store: dict[Attention, tuple[Tensor, Tensor]] = {}
+
+    def append(self, layer: Attention, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """k, v: (windows, heads, cells, 1, d) of the present phase; returns all as (windows, heads, keys, d)."""
+        if self.phase:
+            before_k, before_v = self.store[layer]
+            k, v = torch.cat([before_k, k], 3), torch.cat([before_v, v], 3)
+        self.store[layer] = (k, v)
+        return k.flatten(2, 3), v.flatten(2, 3)
+
+
+class FeedForward(ExactModule):
+    """width -> hidden -> width with a ReLU; the result has the residual stream's fractional bits."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.inner = Linear(width, hidden)
+        self.out = Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = scale(self.inner(x), -WEIGHT_BITS, 0, 127, self.rounding)
+        return to_residual(self.out(hidden), self.out.out_bits, self.rounding)
+
+
+def to_residual(x: Tensor, bits: int, rounding: bool) -> Tensor:
+    # +-2**14 a branch keeps the sum of all branches, and its L1 norm in float64, far inside the exact range
+    return scale(x, RES_BITS - bits, -(1 << 14), 1 << 14, rounding)
+
+
+class AttentionBlock(ExactModule):
+    """Pre-norm transformer block on (B, H, W, P, C); odd blocks shift their windows by half (Swin, arXiv 2103.14030)."""
+
+    def __init__(self, width: int, hidden: int, window: int, phases: int, shifted: bool):
+        super().__init__()
+        self.norm1, self.norm2 = Norm(width), Norm(width)
+        self.attention = Attention(width, width // 32, window, phases, window // 2 if shifted else 0)
+        self.feed_forward = FeedForward(width, hidden)
+
+    def forward(self, x, condition, cache=None):
+        y = self.attention(self.norm1(x, condition), cache)
+        x = x + to_residual(y, self.attention.out.out_bits, self.rounding)
+        return x + self.feed_forward(self.norm2(x, condition))
+
+
+class ShiftBlock(ExactModule):
+    """Feed-forward block on (B, H, W, C) whose nine channel groups come from the 3x3 neighbours (ShiftViT, 2201.10801)."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        assert width % 9 == 0
+        self.norm, self.feed_forward = Norm(width), FeedForward(width, hidden)
+
+    def forward(self, x, condition):
+        y = self.norm(x, condition)
+        _, h, w, c = y.shape
+        padded = F.pad(y, (0, 0, 1, 1, 1, 1))
+        n = c // 9
+        y = torch.cat(
+            [padded[:, i // 3 : i // 3 + h, i % 3 : i % 3 + w, i * n : (i + 1) * n] for i in range(9)], -1
+        )
+        return x + self.feed_forward(y)

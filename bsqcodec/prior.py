@@ -1,0 +1,184 @@
+"""The autoregressive prior: P(bit | all decoded bits), in exact integers.
+
+Tokens are grouped in cells of 2x2 and decoded in four phases, (0,0) (1,1) (0,1) (1,0); inside a token the bits come
+in G groups. The token of phase k is predicted from the bits of the earlier phases in its own cell, from the previous
+frame's bits in the cell, and, through windowed attention, from what the tokens of phases <= k of the cells around
+know. A frame so takes 4 G vectorised steps, whatever its size. The prior sees integers only: bits, frame kind,
+quality; never pixels.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .exact import (
+    ACT_BITS,
+    QUALITIES,
+    RES_BITS,
+    WEIGHT_BITS,
+    AttentionBlock,
+    AttentionCache,
+    ConditionTable,
+    ExactModule,
+    Linear,
+    Norm,
+    scale,
+    to_residual,
+)
+
+PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
+LOGIT_BITS = 6
+LOGIT_MAX = 710  # sigmoid(710 / 64) is 65535/65536 to the nearest step
+PROBABILITY_BITS = 16
+
+# Called once for every group of every phase with P(bit = 1) * 65536 of the active bits, int64 (tokens, n), and, when
+# encoding, with the bits themselves; returns the bits, same shape. Tokens come in the order (batch, row, column).
+Coder = Callable[[Tensor, Tensor | None], Tensor]
+
+
+def cells(x: Tensor) -> Tensor:
+    """(B, H, W, C) tokens -> (B, H/2, W/2, 4, C) in phase order; H and W even."""
+    return torch.stack([x[:, i::2, j::2] for i, j in PHASES], 3)
+
+
+def tokens(x: Tensor) -> Tensor:
+    """Inverse of `cells`."""
+    b, h, w, _, c = x.shape
+    out = x.new_empty(b, 2 * h, 2 * w, c)
+    for k, (i, j) in enumerate(PHASES):
+        out[:, i::2, j::2] = x[:, :, :, k]
+    return out
+
+
+def pad_even(x: Tensor) -> Tensor:
+    """Zero tokens at the bottom and right of (B, H, W, C) until both sides are even."""
+    return F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+
+
+def probability_table() -> Tensor:
+    """round(65536 sigmoid(i / 64)), i = -710..710, in 1..65535. Shipped with the weights, not computed at load."""
+    i = torch.arange(-LOGIT_MAX, LOGIT_MAX + 1, dtype=torch.float64)
+    return torch.round(torch.sigmoid(i / 2**LOGIT_BITS) * 2**PROBABILITY_BITS).clamp(1, 2**PROBABILITY_BITS - 1).long()
+
+
+class Prior(ExactModule):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        width, head, bits = config.prior_width, config.prior_head, config.bits
+        self.previous = Linear(4 * bits, width, 0, WEIGHT_BITS, 1)
+        self.phase = nn.Parameter(torch.randn(4, width) * 0.1)
+        self.earlier = nn.ModuleList(Linear(bits, width, 0, WEIGHT_BITS, 1, bias=False) for _ in range(3))
+        self.blocks = nn.ModuleList(
+            AttentionBlock(width, 4 * width, config.window // 2, 4, i % 2 == 1) for i in range(config.prior_blocks)
+        )
+        self.norm = Norm(width)
+        self.head = Linear(width, head)
+        self.within = Linear(bits, head, 0, ACT_BITS + WEIGHT_BITS, 1, 1 << 13, bias=False)
+        self.logits = Linear(head, bits)
+        nn.init.zeros_(self.logits.weight)
+        for layer in (self.previous, *self.earlier, self.within):
+            nn.init.normal_(layer.weight, std=0.02)
+        self.logit_bias = ConditionTable(bits, 0.0, ACT_BITS + WEIGHT_BITS)
+        # the first active[j, q - 1] coefficients of plane j are coded at quality q, the others' bits are 0
+        self.register_buffer(
+            "active", torch.tensor(config.planes, dtype=torch.int32)[:, None].repeat(1, QUALITIES)
+        )
+        self.register_buffer("table", probability_table().int())
+        self.formats["phase"] = (RES_BITS, 1 << 14)
+        start, self.group_slices = 0, []
+        for n in config.groups:
+            for side in (0, bits // 2):
+                self.group_slices.append(slice(side + start, side + start + n))
+            start += n
+
+    def active_mask(self, quality: int) -> Tensor:
+        """bool (L,): which bits are coded at `quality`."""
+        counts = self.active[:, quality - 1].tolist()
+        one = [torch.arange(n, device=self.active.device) < c for n, c in zip(self.config.planes, counts)]
+        return torch.cat(one * 2)
+
+    def inputs(self, previous: Tensor) -> Tensor:
+        """previous: (B, Hc, Wc, 4, L) bits of the frame before (zeros: none). Returns (B, Hc, Wc, width)."""
+        return to_residual(self.previous(previous.flatten(3)), RES_BITS, self.rounding)
+
+    def trunk(self, x: Tensor, condition, cache=None) -> Tensor:
+        for block in self.blocks:
+            x = block(x, condition, cache)
+        # the head's sum keeps its fraction until all groups seen so far are added
+        return self.head(self.norm(x, condition))
+
+    def group_logits(self, total: Tensor, group: slice, bias: Tensor) -> Tensor:
+        """Logits of one group, ACT_BITS + WEIGHT_BITS fractional bits; bias: (B, L) reshaped to broadcast."""
+        hidden = scale(total, -WEIGHT_BITS, 0, 127, self.rounding)
+        return self.logits(hidden, rows=group) + bias[..., group]
+
+    def forward(self, bits: Tensor, previous: Tensor, condition) -> Tensor:
+        """Training: logits (real units) of every bit at once.
+
+        bits, previous: (B, H, W, L), H and W even; condition: (kind, quality), int64 (B,).
+        """
+        now = cells(bits)
+        base = self.inputs(cells(previous)).unsqueeze(3)
+        known = [torch.zeros_like(base[:, :, :, 0])]
+        for k, layer in enumerate(self.earlier):
+            known.append(known[-1] + layer(now[:, :, :, k]))
+        x = base + torch.stack(known, 3) + self.integer("phase")
+        total = self.trunk(x, condition)
+        bias = self.logit_bias(*condition).view(-1, 1, 1, 1, self.config.bits)
+        out = [torch.empty(0)] * len(self.group_slices)
+        for i, group in enumerate(self.group_slices):
+            out[i] = self.group_logits(total, group, bias)
+            total = total + self.within(now[..., group], columns=group)
+        order = out[0::2] + out[1::2]
+        return tokens(torch.cat(order, -1)) * 2.0 ** -(ACT_BITS + WEIGHT_BITS)
+
+    @torch.inference_mode()
+    def run(self, previous: Tensor, kind: int, quality: int, coder: Coder, bits: Tensor | None = None) -> Tensor:
+        """Encode (`bits` given) or decode one frame step by step; `coder` is told the probabilities of every step.
+
+        previous, bits: (B, H, W, L), the bits of the frame before and of this one. Returns the frame's bits, which
+        are 0 where `active_mask` is. Needs `freeze`.
+        """
+        assert self.frozen, "freeze the prior before coding"
+        b, height, width, _ = previous.shape
+        device = previous.device
+        condition = (torch.full((b,), kind, device=device), torch.full((b,), quality, device=device))
+        mask = self.active_mask(quality)
+        base = self.inputs(cells(pad_even(previous)))
+        hc, wc = base.shape[1:3]
+        bias = self.logit_bias(*condition).view(b, 1, 1, self.config.bits)
+        out = previous.new_zeros(b, 2 * hc, 2 * wc, self.config.bits)
+        cache = AttentionCache()
+        groups = []
+        for group in self.group_slices:
+            n = int(mask[group].sum())
+            if n:
+                groups.append((group, mask[group].nonzero().squeeze(1)))
+        for k, (i, j) in enumerate(PHASES):
+            cache.phase = k
+            rows, columns = (height - i + 1) // 2, (width - j + 1) // 2  # cells whose token lies inside the grid
+            x = (base + self.integer("phase")[k]).unsqueeze(3)
+            total = self.trunk(x, condition, cache).squeeze(3)[:, :rows, :columns]
+            now = previous.new_zeros(b, hc, wc, self.config.bits)
+            for group, index in groups:
+                p = self.probabilities(self.group_logits(total, group, bias)[..., index])
+                known = None
+                if bits is not None:
+                    known = bits[:, i::2, j::2, group][..., index].flatten(0, 2)
+                coded = coder(p.flatten(0, 2), known).view(p.shape).to(previous.dtype)
+                chosen = now[:, :rows, :columns, group]
+                chosen[..., index] = coded
+                total = total + self.within(chosen, columns=group)
+            out[:, i::2, j::2] = now
+            if k < 3:
+                base = base + self.earlier[k](now)
+        return out[:, :height, :width]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Integer logits -> P(1) * 65536, int64 in 1..65535."""
+        i = scale(logits, LOGIT_BITS - ACT_BITS - WEIGHT_BITS, -LOGIT_MAX, LOGIT_MAX)
+        return self.table.long()[i.long() + LOGIT_MAX]

@@ -1,0 +1,370 @@
+"""Training: rate + lambda distortion with the prior in the loop, I and P frames, all qualities in one network."""
+
+import json
+import logging
+import math
+import os
+import queue
+import signal
+import threading
+import time
+import tomllib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import ModelConfig
+from .data import Sampler, load_images
+from .errors import BsqError
+from .exact import ConditionTable, Linear, set_rounding
+from .motion import compensate, search
+from .network import GRAY, Network, initialise
+from .prior import cells
+from .tokenizer import TOKEN, to_pixels
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainConfig:
+    """One run. `photos` and `strips` are tar shards or folders."""
+
+    photos: list[str] = field(default_factory=list)
+    strips: list[str] = field(default_factory=list)
+    out: str = "runs/small"
+    minutes: float = 30.0
+    steps: int = 0  # if not 0, the schedule runs over so many steps and `minutes` only bounds the run
+    seed: int = 0
+    crop: int = 128
+    late_crop: int = 128  # crop of the last `late` of the run
+    late: float = 0.4
+    images: int = 14  # samples a step; all are coded as I frames
+    sequences: int = 5  # of which so many go on as P frames
+    unroll: int = 3  # frames of a sequence
+    muon_lr: float = 0.02
+    adam_lr: float = 2e-3
+    table_lr: float = 5e-3
+    encoder_lr: float = 3e-4  # of the encoder's output and thresholds: their gradients are only straight-through
+    warmup: int = 50  # steps
+    decay: float = 0.6  # the learning rate falls linearly over so much of the run
+    ema: float = 0.998
+    rounding: float = 0.5  # share of the run that trains with the integer arithmetic of inference
+    msssim: float = 0.5  # share of the distortion; the rest is MSE
+    motion_lambda: float = 4.0
+    checkpoint_minutes: float = 3.0
+    threads: int = 0  # 0: torch's own choice
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> "TrainConfig":
+        values = tomllib.loads(Path(path).read_text())
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise BsqError(f"{path}: unknown key: {', '.join(sorted(unknown))}")
+        try:
+            values["model"] = ModelConfig.from_dict(values.get("model", {}))
+        except (TypeError, ValueError) as e:
+            raise BsqError(f"{path}: {e}") from e
+        return cls(**values)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised by Newton-Schulz steps (K. Jordan 2024, kellerjordan.github.io/posts/muon).
+
+    torch.optim.Muon runs its iteration in bfloat16, which most CPUs only emulate; this one keeps the weights' type.
+    """
+
+    def __init__(self, params, lr: float, momentum: float = 0.95):
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                buffer.lerp_(p.grad, 1 - group["momentum"])
+                update = orthogonalise(p.grad.lerp(buffer, group["momentum"]))
+                p.add_(update, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
+
+
+def orthogonalise(g: Tensor) -> Tensor:
+    x = g.T if g.shape[0] > g.shape[1] else g
+    x = x / (x.norm() + 1e-9)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.T if g.shape[0] > g.shape[1] else x
+
+
+def ssim_terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """(luminance * structure, structure) of SSIM, mean per image, over 8x8 boxes at every fourth pixel."""
+    x, y = x / 255, y / 255
+    pool = lambda t: F.avg_pool2d(t, 8, 4)  # noqa: E731
+    mx, my = pool(x), pool(y)
+    vx, vy, cov = pool(x * x) - mx * mx, pool(y * y) - my * my, pool(x * y) - mx * my
+    structure = (2 * cov + 0.03**2) / (vx + vy + 0.03**2)
+    luminance = (2 * mx * my + 0.01**2) / (mx * mx + my * my + 0.01**2)
+    return (luminance * structure).mean((1, 2, 3)), structure.mean((1, 2, 3))
+
+
+def msssim(x: Tensor, y: Tensor) -> Tensor:
+    """MS-SSIM (Wang et al. 2003) with box windows, (B,); x, y: (B, 3, H, W) pixels 0..255. Four scales fit a crop."""
+    weights = torch.tensor([0.0448, 0.2856, 0.3001, 0.3695])
+    out = torch.ones(len(x))
+    for i, w in enumerate(weights.tolist()):
+        full, structure = ssim_terms(x, y)
+        out = out * (full if i == len(weights) - 1 else structure).clamp(min=1e-4) ** w
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    return out
+
+
+class Trainer:
+    def __init__(self, config: TrainConfig):
+        self.config = config
+        torch.manual_seed(config.seed)
+        self.out = Path(config.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        photos = load_images(config.photos, max(config.crop, config.late_crop))
+        strips = load_images(config.strips, config.late_crop) if config.strips else []
+        self.sampler = Sampler(photos, [s for s in strips if s.shape[0] % s.shape[1] == 0])
+        log.info("%d photographs, %d strips", len(photos), len(strips))
+        self.network = Network(config.model)
+        self.step = 0
+        self.elapsed = 0.0
+        self.optimisers = self.make_optimisers()
+        self.trained = {k: p for k, p in self.network.named_parameters() if p.requires_grad}
+        checkpoint = self.out / "checkpoint.pt"
+        if checkpoint.exists():
+            self.average = {}
+            self.load(checkpoint)
+        else:
+            self.start()
+            self.average = {k: p.detach().clone() for k, p in self.trained.items()}
+        self.stop = False
+
+    def start(self) -> None:
+        rng = np.random.default_rng([self.config.seed, 1 << 40])
+        photos = np.stack([self.sampler.photo(rng, 256) for _ in range(400)])
+        frames = np.stack([self.sampler.sequence(rng, 128, 2) for _ in range(200)])
+        now, before = to_tensor(frames[:, 1]), to_tensor(frames[:, 0])
+        reference = compensate(before, search(now, before, self.config.motion_lambda))
+        initialise(self.network, to_tensor(photos).float(), (now.float(), reference))
+
+    def make_optimisers(self) -> list[torch.optim.Optimizer]:
+        c, n = self.config, self.network
+        table = [m.anchors for m in n.modules() if isinstance(m, ConditionTable)]
+        # The transform stays as it was computed: its large coefficients would turn the smallest noise in its rows
+        # into errors of many quantiser steps.
+        transform = [n.encoder.analysis, n.decoder.synthesis.weight]
+        for p in transform:
+            p.requires_grad_(False)
+        encoder = [*n.encoder.out.parameters(), *n.encoder.thresholds]
+        # layers that read bits see sparse inputs, heads write logits or pixels: Adam suits them
+        sparse = [n.decoder.embed_bits, n.prior.previous, *n.prior.earlier, n.prior.within, n.prior.logits, n.decoder.out]
+        sparse_weights = {m.weight for m in sparse} | {n.encoder.out.weight}
+        hidden = [
+            m.weight
+            for m in n.modules()
+            if isinstance(m, Linear | torch.nn.Linear) and m.weight not in sparse_weights and m is not n.decoder.synthesis
+        ]
+        special = set(table) | set(transform) | set(hidden) | set(encoder)
+        rest = [p for p in n.parameters() if p not in special]
+        adam = torch.optim.Adam(
+            [
+                {"params": rest, "lr": c.adam_lr},
+                {"params": table, "lr": c.table_lr},
+                {"params": encoder, "lr": c.encoder_lr},
+            ],
+            betas=(0.9, 0.98),
+        )
+        optimisers = [Muon(hidden, c.muon_lr), adam]
+        for o in optimisers:
+            for g in o.param_groups:
+                g["base"] = g["lr"]
+        return optimisers
+
+    def progress(self) -> float:
+        c = self.config
+        return min(1.0, self.step / c.steps if c.steps else self.elapsed / (60 * c.minutes))
+
+    def learning_rate(self) -> float:
+        c = self.config
+        return min((self.step + 1) / c.warmup, 1.0, (1 - self.progress()) / c.decay + 1e-3)
+
+    def batch(self, step: int, late: bool) -> Tensor:
+        """uint8 (images, unroll, 3, S, S); only the first `sequences` have more than one distinct frame."""
+        c = self.config
+        rng = np.random.default_rng([c.seed, step])
+        size = c.late_crop if late else c.crop
+        scale = (c.crop / size) ** 2
+        images, sequences = max(2, round(c.images * scale)), max(1, round(c.sequences * scale))
+        rows = [self.sampler.sequence(rng, size, c.unroll) for _ in range(sequences)]
+        rows += [np.repeat(self.sampler.photo(rng, size)[None], c.unroll, 0) for _ in range(images - sequences)]
+        return torch.from_numpy(np.ascontiguousarray(np.stack(rows).transpose(0, 1, 4, 2, 3)))
+
+    def loss(self, frame, reference, previous, condition) -> tuple[Tensor, Tensor, Tensor, dict]:
+        """One frame of a batch. Returns loss, pixels and bits (both detached), and measures of each sample."""
+        n, c = self.network, self.config
+        bits = n.bits(frame, reference, condition)
+        decoded = n.decoder(bits, reference, condition) * (1 / 16)
+        hard = bits.detach()
+        logits = n.prior(hard, previous, condition).clamp(-11.1, 11.1)
+        # the gradient of the target -logit * t is the rate's gradient in the bits, passed straight through
+        rate = F.softplus(logits) - bits * logits
+        mask = torch.stack([n.prior.active_mask(int(q)) for q in condition[1]]).float()[:, None, None]
+        bpp = (rate * mask).sum((1, 2, 3)) / (math.log(2) * frame.shape[2] * frame.shape[3])
+        shown = decoded.clamp(0, 255)
+        mse = (shown - frame).square().mean((1, 2, 3))
+        similarity = msssim(shown, frame)
+        step = n.step(condition[1])
+        # High-rate theory of a uniform quantiser gives dD/dR = step^2 ln(2) / 6 a coefficient. The other constant
+        # brings 1 - MS-SSIM to the mean squared error it typically comes with.
+        distortion = (1 - c.msssim) * mse + c.msssim * 1700.0 * (1 - similarity)
+        cost = bpp + distortion * (3 * 6 / math.log(2)) / step.square()
+        weight = 1 / (0.1 + 0.13 * 255 / step)  # all qualities count alike, not by their rate
+        loss = (weight * cost).mean()
+        measures = {"bpp": bpp, "mse": mse, "msssim": similarity, "cost": weight * cost}
+        return loss, to_pixels(decoded.detach() * 16), hard, {k: v.detach() for k, v in measures.items()}
+
+    def train_step(self, batch: Tensor) -> dict:
+        c = self.config
+        rng = np.random.default_rng([c.seed, self.step, 1])
+        frames = batch.float()
+        quality = torch.from_numpy(rng.integers(1, 101, len(batch)))
+        kind = torch.zeros(len(batch), dtype=torch.int64)
+        first = frames[:, 0]
+        shape = (len(batch), first.shape[2] // TOKEN, first.shape[3] // TOKEN, c.model.bits)
+        previous = torch.zeros(shape)
+        loss, pixels, bits, m = self.loss(first, torch.full_like(first, GRAY), previous, (kind, quality))
+        total = loss
+        loss.backward()
+        records = {"quality": quality.tolist(), "kind": kind.tolist(), **{k: v.tolist() for k, v in m.items()}}
+        n = max(1, round(c.sequences * len(batch) / c.images))
+        for t in range(1, c.unroll):
+            now, before = batch[:n, t], batch[:n, t - 1]
+            vectors = search(now, before, c.motion_lambda)
+            reference = compensate(pixels[:n].to(torch.uint8), vectors).float()
+            condition = (kind[:n] + 1, quality[:n])
+            loss, pixels, bits, m = self.loss(frames[:n, t], reference, bits[:n], condition)
+            loss = loss * (n / len(batch))
+            loss.backward()
+            total = total + loss.detach()
+            records["quality"] += quality[:n].tolist()
+            records["kind"] += condition[0].tolist()
+            for k, v in m.items():
+                records[k] += v.tolist()
+        if not math.isfinite(total.item()):
+            raise FloatingPointError(f"the loss is {total.item()} at step {self.step}")
+        torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
+        lr = self.learning_rate()
+        for o in self.optimisers:
+            for g in o.param_groups:
+                g["lr"] = g["base"] * lr
+            o.step()
+            o.zero_grad(set_to_none=True)
+        decay = min(c.ema, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.values()), list(self.trained.values()), 1 - decay)
+        return records
+
+    def state(self) -> dict:
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average,
+            "optimisers": [o.state_dict() for o in self.optimisers],
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "model": self.config.model.to_dict(),
+        }
+
+    def save(self) -> None:
+        """Beside, then rename: a full disk or a kill leaves the last checkpoint whole."""
+        path = self.out / "checkpoint.pt"
+        partial = path.with_suffix(".partial")
+        try:
+            torch.save(self.state(), partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        if ModelConfig.from_dict(state["model"]) != self.config.model:
+            raise BsqError(f"{path} is a checkpoint of another architecture")
+        self.network.load_state_dict(state["network"])
+        self.average = state["average"]
+        for o, s in zip(self.optimisers, state["optimisers"]):
+            o.load_state_dict(s)
+        self.step, self.elapsed = state["step"], state["elapsed"]
+
+    def run(self) -> None:
+        c = self.config
+        previous = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stop", True))
+        batches: queue.Queue = queue.Queue(4)
+        late_step = threading.Event()
+
+        def produce(step: int) -> None:
+            while not self.stop:
+                batch = self.batch(step, late_step.is_set())
+                while not self.stop:
+                    try:
+                        batches.put((step, batch), timeout=1)
+                        break
+                    except queue.Full:
+                        pass
+                step += 1
+
+        threading.Thread(target=produce, args=(self.step,), daemon=True).start()
+        saved = time.monotonic()
+        try:
+            with open(self.out / "log.jsonl", "a") as out:
+                while self.progress() < 1 and self.elapsed < 60 * c.minutes and not self.stop:
+                    began = time.monotonic()
+                    if self.progress() >= 1 - c.late:
+                        late_step.set()
+                    set_rounding(self.network.decoder, self.progress() >= 1 - c.rounding)
+                    set_rounding(self.network.prior, self.progress() >= 1 - c.rounding)
+                    _, batch = batches.get()
+                    records = self.train_step(batch)
+                    self.elapsed += time.monotonic() - began
+                    self.step += 1
+                    out.write(json.dumps({"step": self.step, "elapsed": round(self.elapsed, 1), **rounded(records)}) + "\n")
+                    out.flush()
+                    if time.monotonic() - saved > 60 * c.checkpoint_minutes:
+                        self.save()
+                        saved = time.monotonic()
+            self.save()
+        finally:
+            self.stop = True
+            signal.signal(signal.SIGTERM, previous)
+
+
+def rounded(records: dict) -> dict:
+    return {k: [round(x, 4) for x in v] for k, v in records.items()}
+
+
+def to_tensor(x: np.ndarray) -> Tensor:
+    """uint8 (B, H, W, 3) -> (B, 3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+
+
+def train(path: str) -> None:
+    config = TrainConfig.from_toml(path)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    trainer = Trainer(config)
+    (trainer.out / "config.json").write_text(json.dumps(asdict(config), indent=1))
+    trainer.run()
+
+
+if __name__ == "__main__":
+    import sys
+
+    logging.basicConfig(level=logging.INFO)
+    train(sys.argv[1])
