@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 ACT_BITS = 4
 RES_BITS = 8
+RES_MAX = 1 << 13  # of one branch; 8 branches of 256 channels still have an L1 norm within LIMIT
 WEIGHT_BITS = 8
 LIMIT = 1 << 24  # float32 holds every integer up to here
 QUALITIES = 100
@@ -195,7 +196,7 @@ class Norm(ExactModule):
         self.width = width
 
     def forward(self, x: Tensor, condition: tuple[Tensor, Tensor]) -> Tensor:
-        """x: (B, ..., width) with |x| < 2**23. Returns activations within +-127."""
+        """x: (B, ..., width), a sum of at most 8 branches. Returns activations within +-127."""
         shape = (x.shape[0],) + (1,) * (x.dim() - 2) + (self.width,)
         gain, offset = self.gain(*condition).view(shape), self.offset(*condition).view(shape)
         unit = self.width << ACT_BITS
@@ -216,10 +217,10 @@ class Norm(ExactModule):
 
     @staticmethod
     def _divide(x: Tensor, gain: Tensor, unit: int) -> Tensor:
-        x = x.double()
-        total = x.abs().sum(-1, keepdim=True).clamp_(min=1)
-        # (2 x gain unit + 2048 total) / (4096 total), see divide()
-        return torch.floor((x * (gain.double() * (2 * unit)) + total * 2048) / (total * 4096))
+        # as divide(x * gain * unit, total * 2048), but the powers of two are taken out and the passes are in place
+        total = x.abs().sum(-1, keepdim=True).clamp_(min=1).double()
+        y = x.double().mul_(gain.double() * (unit / 2048)).add_(total * 0.5)
+        return y.div_(total).floor_()
 
 
 class Attention(ExactModule):
@@ -349,8 +350,7 @@ class FeedForward(ExactModule):
 
 
 def to_residual(x: Tensor, bits: int, rounding: bool) -> Tensor:
-    # +-2**14 a branch keeps the sum of all branches, and its L1 norm in float64, far inside the exact range
-    return scale(x, RES_BITS - bits, -(1 << 14), 1 << 14, rounding)
+    return scale(x, RES_BITS - bits, -RES_MAX, RES_MAX, rounding)
 
 
 class AttentionBlock(ExactModule):

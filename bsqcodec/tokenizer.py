@@ -36,6 +36,7 @@ STEP_BITS = 6  # fractional bits of the quantiser step in pixel values
 COEFFICIENT_BITS = 3
 SYNTHESIS_BITS = 12
 PIXEL_BITS = 4  # fractional bits of pixels before the last rounding
+SLOPE = 6.0  # of a bit's surrogate gradient, in units of the plane's step
 CORRECTION_BITS = 4  # the correction's unit is 2**-4 of a quantiser step
 
 
@@ -123,7 +124,9 @@ class Encoder(nn.Module):
         """y: (..., coefficients). Returns (..., L) of 0.0 and 1.0: the "above" bit of every trit, coarse plane
         first, then the "below" bits.
 
-        Gradients reach y through the finest plane alone: one straight path, however many planes there are.
+        The gradient of a bit is that of sigmoid(SLOPE v): straight-through, but only near the threshold, since far
+        from it a change of y changes nothing. It reaches y through the finest plane alone: one path, however many
+        planes there are.
         """
         out = []
         rest = y.detach()
@@ -134,8 +137,8 @@ class Encoder(nn.Module):
                 r = r + (y - y.detach())
             t = self.thresholds[i]
             v = torch.cat([r / unit - t[0], -r / unit - t[1]], -1)
-            soft = bsq(v) * (v.shape[-1] ** 0.5 / 2)
-            bits = (v > 0).to(v.dtype) + (soft - soft.detach())  # (code sqrt(L) + 1) / 2 without its float error
+            soft = torch.sigmoid(SLOPE * v)
+            bits = (bsq(v) > 0).to(v.dtype) + (soft - soft.detach())
             out.append(bits.unflatten(-1, (2, n)))
             digit = (out[-1][..., 0, :] - out[-1][..., 1, :]).detach()
             rest = torch.cat([r.detach() - unit * digit, rest[..., n:]], -1)
@@ -234,7 +237,7 @@ def multiply_shift(x: Tensor, factor: Tensor, bits: int, rounding: bool) -> Tens
     if not rounding:
         return y
     with torch.no_grad():
-        exact = torch.floor(x.double() * factor.double() * 2.0**-bits + 0.5).float()
+        exact = x.double().mul_(factor.double() * 2.0**-bits).add_(0.5).floor_().float()
     return exact + (y - y.detach()) if y.requires_grad else exact
 
 

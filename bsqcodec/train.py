@@ -48,13 +48,15 @@ class TrainConfig:
     muon_lr: float = 0.02
     adam_lr: float = 2e-3
     table_lr: float = 5e-3
-    encoder_lr: float = 3e-4  # of the encoder's output and thresholds: their gradients are only straight-through
+    encoder_start: float = 0.4  # the encoder waits for decoder and prior until so much of the run is over
+    encoder_muon_lr: float = 0.005  # lower than the others': its gradients are only straight-through
+    encoder_adam_lr: float = 1e-4
     warmup: int = 50  # steps
     decay: float = 0.6  # the learning rate falls linearly over so much of the run
     ema: float = 0.998
     rounding: float = 0.5  # share of the run that trains with the integer arithmetic of inference
     msssim: float = 0.5  # share of the distortion; the rest is MSE
-    motion_lambda: float = 4.0
+    motion_lambda: float = 8.0
     checkpoint_minutes: float = 3.0
     threads: int = 0  # 0: torch's own choice
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -78,8 +80,8 @@ class Muon(torch.optim.Optimizer):
     torch.optim.Muon runs its iteration in bfloat16, which most CPUs only emulate; this one keeps the weights' type.
     """
 
-    def __init__(self, params, lr: float, momentum: float = 0.95):
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+    def __init__(self, groups: list[dict], momentum: float = 0.95):
+        super().__init__(groups, {"momentum": momentum})
 
     @torch.no_grad()
     def step(self):
@@ -164,7 +166,7 @@ class Trainer:
         transform = [n.encoder.analysis, n.decoder.synthesis.weight]
         for p in transform:
             p.requires_grad_(False)
-        encoder = [*n.encoder.out.parameters(), *n.encoder.thresholds]
+        encoder = [p for p in n.encoder.parameters() if p.requires_grad]
         # layers that read bits see sparse inputs, heads write logits or pixels: Adam suits them
         sparse = [n.decoder.embed_bits, n.prior.previous, *n.prior.earlier, n.prior.within, n.prior.logits, n.decoder.out]
         sparse_weights = {m.weight for m in sparse} | {n.encoder.out.weight}
@@ -174,16 +176,23 @@ class Trainer:
             if isinstance(m, Linear | torch.nn.Linear) and m.weight not in sparse_weights and m is not n.decoder.synthesis
         ]
         special = set(table) | set(transform) | set(hidden) | set(encoder)
+        slow = set(encoder)
         rest = [p for p in n.parameters() if p not in special]
         adam = torch.optim.Adam(
             [
                 {"params": rest, "lr": c.adam_lr},
-                {"params": table, "lr": c.table_lr},
-                {"params": encoder, "lr": c.encoder_lr},
+                {"params": [p for p in table if p not in slow], "lr": c.table_lr},
+                {"params": [p for p in encoder if p not in set(hidden)], "lr": c.encoder_adam_lr},
             ],
             betas=(0.9, 0.98),
         )
-        optimisers = [Muon(hidden, c.muon_lr), adam]
+        muon = Muon(
+            [
+                {"params": [p for p in hidden if p not in slow], "lr": c.muon_lr},
+                {"params": [p for p in hidden if p in slow], "lr": c.encoder_muon_lr},
+            ]
+        )
+        optimisers = [muon, adam]
         for o in optimisers:
             for g in o.param_groups:
                 g["base"] = g["lr"]
@@ -211,7 +220,8 @@ class Trainer:
     def loss(self, frame, reference, previous, condition) -> tuple[Tensor, Tensor, Tensor, dict]:
         """One frame of a batch. Returns loss, pixels and bits (both detached), and measures of each sample."""
         n, c = self.network, self.config
-        bits = n.bits(frame, reference, condition)
+        with torch.set_grad_enabled(self.progress() >= c.encoder_start):
+            bits = n.bits(frame, reference, condition)
         decoded = n.decoder(bits, reference, condition) * (1 / 16)
         hard = bits.detach()
         logits = n.prior(hard, previous, condition).clamp(-11.1, 11.1)
@@ -229,6 +239,11 @@ class Trainer:
         cost = bpp + distortion * (3 * 6 / math.log(2)) / step.square()
         weight = 1 / (0.1 + 0.13 * 255 / step)  # all qualities count alike, not by their rate
         loss = (weight * cost).mean()
+        if bits.requires_grad:
+            # A bit moves by whole units, so what counts is the distortion's slope half way, at 1/2. For a squared
+            # error in the transform's domain that is the slope at the bit plus curvature * (1/2 - bit).
+            curvature = 2 * 6 / math.log(2) / (frame.shape[2] * frame.shape[3])
+            loss = loss + (weight * ((0.5 - hard) * bits * curvature).sum((1, 2, 3))).mean()
         measures = {"bpp": bpp, "mse": mse, "msssim": similarity, "cost": weight * cost}
         return loss, to_pixels(decoded.detach() * 16), hard, {k: v.detach() for k, v in measures.items()}
 

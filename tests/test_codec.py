@@ -1,0 +1,144 @@
+"""Groups of pictures: what the decoder gives is what the encoder predicted from."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_network
+
+from bsqcodec.codec import GopEncoder, decode_gop
+from bsqcodec.errors import BsqError, FormatError, ModelError
+from bsqcodec.model import Model, find_model, integers, load_model, model_id, save_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Model(random_network(), "tiny")
+
+
+def clip(height, width, frames, seed=0):
+    """A textured image that drifts, uint8 (frames, height, width, 3)."""
+    rng = np.random.default_rng(seed)
+    base = rng.normal(128, 40, (height // 4 + 8, width // 4 + 8, 3)).clip(0, 255)
+    big = np.kron(base, np.ones((4, 4, 1)))
+    return np.stack([big[t : t + height, 2 * t : 2 * t + width] for t in range(frames)]).astype(np.uint8)
+
+
+def encode(model, frames, qualities):
+    encoder = GopEncoder(model, *frames.shape[1:3])
+    decoded = [encoder.push(f, q) for f, q in zip(frames, qualities)]
+    return encoder.finish(), decoded, encoder.stats
+
+
+@pytest.mark.parametrize("height,width,frames", [(48, 64, 3), (1, 1, 2), (15, 17, 3), (16, 16, 1), (33, 100, 2)])
+def test_decoder_gives_the_frames_the_encoder_predicted_from(model, height, width, frames):
+    x = clip(height, width, frames)
+    payload, decoded, stats = encode(model, x, [30, 60, 90])
+    out = list(decode_gop(model, payload, height, width, frames))
+    assert len(out) == frames
+    assert all(np.array_equal(a, b) for a, b in zip(out, decoded))
+    assert [s.kind for s in stats][0] == "I"
+
+
+def test_file_is_as_long_as_the_ideal_code(model):
+    payload, _, stats = encode(model, clip(64, 96, 4), [50] * 4)
+    ideal = sum(s.bits + s.vector_bits for s in stats)
+    assert ideal <= 8 * len(payload) <= ideal * 1.002 + 8 * len(stats) + 64
+
+
+def test_a_scene_cut_starts_over(model):
+    x = np.concatenate([clip(32, 32, 2), 255 - clip(32, 32, 2, seed=9)])
+    x[:2] //= 8
+    payload, decoded, stats = encode(model, x, [90] * 4)
+    assert stats[2].kind == "I"
+    assert np.array_equal(list(decode_gop(model, payload, 32, 32, 4))[3], decoded[3])
+
+
+def test_decoder_uses_no_state_of_the_encoder(model):
+    """Two interleaved encoders and decoders do not disturb each other."""
+    a, b = clip(32, 48, 2), clip(32, 48, 2, seed=5)
+    ea, eb = GopEncoder(model, 32, 48), GopEncoder(model, 32, 48)
+    ra, rb = zip(*[(ea.push(x, 40), eb.push(y, 70)) for x, y in zip(a, b)])
+    pairs = zip(decode_gop(model, ea.finish(), 32, 48, 2), decode_gop(model, eb.finish(), 32, 48, 2))
+    for (x, y), u, v in zip(pairs, ra, rb):
+        assert np.array_equal(x, u) and np.array_equal(y, v)
+
+
+def test_threads_do_not_change_a_bit(model):
+    x = clip(48, 80, 2)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        payload, decoded, _ = encode(model, x, [55, 55])
+        torch.set_num_threads(2)
+        assert all(np.array_equal(a, b) for a, b in zip(decode_gop(model, payload, 48, 80, 2), decoded))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_prefix_of_frames_does_not_depend_on_later_ones(model):
+    x = clip(32, 32, 3)
+    y = x.copy()
+    y[2] = 255 - y[2]
+    _, a, _ = encode(model, x, [50] * 3)
+    _, b, _ = encode(model, y, [50] * 3)
+    assert np.array_equal(a[1], b[1]) and not np.array_equal(a[2], b[2])
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x32", b"\xb2" + bytes(40), b"\x00" + bytes(40), b"\x7f" + bytes(40)])
+def test_broken_payloads_are_format_errors(model, payload):
+    with pytest.raises(FormatError):
+        list(decode_gop(model, payload, 32, 32, 2))
+
+
+def test_garbage_decodes_or_is_refused_but_never_crashes(model):
+    rng = np.random.default_rng(0)
+    for n in range(20):
+        payload = b"\x32\xb2" + rng.integers(0, 256, 4 * n, dtype=np.uint8).tobytes()
+        try:
+            assert len(list(decode_gop(model, payload, 32, 32, 2))) == 2
+        except FormatError:
+            pass
+
+
+def test_wrong_frames_are_refused(model):
+    encoder = GopEncoder(model, 32, 32)
+    with pytest.raises(ValueError, match="uint8"):
+        encoder.push(np.zeros((32, 31, 3), np.uint8), 50)
+    with pytest.raises(ValueError, match="quality"):
+        encoder.push(np.zeros((32, 32, 3), np.uint8), 101)
+
+
+def test_model_file_round_trip(tmp_path, model):
+    path = tmp_path / "tiny.safetensors"
+    identity = save_model(random_network(), path)
+    loaded = load_model(str(path))
+    assert loaded.id == identity == model.id
+    payload, decoded, _ = encode(model, clip(32, 32, 2), [50, 50])
+    assert all(np.array_equal(a, b) for a, b in zip(decode_gop(loaded, payload, 32, 32, 2), decoded))
+
+
+def test_tampered_weights_are_refused(tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    save_model(random_network(), path)
+    data = bytearray(path.read_bytes())
+    for position in (len(data) - 3, len(data) // 2, 4):
+        bad = bytearray(data)
+        bad[position] ^= 1
+        path.write_bytes(bad)
+        with pytest.raises(ModelError):
+            load_model(str(path))
+
+
+def test_the_encoder_is_not_part_of_the_id():
+    a, b = random_network(), random_network()
+    b.encoder.out.bias.data += 1
+    assert model_id(a.config, integers(a)) == model_id(b.config, integers(b))
+    b.prior.phase.data += 1
+    assert model_id(a.config, integers(a)) != model_id(b.config, integers(b))
+
+
+def test_unknown_models_are_named():
+    with pytest.raises(ModelError, match="0102030405060708"):
+        find_model(bytes(range(1, 9)))
+    with pytest.raises(BsqError, match="packaged models"):
+        load_model("no-such-model")
