@@ -6,6 +6,7 @@ each frame, its motion vectors (P frames) and its tokens. Frames are coded on a 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,29 +35,27 @@ class FrameStats:
     vector_bits: float
 
 
-class _State:
-    """What encoder and decoder both know after each frame: the last frame, its bits, the vectors' statistics."""
+def grid(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of tokens (and of blocks of motion) that cover a frame."""
+    return -(-height // TOKEN), -(-width // TOKEN)
+
+
+def no_bits(model: Model, rows: int, columns: int) -> Tensor:
+    """The bits that stand for those of the frame before an I frame."""
+    return torch.zeros((1, rows, columns, model.network.config.bits), device=model.device)
+
+
+def _condition(model: Model, kind: int, quality: int) -> tuple[Tensor, Tensor]:
+    return torch.tensor([kind], device=model.device), torch.tensor([quality], device=model.device)
+
+
+class _Picture:
+    """The last decoded frame on its canvas, and how the next one follows from it."""
 
     def __init__(self, model: Model, height: int, width: int):
         self.model, self.height, self.width = model, height, width
-        self.rows, self.columns = -(-height // TOKEN), -(-width // TOKEN)
-        self.reset()
-
-    def reset(self) -> None:
-        shape = (1, self.rows, self.columns, self.model.network.config.bits)
-        self.bits = torch.zeros(shape, device=self.model.device)
-        self.canvas: Tensor | None = None  # uint8 (1, 3, H, W)
-        self.vectors = VectorCoder()
-
-    def reconstruct(self, bits: Tensor, reference: Tensor, kind: int, quality: int) -> np.ndarray:
-        decoded = self.model.network.decoder(bits, reference, self.condition(kind, quality))
-        self.canvas = to_pixels(decoded).to(torch.uint8)
-        self.bits = bits
-        return self.canvas[0, :, : self.height, : self.width].permute(1, 2, 0).contiguous().cpu().numpy()
-
-    def condition(self, kind: int, quality: int) -> tuple[Tensor, Tensor]:
-        device = self.model.device
-        return torch.tensor([kind], device=device), torch.tensor([quality], device=device)
+        self.rows, self.columns = grid(height, width)
+        self.canvas: Tensor | None = None  # uint8 (1, 3, 16 * rows, 16 * columns)
 
     def gray(self) -> Tensor:
         shape = (1, 3, self.rows * TOKEN, self.columns * TOKEN)
@@ -66,6 +65,11 @@ class _State:
         assert self.canvas is not None
         field = torch.from_numpy(vectors.astype(np.int32))[None].to(self.model.device)
         return compensate(self.canvas, field)
+
+    def reconstruct(self, bits: Tensor, reference: Tensor, kind: int, quality: int) -> np.ndarray:
+        decoded = self.model.network.decoder(bits, reference, _condition(self.model, kind, quality))
+        self.canvas = to_pixels(decoded).to(torch.uint8)
+        return self.canvas[0, :, : self.height, : self.width].permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 class GopEncoder:
@@ -77,8 +81,10 @@ class GopEncoder:
     """
 
     def __init__(self, model: Model, height: int, width: int):
-        self._state = _State(model, height, width)
-        self._network = model.network
+        self._model = model
+        self._picture = _Picture(model, height, width)
+        self._bits = no_bits(model, self._picture.rows, self._picture.columns)
+        self._vectors = VectorCoder()
         self._coder = BitEncoder()
         self._frames = bytearray()
         self.stats: list[FrameStats] = []
@@ -86,21 +92,26 @@ class GopEncoder:
     @torch.inference_mode()
     def push(self, frame: np.ndarray, quality: int) -> np.ndarray:
         """Encode one frame, uint8 (H, W, 3) RGB, at quality 1..100; returns it as the decoder will give it."""
-        s = self._state
+        s = self._picture
         if frame.shape != (s.height, s.width, 3) or frame.dtype != np.uint8:
             raise ValueError(f"frame is {frame.dtype} {frame.shape}, not uint8 {(s.height, s.width, 3)}")
         if not 1 <= quality <= 100:
             raise ValueError(f"quality {quality} is not in 1..100")
-        x = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))[None].to(s.model.device)
+        x = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))[None].to(self._model.device)
         bottom, right = s.rows * TOKEN - s.height, s.columns * TOKEN - s.width
         x = F.pad(x.float(), (0, right, 0, bottom), mode="replicate")
-        kind, reference, vectors = self._predict(x, quality)
+        reference, vectors = self._predict(x, quality)
+        kind = int(vectors is not None)
         before = self._coder.bits
-        if kind:
-            s.vectors.encode(vectors, self._coder)
+        if vectors is not None:
+            self._vectors.encode(vectors, self._coder)
+        else:
+            self._vectors, self._bits = VectorCoder(), no_bits(self._model, s.rows, s.columns)
         middle = self._coder.bits
-        bits = self._network.bits(x, reference, s.condition(kind, quality))
-        self._network.prior.run(s.bits, kind, quality, self._encode, bits)
+        network = self._model.network
+        bits = network.bits(x, reference, _condition(self._model, kind, quality))
+        network.prior.run(self._bits, kind, quality, self._encode, bits)
+        self._bits = bits
         self.stats.append(FrameStats("IP"[kind], quality, self._coder.bits - middle, middle - before))
         self._frames.append(quality | (P_FRAME if kind else 0))
         return s.reconstruct(bits, reference, kind, quality)
@@ -109,21 +120,18 @@ class GopEncoder:
         """The payload of all frames pushed."""
         return bytes(self._frames) + self._coder.finish()
 
-    def _predict(self, x: Tensor, quality: int) -> tuple[int, Tensor, np.ndarray]:
-        """Choose the frame's kind: (0, gray, -) or (1, compensated reference, vectors)."""
-        s = self._state
-        none = np.zeros((0, 0, 2), np.int32)
+    def _predict(self, x: Tensor, quality: int) -> tuple[Tensor, np.ndarray | None]:
+        """The reference of the frame and, if it is a P frame, its vectors."""
+        s = self._picture
         if s.canvas is not None:
-            step = float(self._network.step(torch.tensor(quality)))
-            found = search(x.to(torch.uint8), s.canvas, MOTION_LAMBDA * step)
-            vectors = found[0].cpu().numpy()
+            step = float(self._model.network.step(torch.tensor(quality)))
+            vectors = search(x.to(torch.uint8), s.canvas, MOTION_LAMBDA * step)[0].cpu().numpy()
             reference = s.predicted(vectors)
             # a scene cut: the frame is closer to the mean of each of its tokens than to its prediction
             mean = F.interpolate(F.avg_pool2d(x, TOKEN), scale_factor=float(TOKEN))
             if (x - reference).abs().mean() < (x - mean).abs().mean():
-                return 1, reference, vectors
-            s.reset()
-        return 0, s.gray(), none
+                return reference, vectors
+        return s.gray(), None
 
     def _encode(self, p: Tensor, bits: Tensor | None) -> Tensor:
         assert bits is not None
@@ -131,26 +139,62 @@ class GopEncoder:
         return bits
 
 
+class Symbols(NamedTuple):
+    """The decoded symbols of one frame.
+
+    Attributes:
+        kind: 0 for an I frame, 1 for a P frame.
+        quality: 1..100.
+        vectors: int32 (ceil(H / 16), ceil(W / 16), 2) of a P frame; None for an I frame.
+        bits: float32 (1, ceil(H / 16), ceil(W / 16), L) of 0.0 and 1.0.
+        stats: what they cost.
+    """
+
+    kind: int
+    quality: int
+    vectors: np.ndarray | None
+    bits: Tensor
+    stats: FrameStats
+
+
+def frame_headers(payload: bytes, frames: int) -> list[tuple[int, int]]:
+    """(kind, quality) of each frame. Raises FormatError if there is one that no encoder writes."""
+    if len(payload) < frames or frames < 1:
+        raise FormatError("a group of pictures is too short for its frames")
+    headers = [(byte >> 7, byte & 0x7F) for byte in payload[:frames]]
+    for i, (kind, quality) in enumerate(headers):
+        if not 1 <= quality <= 100 or (kind and i == 0):
+            raise FormatError(f"frame {i} of a group of pictures has an impossible header {payload[i]:#04x}")
+    return headers
+
+
+@torch.inference_mode()
+def decode_symbols(model: Model, payload: bytes, height: int, width: int, frames: int) -> Iterator[Symbols]:
+    """Entropy decoding alone: every symbol of `frames` frames, no pixels. Raises FormatError as `decode_gop`."""
+    headers = frame_headers(payload, frames)
+    coder = BitDecoder(payload[frames:])
+    rows, columns = grid(height, width)
+    motion, bits = VectorCoder(), no_bits(model, rows, columns)
+
+    def decode(p: Tensor, _: Tensor | None) -> Tensor:
+        return torch.from_numpy(coder.decode(p.cpu().numpy().ravel())).to(model.device)
+
+    for kind, quality in headers:
+        before = coder.bits
+        field = None
+        if kind:
+            field = motion.decode(rows, columns, coder)
+        else:
+            motion, bits = VectorCoder(), no_bits(model, rows, columns)
+        middle = coder.bits
+        bits = model.network.prior.run(bits, kind, quality, decode)
+        yield Symbols(kind, quality, field, bits, FrameStats("IP"[kind], quality, coder.bits - middle, middle - before))
+
+
 @torch.inference_mode()
 def decode_gop(model: Model, payload: bytes, height: int, width: int, frames: int) -> Iterator[np.ndarray]:
     """Decode `frames` frames, uint8 (H, W, 3) RGB each. Raises FormatError if the payload cannot be theirs."""
-    if len(payload) < frames or frames < 1:
-        raise FormatError("a group of pictures is too short for its frames")
-    coder = BitDecoder(payload[frames:])
-    state = _State(model, height, width)
-
-    def decode(p: Tensor, _: Tensor | None) -> Tensor:
-        bits = coder.decode(p.cpu().numpy().ravel())
-        return torch.from_numpy(bits).to(model.device)
-
-    for i, byte in enumerate(payload[:frames]):
-        kind, quality = byte >> 7, byte & 0x7F
-        if not 1 <= quality <= 100 or (kind and i == 0):
-            raise FormatError(f"frame {i} of a group of pictures has an impossible header {byte:#04x}")
-        if kind:
-            reference = state.predicted(state.vectors.decode(state.rows, state.columns, coder))
-        else:
-            state.reset()
-            reference = state.gray()
-        bits = model.network.prior.run(state.bits, kind, quality, decode)
-        yield state.reconstruct(bits, reference, kind, quality)
+    picture = _Picture(model, height, width)
+    for s in decode_symbols(model, payload, height, width, frames):
+        reference = picture.gray() if s.vectors is None else picture.predicted(s.vectors)
+        yield picture.reconstruct(s.bits, reference, s.kind, s.quality)

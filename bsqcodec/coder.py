@@ -26,6 +26,11 @@ def _probabilities(p1: np.ndarray) -> np.ndarray:
     return p1.astype(np.float64) / ONE
 
 
+def _cost(symbols: np.ndarray, p: np.ndarray) -> float:
+    """-sum log2 P of symbols 0/1 with P(1) = p."""
+    return -float(np.log2(np.where(symbols, p, 1 - p)).sum())
+
+
 class BitEncoder:
     """Collects bits. `bits` is the ideal code length so far, -sum log2 P, in bits."""
 
@@ -43,7 +48,7 @@ class BitEncoder:
             return
         if symbols.min() < 0 or symbols.max() > 1:
             raise ValueError("bits must be 0 or 1")
-        self.bits -= float(np.log2(np.where(symbols, p, 1 - p)).sum())
+        self.bits += _cost(symbols, p)
         self._coder.encode(symbols, _MODEL, p)
 
     def finish(self) -> bytes:
@@ -74,7 +79,7 @@ class BitDecoder:
     """Gives the bits back, asked for with the probabilities that they were encoded with.
 
     Data that end too early read as zeros: a truncated stream gives wrong bits or a FormatError, and never an
-    endless loop, for the caller decides how many bits are read.
+    endless loop, for the caller decides how many bits are read. `bits` is the ideal code length read so far.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -83,6 +88,7 @@ class BitDecoder:
         data = data[:whole] + bytes(-len(data) % 4) + data[whole:]
         words = np.frombuffer(data, dtype="<u4").astype(np.uint32)
         self._coder = constriction.stream.queue.RangeDecoder(words)
+        self.bits = 0.0
 
     def decode(self, p1: np.ndarray) -> np.ndarray:
         """The next `p1.size` bits, uint8 0/1. Raises FormatError where no encoder could have made the data."""
@@ -90,6 +96,8 @@ class BitDecoder:
         if not p.size:
             return np.zeros(0, np.uint8)
         try:
-            return self._coder.decode(_MODEL, p).astype(np.uint8)
+            symbols = self._coder.decode(_MODEL, p)
         except AssertionError as e:
             raise FormatError("the coded bits are damaged") from e
+        self.bits += _cost(symbols, p)
+        return symbols.astype(np.uint8)

@@ -48,9 +48,9 @@ def _items(path: Path):
         with tarfile.open(path) as tar:
             for member in tar:
                 if member.isfile() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES:
-                    file = tar.extractfile(member)
-                    assert file is not None
-                    yield file.read()
+                    data = tar.extractfile(member)
+                    assert data is not None
+                    yield data.read()
     except (tarfile.TarError, OSError) as e:
         raise BsqError(f"{path}: not a folder and not a readable tar ({e})") from e
 
@@ -74,7 +74,7 @@ class Sampler:
         # photographs are seen at 1:1 and reduced by up to 2, so that blurred ones become sharp ones
         factor = min(rng.choice([1.0, 1.0, rng.uniform(1.0, 2.0)]), w / size, h / size)
         span = int(size * factor)
-        x, y = rng.integers(0, w - span + 1), rng.integers(0, h - span + 1)
+        x, y = int(rng.integers(0, w - span + 1)), int(rng.integers(0, h - span + 1))
         crop = image.crop((x, y, x + span, y + span))
         if span != size:
             crop = crop.resize((size, size), Image.Resampling.LANCZOS)
@@ -146,5 +146,5 @@ class Sampler:
 
 def flip(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A random one of the eight symmetries of the square, on the first two axes."""
-    x = np.rot90(x, rng.integers(4))
+    x = np.rot90(x, int(rng.integers(4)))
     return x[::-1] if rng.random() < 0.5 else x

@@ -85,10 +85,12 @@ class ExactModule(nn.Module):
     """Base of the integer layers.
 
     `formats` names the module's own parameters and their fixed-point form, (fractional bits, largest magnitude).
-    `rounding` is for training. After `freeze` the integers are kept, and parameters must not change.
+    `rounding` and `bf16` are for training; with `bf16`, matrix products are taken in bfloat16, which holds the
+    integers up to 256 but rounds the sums. After `freeze` the integers are kept, and parameters must not change.
     """
 
     rounding = False
+    bf16 = False
 
     def __init__(self):
         super().__init__()
@@ -111,15 +113,15 @@ class ExactModule(nn.Module):
         self.frozen = {name: self.integer(name).to(dtype) for name in self.formats}
 
 
-def set_rounding(module: nn.Module, rounding: bool) -> None:
+def set_arithmetic(module: nn.Module, rounding: bool, bf16: bool = False) -> None:
     for m in module.modules():
         if isinstance(m, ExactModule):
-            m.rounding = rounding
+            m.rounding, m.bf16 = rounding, bf16
 
 
 def freeze(module: nn.Module, dtype: torch.dtype = torch.float32) -> None:
     """Make `module` ready for exact inference."""
-    set_rounding(module, True)
+    set_arithmetic(module, True)
     with torch.no_grad():
         for m in module.modules():
             if isinstance(m, ExactModule):
@@ -153,13 +155,20 @@ class Linear(ExactModule):
             bound = bound + self.frozen["bias"].abs()
         assert bound.max() < LIMIT, f"a partial sum could reach {bound.max():.0f}"
 
-    def forward(self, x: Tensor, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
-        """`rows` and `columns` select a part of W, for layers that are applied group by group."""
-        w = self.integer("weight")[rows, columns]
-        b = None if self.bias is None else self.integer("bias")[rows]
-        if x.is_floating_point():
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x, *self.integers())
+
+    def integers(self) -> tuple[Tensor, Tensor | None]:
+        return self.integer("weight"), None if self.bias is None else self.integer("bias")
+
+    def product(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        """The product with a part of `integers()`, for layers that are applied group by group."""
+        if self.bf16:
+            y = F.linear(x.bfloat16(), w.bfloat16()).float()
+        elif x.is_floating_point():
             return F.linear(x, w, b)
-        y = x @ w.T
+        else:
+            y = x @ w.T
         return y if b is None else y + b
 
 
@@ -230,6 +239,9 @@ class Attention(ExactModule):
     It needs no table and no float: out = round(sum e v / sum e).
     """
 
+    index: Tensor
+    future: Tensor
+
     def __init__(self, width: int, heads: int, window: int, phases: int, offset: int):
         super().__init__()
         self.heads, self.window, self.phases, self.offset = heads, window, phases, offset
@@ -240,9 +252,7 @@ class Attention(ExactModule):
         cell = torch.arange(window)
         y, x, p = (t.flatten() for t in torch.meshgrid(cell, cell, torch.arange(phases), indexing="ij"))
         dy, dx = y[:, None] - y[None] + window - 1, x[:, None] - x[None] + window - 1
-        self.register_buffer(
-            "index", ((dy * span + dx) * phases + p[:, None]) * phases + p[None], persistent=False
-        )
+        self.register_buffer("index", ((dy * span + dx) * phases + p[:, None]) * phases + p[None], persistent=False)
         self.register_buffer("future", p[None] > p[:, None], persistent=False)
         self.formats["bias"] = (2 * ACT_BITS, 1 << 18)
         assert 254 * 127 * window * window * phases < LIMIT
@@ -354,7 +364,7 @@ def to_residual(x: Tensor, bits: int, rounding: bool) -> Tensor:
 
 
 class AttentionBlock(ExactModule):
-    """Pre-norm transformer block on (B, H, W, P, C); odd blocks shift their windows by half (Swin, arXiv 2103.14030)."""
+    """Pre-norm transformer block on (B, H, W, P, C); odd blocks shift their windows by half (Swin, 2103.14030)."""
 
     def __init__(self, width: int, hidden: int, window: int, phases: int, shifted: bool):
         super().__init__()
@@ -369,7 +379,7 @@ class AttentionBlock(ExactModule):
 
 
 class ShiftBlock(ExactModule):
-    """Feed-forward block on (B, H, W, C) whose nine channel groups come from the 3x3 neighbours (ShiftViT, 2201.10801)."""
+    """Feed-forward block on (B, H, W, C) whose nine channel groups come from 3x3 neighbours (ShiftViT, 2201.10801)."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -381,7 +391,5 @@ class ShiftBlock(ExactModule):
         _, h, w, c = y.shape
         padded = F.pad(y, (0, 0, 1, 1, 1, 1))
         n = c // 9
-        y = torch.cat(
-            [padded[:, i // 3 : i // 3 + h, i % 3 : i % 3 + w, i * n : (i + 1) * n] for i in range(9)], -1
-        )
+        y = torch.cat([padded[:, i // 3 : i // 3 + h, i % 3 : i % 3 + w, i * n : (i + 1) * n] for i in range(9)], -1)
         return x + self.feed_forward(y)

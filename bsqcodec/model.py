@@ -18,8 +18,8 @@ from .config import ModelConfig
 from .errors import ModelError
 from .exact import ExactModule, freeze
 from .network import Network
+from .stream import ID_BYTES
 
-ID_BYTES = 8
 DEFAULT = "small"
 
 
@@ -150,14 +150,21 @@ def restore(network: Network, stored: dict[str, Tensor]) -> None:
         buffer.copy_(stored[name].to(buffer.dtype))
 
 
-def find_model(identity: bytes, device: str | torch.device = "cpu") -> Model:
-    """The packaged model with this id. Raises ModelError that names the id if there is none."""
+def packaged_ids() -> dict[bytes, str]:
+    """Names of the packaged models by id, as their files claim."""
+    found = {}
     for name, path in packaged_models().items():
         try:
             with safetensors.safe_open(path, "pt") as file:
-                found = (file.metadata() or {}).get("id")
-        except (SafetensorError, OSError):
-            continue
-        if found == identity.hex():
-            return load_model(name, device)
-    raise ModelError(f"the stream needs model {identity.hex()}, which is not installed")
+                found[bytes.fromhex((file.metadata() or {})["id"])] = name
+        except (SafetensorError, OSError, KeyError, ValueError):
+            continue  # a damaged file is reported when it is asked for by name
+    return found
+
+
+def find_model(identity: bytes, device: str | torch.device = "cpu") -> Model:
+    """The packaged model with this id. Raises ModelError that names the id if there is none."""
+    name = packaged_ids().get(identity)
+    if name is None:
+        raise ModelError(f"the stream needs model {identity.hex()}, which is not installed")
+    return load_model(name, device)

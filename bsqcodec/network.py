@@ -53,8 +53,8 @@ def initialise(network: Network, photos: Tensor, pairs: tuple[Tensor, Tensor] | 
     statistics = [(photos, torch.full_like(photos, GRAY))] + ([pairs] if pairs else [])
     for kind, (frames, reference) in enumerate(statistics):
         for a in range(ANCHORS):
-            q = torch.tensor([1 + a * ANCHOR_STEP])
-            y = patches(frames - reference, TOKEN) @ network.encoder.analysis.T / network.step(q)
+            step = network.step(torch.tensor(1 + a * ANCHOR_STEP))
+            y = patches(frames - reference, TOKEN) @ network.encoder.analysis.T / step
             ones = network.encoder.quantise(y).flatten(0, 2)
             p = (ones.sum(0) + 0.3) / (len(ones) + 0.6)
             network.prior.logit_bias.anchors[kind, a] = torch.logit(p)

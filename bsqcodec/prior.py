@@ -65,6 +65,9 @@ def probability_table() -> Tensor:
 
 
 class Prior(ExactModule):
+    active: Tensor
+    table: Tensor
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
@@ -84,9 +87,7 @@ class Prior(ExactModule):
             nn.init.normal_(layer.weight, std=0.02)
         self.logit_bias = ConditionTable(bits, 0.0, ACT_BITS + WEIGHT_BITS)
         # the first active[j, q - 1] coefficients of plane j are coded at quality q, the others' bits are 0
-        self.register_buffer(
-            "active", torch.tensor(config.planes, dtype=torch.int32)[:, None].repeat(1, QUALITIES)
-        )
+        self.register_buffer("active", torch.tensor(config.planes, dtype=torch.int32)[:, None].repeat(1, QUALITIES))
         self.register_buffer("table", probability_table().int())
         self.formats["phase"] = (RES_BITS, 1 << 14)
         start, self.group_slices = 0, []
@@ -111,10 +112,10 @@ class Prior(ExactModule):
         # the head's sum keeps its fraction until all groups seen so far are added
         return self.head(self.norm(x, condition))
 
-    def group_logits(self, total: Tensor, group: slice, bias: Tensor) -> Tensor:
-        """Logits of one group, ACT_BITS + WEIGHT_BITS fractional bits; bias: (B, L) reshaped to broadcast."""
+    def group_logits(self, total: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Logits of one group, ACT_BITS + WEIGHT_BITS fractional bits, from its part of the last layer."""
         hidden = scale(total, -WEIGHT_BITS, 0, 127, self.rounding)
-        return self.logits(hidden, rows=group) + bias[..., group]
+        return self.logits.product(hidden, weight, None) + bias
 
     def forward(self, bits: Tensor, previous: Tensor, condition) -> Tensor:
         """Training: logits (real units) of every bit at once.
@@ -130,9 +131,12 @@ class Prior(ExactModule):
         total = self.trunk(x, condition)
         bias = self.logit_bias(*condition).view(-1, 1, 1, 1, self.config.bits)
         out = [torch.empty(0)] * len(self.group_slices)
+        within, _ = self.within.integers()
+        weight, offset = self.logits.integers()
+        assert offset is not None
         for i, group in enumerate(self.group_slices):
-            out[i] = self.group_logits(total, group, bias)
-            total = total + self.within(now[..., group], columns=group)
+            out[i] = self.group_logits(total, weight[group], offset[group] + bias[..., group])
+            total = total + self.within.product(now[..., group], within[:, group], None)
         order = out[0::2] + out[1::2]
         return tokens(torch.cat(order, -1)) * 2.0 ** -(ACT_BITS + WEIGHT_BITS)
 
@@ -152,6 +156,9 @@ class Prior(ExactModule):
         hc, wc = base.shape[1:3]
         bias = self.logit_bias(*condition).view(b, 1, 1, self.config.bits)
         out = previous.new_zeros(b, 2 * hc, 2 * wc, self.config.bits)
+        within, _ = self.within.integers()
+        weight, offset = self.logits.integers()
+        assert offset is not None
         cache = AttentionCache()
         groups = []
         for group in self.group_slices:
@@ -165,14 +172,16 @@ class Prior(ExactModule):
             total = self.trunk(x, condition, cache).squeeze(3)[:, :rows, :columns]
             now = previous.new_zeros(b, hc, wc, self.config.bits)
             for group, index in groups:
-                p = self.probabilities(self.group_logits(total, group, bias)[..., index])
+                p = self.probabilities(
+                    self.group_logits(total, weight[group], offset[group] + bias[..., group])[..., index]
+                )
                 known = None
                 if bits is not None:
                     known = bits[:, i::2, j::2, group][..., index].flatten(0, 2)
                 coded = coder(p.flatten(0, 2), known).view(p.shape).to(previous.dtype)
                 chosen = now[:, :rows, :columns, group]
                 chosen[..., index] = coded
-                total = total + self.within(chosen, columns=group)
+                total = total + self.within.product(chosen, within[:, group], None)
             out[:, i::2, j::2] = now
             if k < 3:
                 base = base + self.earlier[k](now)

@@ -148,16 +148,15 @@ class Encoder(nn.Module):
 class Decoder(ExactModule):
     """Bits to pixels in exact integers (see exact.py): the same frame, bit for bit, on every machine."""
 
+    steps: Tensor
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         width, detail = config.decoder_width, config.detail_width
         self.levels = nn.Parameter(
             torch.cat(
-                [
-                    torch.full((2, n), 3.0 ** (len(config.planes) - 1 - i))
-                    for i, n in enumerate(config.planes)
-                ],
+                [torch.full((2, n), 3.0 ** (len(config.planes) - 1 - i)) for i, n in enumerate(config.planes)],
                 1,
             )
         )

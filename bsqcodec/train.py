@@ -15,15 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .config import ModelConfig
 from .data import Sampler, load_images
 from .errors import BsqError
-from .exact import ConditionTable, Linear, set_rounding
+from .exact import ConditionTable, Linear, set_arithmetic
+from .model import save_model
 from .motion import compensate, search
 from .network import GRAY, Network, initialise
-from .prior import cells
 from .tokenizer import TOKEN, to_pixels
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class TrainConfig:
     decay: float = 0.6  # the learning rate falls linearly over so much of the run
     ema: float = 0.998
     rounding: float = 0.5  # share of the run that trains with the integer arithmetic of inference
+    bf16: float = 0.85  # so much of the run takes matrix products in bfloat16, the rest exactly as inference does
     msssim: float = 0.5  # share of the distortion; the rest is MSE
     motion_lambda: float = 8.0
     checkpoint_minutes: float = 3.0
@@ -77,7 +79,7 @@ class TrainConfig:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised by Newton-Schulz steps (K. Jordan 2024, kellerjordan.github.io/posts/muon).
 
-    torch.optim.Muon runs its iteration in bfloat16, which most CPUs only emulate; this one keeps the weights' type.
+    The iteration runs in bfloat16, as in torch.optim.Muon: it need not be exact.
     """
 
     def __init__(self, groups: list[dict], momentum: float = 0.95):
@@ -97,11 +99,12 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonalise(g: Tensor) -> Tensor:
     x = g.T if g.shape[0] > g.shape[1] else g
-    x = x / (x.norm() + 1e-9)
+    x = (x / (x.norm() + 1e-9)).bfloat16()
     for _ in range(5):
         a = x @ x.T
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x.T if g.shape[0] > g.shape[1] else x
+        b = torch.addmm(a, a, a, beta=-4.7750, alpha=2.0315)
+        x = torch.addmm(x, b, x, beta=3.4445)
+    return (x.T if g.shape[0] > g.shape[1] else x).to(g.dtype)
 
 
 def ssim_terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,12 +171,21 @@ class Trainer:
             p.requires_grad_(False)
         encoder = [p for p in n.encoder.parameters() if p.requires_grad]
         # layers that read bits see sparse inputs, heads write logits or pixels: Adam suits them
-        sparse = [n.decoder.embed_bits, n.prior.previous, *n.prior.earlier, n.prior.within, n.prior.logits, n.decoder.out]
+        sparse = [
+            n.decoder.embed_bits,
+            n.prior.previous,
+            *n.prior.earlier,
+            n.prior.within,
+            n.prior.logits,
+            n.decoder.out,
+        ]
         sparse_weights = {m.weight for m in sparse} | {n.encoder.out.weight}
         hidden = [
             m.weight
             for m in n.modules()
-            if isinstance(m, Linear | torch.nn.Linear) and m.weight not in sparse_weights and m is not n.decoder.synthesis
+            if isinstance(m, Linear | torch.nn.Linear)
+            and m.weight not in sparse_weights
+            and m is not n.decoder.synthesis
         ]
         special = set(table) | set(transform) | set(hidden) | set(encoder)
         slow = set(encoder)
@@ -275,7 +287,7 @@ class Trainer:
             for k, v in m.items():
                 records[k] += v.tolist()
         if not math.isfinite(total.item()):
-            raise FloatingPointError(f"the loss is {total.item()} at step {self.step}")
+            raise BsqError(f"the loss is {total.item()} at step {self.step}; the last checkpoint is kept")
         torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
         lr = self.learning_rate()
         for o in self.optimisers:
@@ -298,18 +310,32 @@ class Trainer:
             "model": self.config.model.to_dict(),
         }
 
+    @property
+    def model_path(self) -> Path:
+        return self.out / f"{self.config.model.name}.safetensors"
+
     def save(self) -> None:
         """Beside, then rename: a full disk or a kill leaves the last checkpoint whole."""
-        path = self.out / "checkpoint.pt"
-        partial = path.with_suffix(".partial")
-        try:
-            torch.save(self.state(), partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        averaged = Network(self.config.model)
+        averaged.load_state_dict(self.network.state_dict() | self.average)
+        for path, write in (
+            (self.out / "checkpoint.pt", lambda path: torch.save(self.state(), path)),
+            (self.model_path, lambda path: save_model(averaged, path)),
+        ):
+            partial = path.with_suffix(".partial")
+            try:
+                write(partial)
+                os.replace(partial, path)
+            except (OSError, RuntimeError, SafetensorError) as e:
+                raise BsqError(f"cannot write {path}: {e}; the one before is kept") from e
+            finally:
+                partial.unlink(missing_ok=True)
 
     def load(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True)
+        try:
+            state = torch.load(path, weights_only=True)
+        except Exception as e:
+            raise BsqError(f"{path} is not a readable checkpoint") from e
         if ModelConfig.from_dict(state["model"]) != self.config.model:
             raise BsqError(f"{path} is a checkpoint of another architecture")
         self.network.load_state_dict(state["network"])
@@ -343,13 +369,17 @@ class Trainer:
                     began = time.monotonic()
                     if self.progress() >= 1 - c.late:
                         late_step.set()
-                    set_rounding(self.network.decoder, self.progress() >= 1 - c.rounding)
-                    set_rounding(self.network.prior, self.progress() >= 1 - c.rounding)
+                    rounding, bf16 = self.progress() >= 1 - c.rounding, self.progress() < c.bf16
+                    set_arithmetic(self.network.encoder, False, bf16)
+                    set_arithmetic(self.network.decoder, rounding, bf16)
+                    set_arithmetic(self.network.prior, rounding, bf16)
                     _, batch = batches.get()
                     records = self.train_step(batch)
                     self.elapsed += time.monotonic() - began
                     self.step += 1
-                    out.write(json.dumps({"step": self.step, "elapsed": round(self.elapsed, 1), **rounded(records)}) + "\n")
+                    out.write(
+                        json.dumps({"step": self.step, "elapsed": round(self.elapsed, 1), **rounded(records)}) + "\n"
+                    )
                     out.flush()
                     if time.monotonic() - saved > 60 * c.checkpoint_minutes:
                         self.save()
@@ -369,17 +399,28 @@ def to_tensor(x: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
 
 
-def train(path: str) -> None:
+def train(path: str, minutes: float | None = None) -> str:
+    """Run a configuration, or go on with it. Returns a line that says what came of it.
+
+    The folder `out` then holds config.json, log.jsonl (one line a step: measures of every sample), checkpoint.pt, and
+    MODEL.safetensors, the averaged weights ready to code with.
+    """
     config = TrainConfig.from_toml(path)
+    if minutes:
+        config.minutes = minutes
     if config.threads:
         torch.set_num_threads(config.threads)
     trainer = Trainer(config)
     (trainer.out / "config.json").write_text(json.dumps(asdict(config), indent=1))
     trainer.run()
+    return f"step {trainer.step}, {trainer.elapsed / 60:.1f} minutes: {trainer.model_path}"
 
 
 if __name__ == "__main__":
     import sys
 
     logging.basicConfig(level=logging.INFO)
-    train(sys.argv[1])
+    try:
+        print(train(sys.argv[1]))
+    except BsqError as e:
+        sys.exit(f"bsqcodec: {e}")

@@ -40,4 +40,3 @@ def random_network(config: ModelConfig = TINY) -> Network:
 @pytest.fixture
 def network() -> Network:
     return random_network()
-

@@ -22,7 +22,8 @@ import skimage.data
 from click.testing import CliRunner
 from PIL import Image
 
-from bsqcodec.bench import anchors, bdrate, colour, datasets, metrics, report, runner
+from bsqcodec import colour
+from bsqcodec.bench import anchors, bdrate, datasets, metrics, report, runner
 from bsqcodec.bench.command import bench, compare
 from bsqcodec.errors import BsqError
 

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .. import colour
 from ..errors import BsqError
-from . import colour
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import colour
 from ..errors import BsqError
-from . import colour
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".jp2"}
 VIDEO_SUFFIXES = {".yuv", ".y4m", ".mp4", ".mkv", ".mov", ".webm", ".avi"}

@@ -1,0 +1,264 @@
+"""The command line. What takes long to import is imported by the command that needs it."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from .errors import BsqError
+
+
+class _Lazy(click.Group):
+    """Commands of the benchmark and the trainer, imported when they are called or listed."""
+
+    homes = {"bench": ".bench.command", "compare": ".bench.command", "train": ".train_command"}
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted([*super().list_commands(context), *self.homes])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name in self.homes:
+            from importlib import import_module
+
+            return getattr(import_module(self.homes[name], "bsqcodec"), name)
+        return super().get_command(context, name)
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BrokenPipeError:
+            # keep Python from complaining once more when it closes the pipe
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise BsqError("the reader of the output has gone") from None
+
+
+class _Stopped(BaseException):
+    """SIGINT or SIGTERM: what is half done is tidied up."""
+
+
+def _stop(*_: Any) -> None:
+    raise _Stopped
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="bsqcodec")
+def cli() -> None:
+    """A learned image and video codec whose files decode to the same bits on every machine."""
+
+
+def _device(command):
+    command = click.option("--device", default="auto", help="auto, cpu or cuda.")(command)
+    return click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")(command)
+
+
+def _frames(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int | None]:
+    if value is None:
+        return 0, None
+    start, colon, stop = value.partition(":")
+    with contextlib.suppress(ValueError):
+        first = int(start or 0)
+        last = (int(stop) if stop else None) if colon else first + 1
+        if first >= 0 and (last is None or last > first):
+            return first, last
+    raise click.BadParameter(f"{value!r} is not a range of frames such as 10:20, 10: or 10")
+
+
+@cli.command()
+@click.argument("source", metavar="INPUT")
+@click.argument("target", metavar="OUTPUT")
+@click.option("-q", "--quality", type=click.IntRange(1, 100), default=50, help="Higher is better and larger.")
+@click.option("--bpp", type=click.FloatRange(0, min_open=True), help="Bits a pixel to aim at, in place of a quality.")
+@click.option("--size", help="Size of the file to aim at, in bytes, or as 500k or 2M; in place of a quality.")
+@click.option("--gop", type=click.IntRange(1, 65535), default=32, help="Frames from one I frame to the next.")
+@click.option("--model", default="small", help="Name of a packaged model, or a model file.")
+@_device
+@click.option("--start", type=click.FloatRange(0), default=0.0, help="Seconds of the input to skip.")
+@click.option("--duration", type=click.FloatRange(0, min_open=True), help="Seconds to encode.  [default: all]")
+@click.option("--audio/--no-audio", default=True, help="Copy the audio track.")
+@click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
+@click.option("--md5", is_flag=True, help="Print the MD5 of the frames as they will be decoded.")
+@click.option("--quiet", is_flag=True, help="No progress, no summary.")
+def encode(
+    source: str, target: str, size: str | None, threads: int | None, md5: bool, quiet: bool, **options: Any
+) -> None:
+    """Encode a picture, a video or a folder of frames.
+
+    INPUT is a video or image file, a folder or pattern of frames ("frames/*.png"), or - for y4m on standard input;
+    OUTPUT a .bsq file, or - for standard output.
+    """
+    wanted = _bytes(size) if size else None
+    if wanted and options["bpp"]:
+        raise BsqError("give --bpp or --size, not both")
+    from . import api
+
+    _set_threads(threads)
+    began = time.perf_counter()
+    with _bar(quiet, "encode") as progress:
+        result = api.encode_file(source, target, size=wanted, progress=progress, **options)
+    _warn(result.warnings)
+    if md5:
+        print(result.md5, file=sys.stderr if target == "-" else sys.stdout)
+    if not quiet:
+        seconds = time.perf_counter() - began
+        qualities = sorted({s.quality for s in result.stats})
+        asked = f"quality {qualities[0]}" + (f" to {qualities[-1]}" if len(qualities) > 1 else "")
+        _say(f"{source}: {_many(result.frames, 'frame')}, {_rate(result)}, {asked}, {seconds:.1f} s")
+
+
+@cli.command()
+@click.argument("source", metavar="INPUT")
+@click.argument("target", metavar="OUTPUT", required=False)
+@click.option("--frames", callback=_frames, help="Only frames A to B-1, counted from 0: A:B, A:, :B or A.")
+@click.option("--crf", type=click.IntRange(0, 51), default=14, help="Of x264 for mp4, mkv and mov; 14 looks lossless.")
+@click.option("--image-quality", type=click.IntRange(1, 100), default=95, help="Of JPEG and WebP.")
+@click.option("--model", help="A model file, if the stream needs one that is not packaged.")
+@_device
+@click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
+@click.option("--md5", is_flag=True, help="Print the MD5 of the decoded frames; OUTPUT may then be left out.")
+@click.option("--quiet", is_flag=True, help="No progress, no summary.")
+def decode(source: str, target: str | None, threads: int | None, md5: bool, quiet: bool, **options: Any) -> None:
+    """Decode a .bsq file.
+
+    The suffix of OUTPUT says into what: mp4, mkv, mov (H.264), y4m, png, jpg, webp. A name that ends in / becomes a
+    folder of PNGs, - is y4m on standard output. INPUT may be - for standard input.
+    """
+    if target is None and not md5:
+        raise BsqError("say where to: give OUTPUT, or --md5 to have only the checksum")
+    from . import api
+
+    _set_threads(threads)
+    began = time.perf_counter()
+    with _bar(quiet, "decode") as progress:
+        result = api.decode_file(source, target, progress=progress, **options)
+    _warn(result.warnings)
+    if md5:
+        print(result.md5, file=sys.stderr if target == "-" else sys.stdout)
+    if not quiet:
+        seconds = time.perf_counter() - began
+        _say(f"{source}: {_many(result.frames, 'frame')}, {result.frames / seconds:.2f} a second, {seconds:.1f} s")
+
+
+@cli.command()
+@click.argument("source", metavar="FILE")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--bits", is_flag=True, help="Also the bits of I frames, P frames and vectors: decodes every symbol.")
+@_device
+def info(source: str, as_json: bool, bits: bool, threads: int | None, device: str) -> None:
+    """What is in a .bsq file."""
+    from .describe import describe, lines
+
+    if bits:
+        _set_threads(threads)
+    found = describe(source, device if bits else None)
+    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
+
+
+@cli.command()
+@click.argument("source", metavar="FILE")
+@click.option("--model", help="A model file, if the stream needs one that is not packaged.")
+@_device
+@click.option("--quiet", is_flag=True, help="Nothing on success.")
+def verify(source: str, model: str | None, device: str, threads: int | None, quiet: bool) -> None:
+    """Check every checksum of a .bsq file and decode every symbol; the exit status says whether all is well."""
+    from . import api
+
+    _set_threads(threads)
+    frames = sum(1 for _ in api.check_stream(source, device, model))
+    if not quiet:
+        click.echo(f"{source}: {_many(frames, 'frame')}, no error")
+
+
+def _bytes(text: str) -> int:
+    """500, 500k or 2M."""
+    units = {"k": 1000, "m": 1000**2, "g": 1000**3}
+    unit = units.get(text[-1:].lower(), 1)
+    with contextlib.suppress(ValueError):
+        value = int(float(text[:-1] if unit > 1 else text) * unit)
+        if value > 0:
+            return value
+    raise BsqError(f"{text!r} is not a size such as 50000, 500k or 2M")
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _bar(quiet: bool, what: str) -> Iterator[Any]:
+    """Yields the progress callback of api.py, or None where nobody looks."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit="frame", file=sys.stderr) as bar:
+
+        def progress(result, total):
+            if bar.total != total:
+                bar.total = total
+            if result.size:
+                bits = sum(s.bits + s.vector_bits for s in result.stats) if result.stats else 8 * result.size
+                bar.set_postfix_str(f"{bits / (result.frames * result.info.width * result.info.height):.3f} bpp", False)
+            bar.update()
+
+        yield progress
+
+
+def _rate(result) -> str:
+    info = result.info
+    text = f"{result.size} bytes, {8 * result.size / (result.frames * info.width * info.height):.4f} bits a pixel"
+    if info.frame_rate:
+        text += f", {8 * result.size * float(info.frame_rate) / result.frames / 1000:.0f} kbit/s"
+    return text
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def _warn(warnings: list[str]) -> None:
+    for line in warnings:
+        _say(f"warning: {line}")
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one line on standard error and a status that is not 0."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        cli(standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as e:
+        sys.exit(e.exit_code)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(e.exit_code)
+    except (click.Abort, _Stopped):
+        _say("bsqcodec: interrupted")
+        sys.exit(130)
+    except BsqError as e:
+        _say(f"bsqcodec: {e}")
+        sys.exit(1)
+    except MemoryError:
+        _say("bsqcodec: not enough memory")
+        sys.exit(1)
+    except OSError as e:
+        _say(f"bsqcodec: {e.strerror or e}" + (f": {e.filename}" if e.filename else ""))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,468 @@
+"""The codec as a library: frames to .bsq streams and back, in memory, frame by frame, or from file to file.
+
+data = encode_image(picture, quality=40)         # uint8 (H, W, 3) to bytes
+picture = decode_image(data)
+encode_file("in.mp4", "out.bsq", quality=50)
+decode_file("out.bsq", "rec.mp4")
+
+with open("out.bsq", "wb") as file:
+    encoder = Encoder(file, MediaInfo(width, height, Fraction(1, 25), Fraction(25)))
+    for t, picture in enumerate(pictures):
+        encoder.write(picture, t)
+    encoder.close()
+with open("out.bsq", "rb") as file:
+    for picture, pts in Decoder(file).frames():
+        ...
+"""
+
+import contextlib
+import hashlib
+import io
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import numpy as np
+import torch
+
+from . import media
+from .codec import FrameStats, GopEncoder, decode_gop, decode_symbols
+from .errors import BsqError, FormatError
+from .info import AudioPacket, Frame, MediaInfo
+from .model import DEFAULT, Model, find_model, load_model
+from .rate import RateControl, find_quality
+from .stream import Gop, IndexEntry, StreamReader, StreamWriter
+
+DEFAULT_QUALITY = 50
+DEFAULT_GOP = 32
+MAX_GOP = 65535
+_SAMPLE = 4  # frames of each piece that the rate is tried on
+
+
+def device_of(name: str) -> torch.device:
+    """ "auto" is the GPU where there is one. Raises BsqError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as e:
+        raise BsqError(f"no device called {name!r}") from e
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BsqError("there is no CUDA device on this machine")
+    return device
+
+
+class Encoder:
+    """Writes a .bsq stream frame by frame. Memory does not depend on the number of frames.
+
+    Args:
+        file: open for writing in binary; a pipe will do.
+        info: what the frames are. `info.frame_rate` None makes a still image, of one frame.
+        model: a model, or the name or path of one.
+        quality: 1..100. The attribute of this name may be changed between frames.
+        gop: frames from one I frame to the next; each such group decodes without the others.
+        device: "auto", "cpu" or "cuda"; not used if `model` is loaded already.
+
+    Raises BsqError for a model that is not there, ValueError for numbers out of range.
+
+    Attributes:
+        stats: one entry a frame.
+        size: bytes written so far.
+        audio_size: of which audio.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        info: MediaInfo,
+        model: Model | str = DEFAULT,
+        quality: int = DEFAULT_QUALITY,
+        gop: int = DEFAULT_GOP,
+        device: str = "auto",
+    ):
+        if not 1 <= gop <= MAX_GOP:
+            raise ValueError(f"a group of {gop} pictures; it must have 1 to {MAX_GOP}")
+        self.model = load_model(model, device_of(device)) if isinstance(model, str) else model
+        self.info, self.quality, self.gop = info, quality, gop
+        self.stats: list[FrameStats] = []
+        self.audio_size = 0
+        self._writer = StreamWriter(file, self.model.id, info)
+        self._group: GopEncoder | None = None
+        self._pts: list[int] = []
+        self._audio: list[AudioPacket] = []
+
+    @property
+    def size(self) -> int:
+        return self._writer.size
+
+    def write(self, rgb: np.ndarray, pts: int = 0) -> np.ndarray:
+        """Encode a frame, uint8 (H, W, 3); `pts` must rise. Returns it as every decoder will give it."""
+        if self.info.image and self.stats:
+            raise ValueError("a still image has one frame")
+        if self._group is None:
+            self._group = GopEncoder(self.model, self.info.height, self.info.width)
+        decoded = self._group.push(rgb, self.quality)
+        self._pts.append(pts)
+        self.stats.append(self._group.stats[-1])
+        if len(self._pts) == self.gop:
+            self._finish_group()
+        return decoded
+
+    def write_audio(self, packet: AudioPacket) -> None:
+        """Pass on a packet of `info.audio`; it is written after the group of pictures that is being encoded."""
+        self._audio.append(packet)
+
+    def close(self) -> None:
+        """Finish the stream. The file is left open."""
+        self._finish_group()
+        self._writer.close()
+
+    def _finish_group(self) -> None:
+        if self._group:
+            self._writer.gop(self._pts, self._group.finish())
+            self._group, self._pts = None, []
+        if self._audio:
+            before = self._writer.size
+            self._writer.audio(self._audio)
+            self._audio = []
+            self.audio_size += self._writer.size - before
+
+
+class Decoder:
+    """Reads a .bsq stream.
+
+    Args:
+        file: open for reading in binary; a pipe will do, but then `frames` skips by reading.
+        device: "auto", "cpu" or "cuda".
+        model: where the packaged models lack the one that the stream needs: a model file.
+
+    Raises FormatError for what is not a stream, ModelError if the model that the stream needs is not there.
+
+    Attributes:
+        info: what is known of the video.
+        audio: called with every packet of the audio track that lies between the frames that are decoded.
+    """
+
+    def __init__(self, file: BinaryIO, device: str = "auto", model: Model | str | None = None):
+        self._file = file
+        self.reader = StreamReader(file)
+        self.info = self.reader.info
+        self._device, self._model = device, model
+        self.audio: Callable[[AudioPacket], None] = lambda packet: None
+
+    @property
+    def model(self) -> Model:
+        """The model that the stream needs, loaded when it is first asked for."""
+        if isinstance(self._model, str):
+            self._model = load_model(self._model, device_of(self._device))
+        if self._model is None:
+            self._model = find_model(self.reader.model, device_of(self._device))
+        if self._model.id != self.reader.model:
+            raise FormatError(f"the stream needs model {self.reader.model.hex()}, not {self._model.id.hex()}")
+        return self._model
+
+    def index(self) -> list[IndexEntry] | None:
+        """The groups of pictures, or None where the file cannot seek."""
+        return self.reader.index() if self._file.seekable() else None
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        """Frames `start` to `stop` - 1; groups of pictures that are not needed are neither read nor decoded."""
+        if start > 0 and self._file.seekable():
+            before = [entry for entry in self.reader.index() if entry.first <= start]
+            if before:
+                self.reader.seek(before[-1])
+        number = 0
+        for chunk in self.reader.chunks():
+            if not isinstance(chunk, Gop):
+                if number > start or start == 0:
+                    for packet in chunk:
+                        self.audio(packet)
+                continue
+            if stop is not None and chunk.first >= stop:
+                return
+            number = chunk.first + len(chunk.pts)
+            if number <= start:
+                continue
+            wanted = len(chunk.pts) if stop is None else min(len(chunk.pts), stop - chunk.first)
+            pictures = decode_gop(self.model, chunk.payload, self.info.height, self.info.width, len(chunk.pts))
+            for n, picture in enumerate(itertools.islice(pictures, wanted)):
+                if chunk.first + n >= start:
+                    yield Frame(picture, chunk.pts[n])
+
+    def symbols(self) -> Iterator[FrameStats]:
+        """What each frame costs: reads the whole stream and decodes every symbol, but makes no pictures."""
+        for chunk in self.reader.chunks():
+            if isinstance(chunk, Gop):
+                size = self.info.height, self.info.width
+                for s in decode_symbols(self.model, chunk.payload, *size, len(chunk.pts)):
+                    yield s.stats
+
+
+@dataclass
+class Result:
+    """What was encoded or decoded.
+
+    Attributes:
+        info: of the video.
+        frames: how many.
+        size: of the .bsq stream, in bytes.
+        stats: of an encoded stream, one entry a frame.
+        warnings: a line for each thing that was lost.
+    """
+
+    info: MediaInfo
+    frames: int = 0
+    size: int = 0
+    stats: list[FrameStats] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    _digest: "hashlib._Hash" = field(default_factory=hashlib.md5, repr=False)
+
+    def add(self, rgb: np.ndarray) -> None:
+        self.frames += 1
+        self._digest.update(rgb.tobytes())
+
+    @property
+    def md5(self) -> str:
+        """Of all decoded frames, uint8 RGB in raster order, one after the other."""
+        return self._digest.hexdigest()
+
+
+# called after each frame with what is done so far and the number of frames to expect, if known
+Progress = Callable[[Result, int | None], None]
+
+
+def encode_file(
+    source: str,
+    target: str,
+    quality: int = DEFAULT_QUALITY,
+    bpp: float | None = None,
+    size: int | None = None,
+    gop: int = DEFAULT_GOP,
+    model: Model | str = DEFAULT,
+    device: str = "auto",
+    start: float = 0.0,
+    duration: float | None = None,
+    audio: bool = True,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Encode a picture, a video, or a folder of frames into a .bsq file.
+
+    Args:
+        source: as `media.open_source` takes it; "-" is y4m on standard input.
+        target: a file, or "-" for standard output.
+        quality: 1..100, unless a rate is asked for.
+        bpp: bits a pixel to aim at, audio left out. A still image stays below, a video comes near.
+        size: bytes to aim at, audio included, alike.
+        start, duration: part of the source, in seconds.
+        force: replace `target` if it is there.
+
+    Raises BsqError in one line for all that can go wrong with files. Nothing is left of a file that was not finished.
+    """
+    if not isinstance(model, Model):
+        model = load_model(model, device_of(device))
+    # the name is checked before the work begins
+    with output_file(target, force) as file, media.open_source(source, start, duration, audio) as opened:
+        info, items = opened.info, iter(opened)
+        result = Result(info, warnings=opened.warnings)
+        rate = None
+        if bpp is not None or size is not None:
+            items, rate = _control(source, opened, items, model, gop, bpp, size)
+            quality = rate.quality
+        encoder = Encoder(file, info, model, quality, gop)
+        result.stats = encoder.stats
+        for item in items:
+            if isinstance(item, AudioPacket):
+                encoder.write_audio(item)
+                continue
+            result.add(encoder.write(*item))
+            result.size = encoder.size
+            if rate and result.frames % gop == 0:
+                encoder.quality = rate.next(result.frames, encoder.size, encoder.audio_size)
+            if progress:
+                progress(result, opened.total)
+        if not result.frames:
+            raise BsqError(f"{source}: there are no frames")
+        encoder.close()
+        result.size = encoder.size
+    return result
+
+
+def _control(source, opened, items, model, gop, bpp, size):
+    """Find the quality for a rate; returns the items with those that were looked at, and the control to go on with."""
+    info = opened.info
+    pixels = info.width * info.height
+    if info.image:
+        frame = next(items)
+        target = 8 * size if size is not None else bpp * pixels
+
+        def encode(quality: int) -> float:
+            file = io.BytesIO()
+            encoder = Encoder(file, info, model, quality)
+            encoder.write(*frame)
+            encoder.close()
+            return 8 * encoder.size
+
+        quality = find_quality(encode, target, tries=8)
+        return [frame], RateControl(quality, target, 1)
+    if size is not None and opened.total is None:
+        raise BsqError("the number of frames is not known beforehand: give --bpp in place of --size")
+    target = 8 * size / opened.total if size is not None else bpp * pixels
+    pieces, items = _pieces(source, opened, items)
+
+    def encode_pieces(quality: int) -> float:
+        """Bits a frame."""
+        total = 0.0
+        for piece in pieces:
+            group = GopEncoder(model, info.height, info.width)
+            for frame in piece:
+                group.push(frame, quality)
+            bits = [s.bits + s.vector_bits for s in group.stats]
+            total += bits[0] if len(bits) == 1 else (bits[0] + (gop - 1) * sum(bits[1:]) / (len(bits) - 1)) / gop
+        return total / len(pieces)
+
+    quality = find_quality(encode_pieces, target, tries=4)
+    if size is None:
+        return items, RateControl(quality, target)
+    return items, RateControl(quality, target, opened.total, include_audio=True)
+
+
+def _pieces(source: str, opened: media.Source, items: Iterator) -> tuple[list[list[np.ndarray]], Iterator]:
+    """A few frames of three places of a file, or the first few of a pipe; and the items, none missing."""
+    rate = opened.info.frame_rate
+    if source == "-" or not opened.total or not rate or opened.total < 8 * _SAMPLE:
+        seen: list = []
+        frames = 0
+        for item in items:
+            seen.append(item)
+            frames += isinstance(item, Frame)
+            if frames == 2 * _SAMPLE:
+                break
+        return [[item.rgb for item in seen if isinstance(item, Frame)]], itertools.chain(seen, items)
+    pieces = []
+    for part in (1, 3, 5):
+        with media.open_source(source, float(opened.total * part / 6 / rate), _SAMPLE / float(rate), False) as piece:
+            pieces.append([item.rgb for item in itertools.islice(piece, _SAMPLE) if isinstance(item, Frame)])
+    return [piece for piece in pieces if piece], items
+
+
+def decode_file(
+    source: str,
+    target: str | None,
+    frames: tuple[int, int | None] = (0, None),
+    model: Model | str | None = None,
+    device: str = "auto",
+    crf: int = 14,
+    image_quality: int = 95,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Decode a .bsq file.
+
+    Args:
+        source: a file, or "-" for standard input.
+        target: as `media.open_sink` takes it; "-" is y4m on standard output, None decodes and writes nothing.
+        frames: the first frame and the one after the last; None is the end.
+        crf: of x264, for mp4, mkv and mov.
+        image_quality: of JPEG and WebP.
+
+    Raises BsqError as `encode_file` does.
+    """
+    if target is not None:
+        check_free(target, force)
+    with open_input(source) as file:
+        decoder = Decoder(file, device, model)
+        result = Result(decoder.info)
+        total = _count(decoder, frames)
+        with contextlib.ExitStack() as stack:
+            sink = stack.enter_context(media.open_sink(target, decoder.info, crf, image_quality)) if target else None
+            if sink:
+                result.warnings = sink.warnings
+                decoder.audio = sink.write_audio
+            for frame in decoder.frames(*frames):
+                result.add(frame.rgb)
+                result.size = decoder.reader.size
+                if sink:
+                    sink.write(*frame)
+                if progress:
+                    progress(result, total)
+            if not result.frames:
+                raise BsqError(f"{source}: there are no such frames")
+    return result
+
+
+def _count(decoder: Decoder, frames: tuple[int, int | None]) -> int | None:
+    """How many frames there are to decode, where the stream tells before its end."""
+    try:
+        if decoder.index() is None or decoder.reader.frames is None:
+            return None
+    except FormatError:
+        return None  # a stream that is cut short still gives the frames before the cut
+    start, stop = frames
+    return max(0, min(decoder.reader.frames, stop or decoder.reader.frames) - start)
+
+
+def encode_image(
+    rgb: np.ndarray, quality: int = DEFAULT_QUALITY, model: Model | str = DEFAULT, device: str = "auto"
+) -> bytes:
+    """One picture, uint8 (H, W, 3) RGB, to a .bsq stream."""
+    file = io.BytesIO()
+    encoder = Encoder(file, MediaInfo(rgb.shape[1], rgb.shape[0]), model, quality, device=device)
+    encoder.write(rgb)
+    encoder.close()
+    return file.getvalue()
+
+
+def decode_image(data: bytes, device: str = "auto") -> np.ndarray:
+    """The first picture of a .bsq stream, uint8 (H, W, 3) RGB. Raises FormatError if there is none."""
+    for frame in Decoder(io.BytesIO(data), device).frames(0, 1):
+        return frame.rgb
+    raise FormatError("there are no frames")
+
+
+# ---------------------------------------------------------------- files
+
+
+def check_free(path: str, force: bool) -> None:
+    """Raise BsqError if there is something at `path` that must not be replaced."""
+    if not force and path != "-" and (os.path.isfile(path) or (os.path.isdir(path) and os.listdir(path))):
+        raise BsqError(f"{path} exists already; -f replaces it")
+
+
+@contextlib.contextmanager
+def output_file(path: str, force: bool) -> Iterator[BinaryIO]:
+    """A binary file that gets its name when all went well, and is gone when not. "-" is standard output."""
+    if path == "-":
+        yield sys.stdout.buffer
+        return
+    check_free(path, force)
+    with media.replacing(path) as part:
+        try:
+            with open(part, "wb") as file:
+                yield file
+        except BrokenPipeError:
+            raise
+        except OSError as e:
+            raise BsqError(f"cannot write {path}: {e.strerror}") from e
+
+
+@contextlib.contextmanager
+def open_input(path: str) -> Iterator[BinaryIO]:
+    if path == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(path, "rb")
+    except OSError as e:
+        raise BsqError(f"cannot read {path}: {e.strerror}") from e
+    with file:
+        yield file
+
+
+def check_stream(source: str, device: str = "auto", model: str | None = None) -> Iterable[FrameStats]:
+    """Verify every checksum and decode every symbol of a file. Raises FormatError for the first that is wrong."""
+    with open_input(source) as file:
+        yield from Decoder(file, device, model).symbols()

@@ -1,0 +1,295 @@
+"""The command line on real files: round trips, what is kept, and what a user sees when something is wrong."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+
+import av
+import click
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as skdata
+
+import bsqcodec
+from bsqcodec.__main__ import main
+
+
+def run(*words, code=0):
+    """The command in this process; returns nothing, checks the exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["bsqcodec", *map(str, words)])
+        try:
+            main()
+            status = 0
+        except SystemExit as e:
+            status = e.code or 0
+    assert status == code
+
+
+def shell(*words, **options):
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "bsqcodec", *map(str, words)]
+    return subprocess.run(command, capture_output=True, timeout=120, **options)
+
+
+def moving(frames, height=48, width=64):
+    """Crops of a photograph along a path, uint8 (frames, height, width, 3)."""
+    image = skdata.astronaut()[100:300, 150:400]
+    return np.stack([image[2 * t : 2 * t + height, 3 * t : 3 * t + width] for t in range(frames)])
+
+
+def write_video(path, frames, pts=None, rate=25, audio=False, **attributes):
+    with av.open(str(path), "w") as out:
+        video = out.add_stream("libx264", rate=rate, options={"crf": "10"})
+        video.height, video.width, video.pix_fmt = *frames.shape[1:3], "yuv444p"
+        video.codec_context.time_base = Fraction(1, 1000) if pts else Fraction(1, rate)
+        for name, value in attributes.items():
+            setattr(video.codec_context, name, value)
+        packets = []
+        for i, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture.pts = pts[i] if pts else i
+            picture.time_base = video.codec_context.time_base
+            packets += video.encode(picture)
+        packets += video.encode(None)
+        if audio:
+            sound = out.add_stream("aac", rate=48000, layout="mono")
+            tone = (np.sin(np.arange(48000) / 20) * 0.3).astype(np.float32)[None]
+            for n in range(0, 24 * 1024, 1024):
+                part = av.AudioFrame.from_ndarray(np.ascontiguousarray(tone[:, n : n + 1024]), "fltp", "mono")
+                part.sample_rate, part.pts = 48000, n
+                packets += sound.encode(part)
+            packets += sound.encode(None)
+        for packet in packets:
+            out.mux(packet)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("media")
+    write_video(folder / "clip.mp4", moving(7), audio=True)
+    Image.fromarray(skdata.astronaut()[:101, 200:333]).save(folder / "photo.png")
+    bsqcodec.encode_file(str(folder / "clip.mp4"), str(folder / "clip.bsq"), gop=3)
+    return folder
+
+
+def read(path):
+    with av.open(str(path)) as container:
+        return [(f.pts * f.time_base, f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
+
+
+def test_image_round_trip_in_separate_processes(folder, tmp_path):
+    a = shell("encode", folder / "photo.png", tmp_path / "a.bsq", "-q", 60, "--md5", "--threads", 1)
+    b = shell("decode", tmp_path / "a.bsq", tmp_path / "a.png", "--md5", "--threads", 2)
+    assert a.returncode == b.returncode == 0
+    assert a.stdout.strip() == b.stdout.strip() and len(a.stdout.strip()) == 32
+    decoded, original = np.asarray(Image.open(tmp_path / "a.png")), np.asarray(Image.open(folder / "photo.png"))
+    assert decoded.shape == original.shape
+    assert np.abs(decoded.astype(int) - original).mean() < 12
+    assert b"bits a pixel" in a.stderr and a.stderr.count(b"\n") == 1
+
+
+def test_video_keeps_frames_times_and_audio(folder, tmp_path, capsys):
+    run("encode", folder / "clip.mp4", tmp_path / "v.bsq", "--gop", 3, "--md5")
+    run("decode", tmp_path / "v.bsq", tmp_path / "v.mkv", "--md5")
+    first, second = capsys.readouterr().out.split()
+    assert first == second
+    before, after = read(folder / "clip.mp4"), read(tmp_path / "v.mkv")
+    assert [float(t) for t, _ in after] == pytest.approx([float(t) for t, _ in before], abs=1e-3)
+    with av.open(str(folder / "clip.mp4")) as x, av.open(str(tmp_path / "v.mkv")) as y:
+        sound = [bytes(p) for p in x.demux(audio=0) if p.size]
+        assert sound and sound == [bytes(p) for p in y.demux(audio=0) if p.size]
+
+
+def test_variable_frame_rate_aspect_and_colour(tmp_path):
+    pts = [0, 40, 90, 200, 210, 400]
+    write_video(
+        tmp_path / "in.mkv",
+        moving(6, 35, 51),
+        pts,
+        sample_aspect_ratio=Fraction(4, 3),
+        color_primaries=5,
+        color_trc=6,
+        colorspace=5,
+    )
+    run("encode", tmp_path / "in.mkv", tmp_path / "v.bsq", "--quiet")
+    run("decode", tmp_path / "v.bsq", tmp_path / "out.mkv", "--quiet")
+    assert [round(float(t) * 1000) for t, _ in read(tmp_path / "out.mkv")] == pts
+    with av.open(str(tmp_path / "in.mkv")) as x, av.open(str(tmp_path / "out.mkv")) as y:
+        x, y = x.streams.video[0], y.streams.video[0]
+        assert (x.width, x.height, x.sample_aspect_ratio) == (y.width, y.height, y.sample_aspect_ratio)
+        for name in ("color_primaries", "color_trc", "colorspace"):
+            assert getattr(x.codec_context, name) == getattr(y.codec_context, name) != 2
+
+
+def test_range_of_frames_is_a_part_of_the_whole(folder, tmp_path):
+    frames = [f.rgb for f in decoder(folder / "clip.bsq").frames()]
+    assert len(frames) == 7
+    for text, part in (("2:5", frames[2:5]), ("4:", frames[4:]), (":1", frames[:1]), ("6", frames[6:])):
+        run("decode", folder / "clip.bsq", f"{tmp_path}/some/", "--frames", text, "--quiet")
+        files = sorted((tmp_path / "some").iterdir())
+        assert all(np.array_equal(np.asarray(Image.open(f)), x) for f, x in zip(files, part, strict=True))
+        for f in files:
+            f.unlink()
+
+
+def decoder(path):
+    return bsqcodec.Decoder(io.BytesIO(path.read_bytes()))
+
+
+def test_seeking_does_not_touch_other_groups(folder):
+    data = bytearray((folder / "clip.bsq").read_bytes())
+    index = decoder(folder / "clip.bsq").index()
+    data[index[0].offset + 20] ^= 1
+    frames = list(bsqcodec.Decoder(io.BytesIO(bytes(data))).frames(3, 5))
+    assert len(frames) == 2
+    with pytest.raises(bsqcodec.FormatError):
+        list(bsqcodec.Decoder(io.BytesIO(bytes(data))).frames())
+
+
+def test_pipes(folder):
+    y4m = shell("decode", folder / "clip.bsq", "-", "--quiet").stdout
+    assert y4m.startswith(b"YUV4MPEG2 W64 H48")
+    coded = shell("encode", "-", "-", "--gop", 3, "--quiet", input=y4m)
+    assert coded.returncode == 0, coded.stderr
+    again = shell("decode", "-", "-", "--frames", "5:", "--quiet", input=coded.stdout)
+    assert again.stdout.count(b"FRAME") == 2
+
+
+def test_info_and_verify(folder, capsys):
+    run("info", folder / "clip.bsq", "--json", "--bits")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["width"], found["height"], found["frames"], found["gops"]) == (64, 48, 7, 3)
+    assert found["i_frames"] >= 3 and found["audio"]["codec"] == "aac" and found["duration"] == pytest.approx(0.28)
+    assert found["bytes"] == (folder / "clip.bsq").stat().st_size and found["bits"]["I"] > 0
+    run("info", folder / "clip.bsq")
+    assert "64x48" in capsys.readouterr().out
+    run("verify", folder / "clip.bsq")
+    assert "7 frames" in capsys.readouterr().out
+
+
+def test_rate_targets(folder, tmp_path):
+    run("encode", folder / "photo.png", tmp_path / "a.bsq", "--size", 1500, "--quiet")
+    assert 1300 < (tmp_path / "a.bsq").stat().st_size <= 1500
+    run("encode", folder / "clip.mp4", tmp_path / "v.bsq", "--bpp", 0.7, "--no-audio", "--quiet", "--gop", 2)
+    bits = 8 * (tmp_path / "v.bsq").stat().st_size / (7 * 48 * 64)
+    assert 0.4 < bits < 1.1
+
+
+def test_part_of_a_clip(folder, tmp_path):
+    run("encode", folder / "clip.mp4", tmp_path / "p.bsq", "--start", 0.08, "--duration", 0.12, "--quiet")
+    assert len(list(decoder(tmp_path / "p.bsq").frames())) == 3
+
+
+def test_api_in_memory():
+    picture = skdata.astronaut()[:40, :50]
+    data = bsqcodec.encode_image(picture, 80)
+    assert bsqcodec.decode_image(data).shape == picture.shape
+    assert len(bsqcodec.encode_image(picture, 20)) < len(data)
+
+
+# ---------------------------------------------------------------- what is wrong
+
+
+def fails(capsys, *words, match, code=1):
+    run(*words, code=code)
+    err = capsys.readouterr().err
+    assert match in err and "Traceback" not in err
+    if code == 1:
+        assert err.startswith("bsqcodec: ") and err.count("\n") == 1
+
+
+def test_bad_inputs(folder, tmp_path, capsys):
+    out = tmp_path / "o.bsq"
+    (tmp_path / "noise.bsq").write_bytes(np.random.default_rng(0).bytes(5000))
+    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
+    clip = (folder / "clip.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(clip[: len(clip) // 2])
+    stream = (folder / "clip.bsq").read_bytes()
+    (tmp_path / "newer.bsq").write_bytes(stream[:4] + b"\x09" + stream[5:])
+    (tmp_path / "cut.bsq").write_bytes(stream[: len(stream) // 2])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.mp4").write_text("hello")
+    fails(capsys, "encode", tmp_path / "no.mp4", out, match="no.mp4")
+    fails(capsys, "encode", tmp_path / "noise.mp4", out, match="noise.mp4")
+    fails(capsys, "encode", tmp_path / "text.mp4", out, match="text.mp4")
+    fails(capsys, "encode", tmp_path / "cut.mp4", out, match="cut.mp4")
+    fails(capsys, "encode", tmp_path / "empty", out, match="no images")
+    fails(capsys, "encode", folder / "photo.png", tmp_path / "no" / "o.bsq", match="does not exist")
+    fails(capsys, "encode", folder / "photo.png", folder / "clip.bsq", match="exists already")
+    fails(capsys, "encode", folder / "photo.png", out, "--model", "huge", match="no model 'huge'")
+    fails(capsys, "encode", folder / "photo.png", out, "--size", "many", match="not a size")
+    fails(capsys, "encode", folder / "photo.png", out, "-q", 0, match="1<=x<=100", code=2)
+    fails(capsys, "decode", tmp_path / "no.bsq", tmp_path / "x.png", match="no.bsq")
+    fails(capsys, "decode", tmp_path / "noise.bsq", tmp_path / "x.png", match="not a .bsq stream")
+    fails(capsys, "decode", tmp_path / "newer.bsq", tmp_path / "x.png", match="version 9")
+    fails(capsys, "decode", tmp_path / "cut.bsq", tmp_path / "x.mp4", match="cut short")
+    fails(capsys, "decode", folder / "clip.bsq", tmp_path / "x.png", match="one image")
+    fails(capsys, "decode", folder / "clip.bsq", tmp_path / "x.xyz", match=".mp4")
+    fails(capsys, "decode", folder / "clip.bsq", tmp_path / "x.mp4", "--frames", "90:", match="no such frames")
+    fails(capsys, "decode", folder / "clip.bsq", match="OUTPUT")
+    fails(capsys, "verify", tmp_path / "cut.bsq", match="cut short")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *("cut.bsq", "cut.mp4", "empty", "newer.bsq", "noise.bsq", "noise.mp4", "text.mp4")
+    ]
+
+
+def test_unknown_model_is_named(folder, tmp_path, capsys):
+    from bsqcodec.stream import StreamReader, StreamWriter
+
+    with open(folder / "clip.bsq", "rb") as file:
+        info = StreamReader(file).info
+    with open(tmp_path / "other.bsq", "wb") as file:
+        writer = StreamWriter(file, bytes(range(8)), info)
+        writer.gop([0], b"\x32abc")
+        writer.close()
+    fails(capsys, "decode", tmp_path / "other.bsq", tmp_path / "x.png", match="0001020304050607")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_full_disk(folder, capsys):
+    fails(capsys, "encode", folder / "photo.png", "/dev/full", "-f", match="No space")
+    fails(capsys, "decode", folder / "clip.bsq", "/dev/full", "-f", match="No space")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_half_way(tmp_path, signum):
+    write_video(tmp_path / "long.mp4", np.concatenate([moving(40, 96, 96)] * 5))
+    command = [sys.executable, "-m", "bsqcodec", "encode", str(tmp_path / "long.mp4"), str(tmp_path / "o.bsq")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not any(p.name.startswith(".o.bsq") for p in tmp_path.iterdir()):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0 and err == b"bsqcodec: interrupted\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["long.mp4"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX pipes")
+def test_broken_pipe(folder):
+    command = f"'{sys.executable}' -m bsqcodec decode '{folder / 'clip.bsq'}' - --quiet | head -c 100 >/dev/null"
+    done = subprocess.run(["bash", "-c", command + '; exit "${PIPESTATUS[0]}"'], capture_output=True, timeout=120)
+    assert done.returncode == 1 and done.stderr.count(b"\n") == 1 and done.stderr.startswith(b"bsqcodec: ")
+
+
+def test_help_is_quick_to_import():
+    code = "import sys, bsqcodec.__main__; sys.exit(bool({'torch', 'av', 'numpy', 'PIL'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_every_option_has_help():
+    from bsqcodec.__main__ import cli
+
+    for name in ("encode", "decode", "info", "verify", "bench", "compare"):
+        command = cli.get_command(None, name)
+        assert command.help and all(p.help for p in command.params if isinstance(p, click.Option)), name
