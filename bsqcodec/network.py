@@ -27,8 +27,7 @@ class Network(nn.Module):
         """Encode: (B, 3, H, W) pixels 0..255, sides multiples of 16, to (B, H/16, W/16, L) of 0.0 and 1.0."""
         quality = condition[1]
         y = self.encoder.coefficients(frame, reference, condition, self.step(quality))
-        mask = torch.stack([self.prior.active_mask(int(q)) for q in quality]).float()
-        return self.encoder.quantise(y) * mask[:, None, None]
+        return self.encoder.quantise(y) * self.prior.active_mask(quality)[:, None, None]
 
 
 @torch.no_grad()

@@ -96,11 +96,11 @@ class Prior(ExactModule):
                 self.group_slices.append(slice(side + start, side + start + n))
             start += n
 
-    def active_mask(self, quality: int) -> Tensor:
-        """bool (L,): which bits are coded at `quality`."""
-        counts = self.active[:, quality - 1].tolist()
-        one = [torch.arange(n, device=self.active.device) < c for n, c in zip(self.config.planes, counts)]
-        return torch.cat(one * 2)
+    def active_mask(self, quality: Tensor) -> Tensor:
+        """bool (..., L): which bits are coded at `quality`, int64 (...)."""
+        counts = self.active[:, quality - 1]
+        one = [torch.arange(n, device=counts.device) < c.unsqueeze(-1) for n, c in zip(self.config.planes, counts)]
+        return torch.cat(one * 2, -1)
 
     def inputs(self, previous: Tensor) -> Tensor:
         """previous: (B, Hc, Wc, 4, L) bits of the frame before (zeros: none). Returns (B, Hc, Wc, width)."""
@@ -151,7 +151,7 @@ class Prior(ExactModule):
         b, height, width, _ = previous.shape
         device = previous.device
         condition = (torch.full((b,), kind, device=device), torch.full((b,), quality, device=device))
-        mask = self.active_mask(quality)
+        mask = self.active_mask(condition[1][0])
         base = self.inputs(cells(pad_even(previous)))
         hc, wc = base.shape[1:3]
         bias = self.logit_bias(*condition).view(b, 1, 1, self.config.bits)

@@ -4,12 +4,16 @@ import json
 import logging
 import math
 import os
-import queue
 import signal
-import threading
+import sys
 import time
 import tomllib
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +64,9 @@ class TrainConfig:
     msssim: float = 0.5  # share of the distortion; the rest is MSE
     motion_lambda: float = 8.0
     checkpoint_minutes: float = 3.0
-    threads: int = 0  # 0: torch's own choice
+    threads: int = 0  # of torch on the CPU; 0: torch's own choice
+    workers: int = 2  # threads that make batches
+    device: str = "auto"  # the GPU if there is one; under torchrun each process takes one
     model: ModelConfig = field(default_factory=ModelConfig)
 
     @classmethod
@@ -120,9 +126,9 @@ def ssim_terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def msssim(x: Tensor, y: Tensor) -> Tensor:
     """MS-SSIM (Wang et al. 2003) with box windows, (B,); x, y: (B, 3, H, W) pixels 0..255. Four scales fit a crop."""
-    weights = torch.tensor([0.0448, 0.2856, 0.3001, 0.3695])
-    out = torch.ones(len(x))
-    for i, w in enumerate(weights.tolist()):
+    weights = (0.0448, 0.2856, 0.3001, 0.3695)
+    out = torch.ones(len(x), device=x.device)
+    for i, w in enumerate(weights):
         full, structure = ssim_terms(x, y)
         out = out * (full if i == len(weights) - 1 else structure).clamp(min=1e-4) ** w
         x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
@@ -133,33 +139,43 @@ class Trainer:
     def __init__(self, config: TrainConfig):
         self.config = config
         torch.manual_seed(config.seed)
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        name = config.device
+        if name == "auto":
+            name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(name)
+        if self.world > 1:
+            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         self.out = Path(config.out)
         self.out.mkdir(parents=True, exist_ok=True)
         photos = load_images(config.photos, max(config.crop, config.late_crop))
         strips = load_images(config.strips, config.late_crop) if config.strips else []
         self.sampler = Sampler(photos, [s for s in strips if s.shape[0] % s.shape[1] == 0])
         log.info("%d photographs, %d strips", len(photos), len(strips))
-        self.network = Network(config.model)
+        self.network = Network(config.model).to(self.device)
         self.step = 0
         self.elapsed = 0.0
         self.optimisers = self.make_optimisers()
         self.trained = {k: p for k, p in self.network.named_parameters() if p.requires_grad}
-        checkpoint = self.out / "checkpoint.pt"
-        if checkpoint.exists():
-            self.average = {}
-            self.load(checkpoint)
+        if self.checkpoint.exists():
+            self.average: dict[str, Tensor] = {}
+            self.load()
         else:
             self.start()
             self.average = {k: p.detach().clone() for k, p in self.trained.items()}
-        self.stop = False
+        self.stop = False  # set by SIGTERM
 
     def start(self) -> None:
         rng = np.random.default_rng([self.config.seed, 1 << 40])
         photos = np.stack([self.sampler.photo(rng, 256) for _ in range(400)])
         frames = np.stack([self.sampler.sequence(rng, 128, 2) for _ in range(200)])
-        now, before = to_tensor(frames[:, 1]), to_tensor(frames[:, 0])
+        now, before = self.tensor(frames[:, 1]), self.tensor(frames[:, 0])
         reference = compensate(before, search(now, before, self.config.motion_lambda))
-        initialise(self.network, to_tensor(photos).float(), (now.float(), reference))
+        initialise(self.network, self.tensor(photos).float(), (now.float(), reference))
+
+    def tensor(self, x: np.ndarray) -> Tensor:
+        """uint8 (B, H, W, 3) -> (B, 3, H, W) on the device."""
+        return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).to(self.device)
 
     def make_optimisers(self) -> list[torch.optim.Optimizer]:
         c, n = self.config, self.network
@@ -221,7 +237,7 @@ class Trainer:
     def batch(self, step: int, late: bool) -> Tensor:
         """uint8 (images, unroll, 3, S, S); only the first `sequences` have more than one distinct frame."""
         c = self.config
-        rng = np.random.default_rng([c.seed, step])
+        rng = np.random.default_rng([c.seed, step, 0, self.rank])
         size = c.late_crop if late else c.crop
         scale = (c.crop / size) ** 2
         images, sequences = max(2, round(c.images * scale)), max(1, round(c.sequences * scale))
@@ -239,8 +255,9 @@ class Trainer:
         logits = n.prior(hard, previous, condition).clamp(-11.1, 11.1)
         # the gradient of the target -logit * t is the rate's gradient in the bits, passed straight through
         rate = F.softplus(logits) - bits * logits
-        mask = torch.stack([n.prior.active_mask(int(q)) for q in condition[1]]).float()[:, None, None]
-        bpp = (rate * mask).sum((1, 2, 3)) / (math.log(2) * frame.shape[2] * frame.shape[3])
+        bpp = (rate * n.prior.active_mask(condition[1])[:, None, None]).sum((1, 2, 3)) / (
+            math.log(2) * frame.shape[2] * frame.shape[3]
+        )
         shown = decoded.clamp(0, 255)
         mse = (shown - frame).square().mean((1, 2, 3))
         similarity = msssim(shown, frame)
@@ -261,13 +278,14 @@ class Trainer:
 
     def train_step(self, batch: Tensor) -> dict:
         c = self.config
-        rng = np.random.default_rng([c.seed, self.step, 1])
+        rng = np.random.default_rng([c.seed, self.step, 1, self.rank])
+        batch = batch.to(self.device)
         frames = batch.float()
-        quality = torch.from_numpy(rng.integers(1, 101, len(batch)))
-        kind = torch.zeros(len(batch), dtype=torch.int64)
+        quality = torch.from_numpy(rng.integers(1, 101, len(batch))).to(self.device)
+        kind = torch.zeros_like(quality)
         first = frames[:, 0]
         shape = (len(batch), first.shape[2] // TOKEN, first.shape[3] // TOKEN, c.model.bits)
-        previous = torch.zeros(shape)
+        previous = torch.zeros(shape, device=self.device)
         loss, pixels, bits, m = self.loss(first, torch.full_like(first, GRAY), previous, (kind, quality))
         total = loss
         loss.backward()
@@ -288,6 +306,8 @@ class Trainer:
                 records[k] += v.tolist()
         if not math.isfinite(total.item()):
             raise BsqError(f"the loss is {total.item()} at step {self.step}; the last checkpoint is kept")
+        if self.world > 1:
+            self.share_gradients()
         torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
         lr = self.learning_rate()
         for o in self.optimisers:
@@ -300,6 +320,14 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.values()), list(self.trained.values()), 1 - decay)
         return records
 
+    def share_gradients(self) -> None:
+        """Replace every gradient by its mean over the processes."""
+        gradients = [p.grad for p in self.trained.values() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients]) / self.world
+        torch.distributed.all_reduce(flat)
+        for g, mean in zip(gradients, flat.split([g.numel() for g in gradients])):
+            g.copy_(mean.view_as(g))
+
     def state(self) -> dict:
         return {
             "network": self.network.state_dict(),
@@ -311,15 +339,21 @@ class Trainer:
         }
 
     @property
+    def checkpoint(self) -> Path:
+        return self.out / "checkpoint.pt"
+
+    @property
     def model_path(self) -> Path:
         return self.out / f"{self.config.model.name}.safetensors"
 
     def save(self) -> None:
         """Beside, then rename: a full disk or a kill leaves the last checkpoint whole."""
+        if self.rank:
+            return
         averaged = Network(self.config.model)
         averaged.load_state_dict(self.network.state_dict() | self.average)
         for path, write in (
-            (self.out / "checkpoint.pt", lambda path: torch.save(self.state(), path)),
+            (self.checkpoint, lambda path: torch.save(self.state(), path)),
             (self.model_path, lambda path: save_model(averaged, path)),
         ):
             partial = path.with_suffix(".partial")
@@ -331,9 +365,10 @@ class Trainer:
             finally:
                 partial.unlink(missing_ok=True)
 
-    def load(self, path: Path) -> None:
+    def load(self) -> None:
+        path = self.checkpoint
         try:
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as e:
             raise BsqError(f"{path} is not a readable checkpoint") from e
         if ModelConfig.from_dict(state["model"]) != self.config.model:
@@ -347,56 +382,81 @@ class Trainer:
     def run(self) -> None:
         c = self.config
         previous = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stop", True))
-        batches: queue.Queue = queue.Queue(4)
-        late_step = threading.Event()
-
-        def produce(step: int) -> None:
-            while not self.stop:
-                batch = self.batch(step, late_step.is_set())
-                while not self.stop:
-                    try:
-                        batches.put((step, batch), timeout=1)
-                        break
-                    except queue.Full:
-                        pass
-                step += 1
-
-        threading.Thread(target=produce, args=(self.step,), daemon=True).start()
-        saved = time.monotonic()
+        saved = told = time.monotonic()
+        recent: list[dict] = []
+        log_file = self.out / f"log{self.rank or ''}.jsonl"
         try:
-            with open(self.out / "log.jsonl", "a") as out:
-                while self.progress() < 1 and self.elapsed < 60 * c.minutes and not self.stop:
+            with (
+                open(log_file, "a") as out,
+                ThreadPoolExecutor(c.workers) as pool,
+                closing(self.batches(pool)) as batches,
+            ):
+                while self.progress() < 1 and not self.stopped():
                     began = time.monotonic()
-                    if self.progress() >= 1 - c.late:
-                        late_step.set()
                     rounding, bf16 = self.progress() >= 1 - c.rounding, self.progress() < c.bf16
                     set_arithmetic(self.network.encoder, False, bf16)
                     set_arithmetic(self.network.decoder, rounding, bf16)
                     set_arithmetic(self.network.prior, rounding, bf16)
-                    _, batch = batches.get()
-                    records = self.train_step(batch)
+                    records = self.train_step(next(batches))
                     self.elapsed += time.monotonic() - began
                     self.step += 1
-                    out.write(
-                        json.dumps({"step": self.step, "elapsed": round(self.elapsed, 1), **rounded(records)}) + "\n"
-                    )
+                    line = {"step": self.step, "elapsed": round(self.elapsed, 1), **rounded(records)}
+                    out.write(json.dumps(line) + "\n")
                     out.flush()
-                    if time.monotonic() - saved > 60 * c.checkpoint_minutes:
+                    recent.append(records)
+                    now = time.monotonic()
+                    if now - told > 10:
+                        self.tell(recent)
+                        recent, told = [], now
+                    if now - saved > 60 * c.checkpoint_minutes:
                         self.save()
-                        saved = time.monotonic()
+                        saved = now
             self.save()
         finally:
-            self.stop = True
             signal.signal(signal.SIGTERM, previous)
+
+    def stopped(self) -> bool:
+        """Whether to end now: by a signal, or because the time is over. All processes agree."""
+        stop = self.stop or self.elapsed >= 60 * self.config.minutes
+        if self.world > 1:
+            flag = torch.tensor([float(stop), self.elapsed], device=self.device)
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+            stop, self.elapsed = bool(flag[0]), float(flag[1])
+        return stop
+
+    def batches(self, pool: ThreadPoolExecutor) -> Generator[Tensor]:
+        """The batches from the present step on, made ahead. Their order does not depend on the threads."""
+        ahead = 2 * self.config.workers
+        late = self.progress() >= 1 - self.config.late
+        queue = deque(pool.submit(self.batch, self.step + i, late) for i in range(ahead))
+        try:
+            for step in count(self.step + ahead):
+                if not late and self.progress() >= 1 - self.config.late:
+                    late = True
+                    queue = deque(pool.submit(self.batch, step - ahead + i, late) for i in range(ahead))
+                yield queue.popleft().result()
+                queue.append(pool.submit(self.batch, step, late))
+        finally:
+            for future in queue:
+                future.cancel()
+
+    def tell(self, recent: list[dict]) -> None:
+        """A line on standard error: where the run is, and rate and PSNR of the last steps, I and P frames."""
+        if self.rank:
+            return
+        kinds = np.concatenate([r["kind"] for r in recent])
+        bpp, mse = (np.concatenate([r[name] for r in recent]) for name in ("bpp", "mse"))
+        cost = np.concatenate([r["cost"] for r in recent]).mean()
+        parts = [f"step {self.step}, {100 * self.progress():.0f} %, cost {cost:.3f}"]
+        for kind, name in enumerate("IP"):
+            if (chosen := kinds == kind).any():
+                psnr = (10 * np.log10(255**2 / np.maximum(mse[chosen], 1e-3))).mean()
+                parts.append(f"{name} {bpp[chosen].mean():.3f} bpp {psnr:.2f} dB")
+        print(", ".join(parts), file=sys.stderr, flush=True)
 
 
 def rounded(records: dict) -> dict:
     return {k: [round(x, 4) for x in v] for k, v in records.items()}
-
-
-def to_tensor(x: np.ndarray) -> Tensor:
-    """uint8 (B, H, W, 3) -> (B, 3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
 
 
 def train(path: str, minutes: float | None = None) -> str:
@@ -411,14 +471,13 @@ def train(path: str, minutes: float | None = None) -> str:
     if config.threads:
         torch.set_num_threads(config.threads)
     trainer = Trainer(config)
-    (trainer.out / "config.json").write_text(json.dumps(asdict(config), indent=1))
+    if not trainer.rank:
+        (trainer.out / "config.json").write_text(json.dumps(asdict(config), indent=1))
     trainer.run()
     return f"step {trainer.step}, {trainer.elapsed / 60:.1f} minutes: {trainer.model_path}"
 
 
 if __name__ == "__main__":
-    import sys
-
     logging.basicConfig(level=logging.INFO)
     try:
         print(train(sys.argv[1]))

@@ -1,12 +1,20 @@
 """The benchmark: metrics, BD-rate, data sets, anchors, the runner and the commands, on generated and bundled images."""
 
+import hashlib
 import importlib.util
 import io
 import json
 import math
+import os
 import shutil
+import signal
 import stat
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +30,7 @@ import skimage.data
 from click.testing import CliRunner
 from PIL import Image
 
-from bsqcodec import colour
+from bsqcodec import api, colour, model, stream
 from bsqcodec.bench import anchors, bdrate, datasets, metrics, report, runner
 from bsqcodec.bench.command import bench, compare
 from bsqcodec.errors import BsqError
@@ -184,6 +192,57 @@ def test_st_lpips(astronaut):
     assert metrics.st_lpips(crop, crop) == pytest.approx(0, abs=1e-6)
     assert metrics.st_lpips(crop, noisy(crop, 30)) > metrics.st_lpips(crop, noisy(crop, 10)) > 0
     assert "torchvision" not in sys.modules or importlib.util.find_spec("torchvision")
+    other = noisy(crop, 30)
+    expected = lpips_in_numpy(metrics._st_lpips_network().state_dict(), crop, other, blurred_pool)
+    assert metrics.st_lpips(crop, other) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.skipif(metrics._missing_lpips() != "", reason="lpips or its weights are not here")
+def test_lpips(astronaut):
+    crop, other = astronaut[:64, :64], noisy(astronaut[:64, :64], 30)
+    expected = lpips_in_numpy(metrics._lpips_network().state_dict(), crop, other, lambda x: max_pool(x)[:, ::2, ::2])
+    assert metrics.lpips(crop, other) == pytest.approx(expected, rel=1e-3)
+    assert metrics.lpips(crop, crop) == pytest.approx(0, abs=1e-6)
+
+
+def lpips_in_numpy(weights, a: np.ndarray, b: np.ndarray, pool) -> float:
+    """The distance of Zhang et al. 2018 on VGG's features; `pool` stands between its stages."""
+    windows = np.lib.stride_tricks.sliding_window_view
+    weights = {name: w.numpy() for name, w in weights.items()}
+    both = []
+    for image in (a, b):
+        x = image.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
+        x = (x - np.float32((-0.030, -0.088, -0.188))[:, None, None]) / np.float32((0.458, 0.448, 0.450))[:, None, None]
+        both.append(x)
+    total = 0.0
+    for stage in range(5):
+        prefix = f"net.slice{stage + 1}."
+        layers = sorted(int(n.split(".")[2]) for n in weights if n.startswith(prefix) and n.endswith(".bias"))
+        for i, x in enumerate(both):
+            x = pool(x) if stage else x
+            for layer in layers:
+                shifted = windows(np.pad(x, ((0, 0), (1, 1), (1, 1))), (3, 3), (1, 2))
+                x = np.tensordot(weights[f"{prefix}{layer}.weight"], shifted, ((1, 2, 3), (0, 3, 4)))
+                x = np.maximum(x + weights[f"{prefix}{layer}.bias"][:, None, None], 0)
+            both[i] = x
+        p, q = (x / np.sqrt((x * x).sum(0) + 1e-20) for x in both)
+        linear = weights[f"lin{stage}.model.1.weight"].reshape(-1)
+        total += float(np.tensordot(linear, (p - q) ** 2, 1).mean())
+    return total
+
+
+def max_pool(x: np.ndarray) -> np.ndarray:
+    """Over 2x2, at every position."""
+    x = np.maximum(x[:, 1:], x[:, :-1])
+    return np.maximum(x[:, :, 1:], x[:, :, :-1])
+
+
+def blurred_pool(x: np.ndarray) -> np.ndarray:
+    """Zhang 2019: a maximum at every position, a binomial filter, every other sample; two more on each side."""
+    x = np.pad(max_pool(x), ((0, 0), (2, 2), (2, 2)), "reflect")
+    x = x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]
+    x = x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]
+    return x[:, ::2, ::2] / 16
 
 
 def test_vmaf_through_ffmpeg(astronaut, tmp_path, monkeypatch):
@@ -244,6 +303,30 @@ def test_raw_video(clip):
     (clip.parent / "nameless.yuv").rename(clip)
 
 
+@pytest.mark.parametrize("name,codec", [("a.y4m", "wrapped_avframe"), ("a.mkv", "ffv1"), ("a.mp4", "libx264")])
+@pytest.mark.parametrize("matrix", [colour.BT709, colour.BT601])
+def test_video_files(name, codec, matrix, astronaut, tmp_path):
+    import av
+
+    with av.open(str(tmp_path / name), "w", format="yuv4mpegpipe" if name == "a.y4m" else None) as container:
+        video = container.add_stream(codec, rate=Fraction(30000, 1001), options={"crf": "0"} if codec[0] == "l" else {})
+        context = video.codec_context
+        context.width, context.height, context.pix_fmt = 64, 48, "yuv444p"
+        context.colorspace, context.color_range = matrix, 1
+        for i in range(3):
+            # y4m cannot tell its matrix
+            used = colour.BT709 if name == "a.y4m" else matrix
+            frame = colour.to_yuv(astronaut[i : i + 48, :64], "yuv444p", used)
+            frame.pts = i
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+    item = datasets.probe(tmp_path / name)
+    assert (item.width, item.height, item.kind) == (64, 48, "video") and item.fps == pytest.approx(29.97, abs=1e-3)
+    frames = list(datasets.frames_of(Path(item.path)))
+    assert len(frames) == 3
+    assert all(metrics.psnr(astronaut[i : i + 48, :64], frame) > 45 for i, frame in enumerate(frames))
+
+
 def test_colour_round_trip(astronaut):
     assert metrics.psnr(astronaut, colour.to_rgb(colour.to_yuv(astronaut, "yuv444p"))) > 50
     gray = np.full((16, 16, 3), 200, np.uint8)
@@ -262,6 +345,10 @@ def test_folder_of_frames_is_a_video(tmp_path, astronaut):
 def test_registry_counts():
     for known in datasets.REGISTRY.values():
         assert len(known.items) in (0, known.count)
+        assert known.source.startswith("https://") and known.note
+        assert len(known.sha256) == (known.count if known.url else 0)
+        for item in known.items:
+            assert item.width * item.height and (item.fps and item.frames > 1) == (known.kind == "video")
     assert {i.fps for i in datasets.REGISTRY["mcl-jcv"].items} == {24, 25, 30}
 
 
@@ -273,6 +360,11 @@ def test_registered_set_in_a_root(tmp_path):
     listing = datasets.load("hevc-d", str(tmp_path))
     assert [i.name for i in listing.items] == ["RaceHorses_416x240_30"]
     assert listing.problems == ("hevc-d lacks BasketballPass, BlowingBubbles, BQSquare",)
+    (folder / "RaceHorses_416x240_30.yuv").rename(folder / "RaceHorses_416x240.yuv")  # no rate: the registered one
+    (folder / "BQSquare_240x416_60.yuv").write_bytes(bytes(416 * 240 * 3 // 2))
+    listing = datasets.load("hevc-d", str(tmp_path))
+    assert [i.fps for i in listing.items] == [30]
+    assert listing.problems[1] == "BQSquare_240x416_60 is 240x416; in hevc-d it is 416x240"
 
 
 def test_missing_set_exits_2(tmp_path):
@@ -287,6 +379,33 @@ def test_download_checks_what_it_gets(tmp_path, monkeypatch):
     with pytest.raises(BsqError, match="SHA-256 differs"):
         datasets.load("kodak", str(tmp_path), download=True)
     assert not list((tmp_path / "kodak").iterdir())
+
+
+def test_download_fetches_what_is_missing(tmp_path, monkeypatch):
+    data = {}
+    for i in (1, 2):
+        file = io.BytesIO()
+        Image.fromarray(np.full((8, 16, 3), 50 * i, np.uint8)).save(file, "PNG")
+        data[f"https://example.org/{i}.png"] = file.getvalue()
+    fetched = []
+    monkeypatch.setattr(
+        datasets.urllib.request, "urlopen", lambda url, timeout: fetched.append(url) or io.BytesIO(data[url])
+    )
+    known = datasets.DataSet(
+        *("two", "image", "https://example.org", "2 images", 2),
+        tuple(datasets.Sequence(name, 16, 8) for name in "12"),
+        "https://example.org/{name}.png",
+        tuple(hashlib.sha256(d).hexdigest()[:16] for d in data.values()),
+    )
+    monkeypatch.setitem(datasets.REGISTRY, "two", known)
+    listing = datasets.load("two", str(tmp_path), download=True)
+    assert [i.name for i in listing.items] == ["1", "2"] and not listing.problems and fetched == list(data)
+    (tmp_path / "two" / "2.png").unlink()
+    datasets.load("two", str(tmp_path), download=True)
+    assert fetched[2:] == ["https://example.org/2.png"]
+    (tmp_path / "two" / "1.png").write_bytes(data["https://example.org/2.png"])
+    with pytest.raises(BsqError, match="delete it to fetch it"):
+        datasets.load("two", str(tmp_path), download=True)
 
 
 # ---------------------------------------------------------------------------------------------------------- anchors
@@ -385,10 +504,56 @@ def test_runner_in_processes_and_on_dask_gives_the_same(pictures, tmp_path):
     assert [(r["bytes"], r["metrics"]) for r in records] == expected
 
 
+def test_a_worker_that_differs_refuses(pictures):
+    (task, *_) = simple_tasks(pictures)
+    error = runner.run_task(replace(task, options="Pillow 0.1"))["error"]
+    assert error.startswith("the worker would run Pillow ") and error.endswith(", not Pillow 0.1")
+
+
+class Fatal(anchors.Identity):
+    """Ends its process."""
+
+    def encode(self, frames, fps, point):
+        os._exit(1)
+
+
+def test_a_worker_that_dies(pictures, tmp_path):
+    items = datasets.load(str(pictures)).items
+    with pytest.raises(BsqError, match="a worker process died"):
+        runner.run(runner.tasks_for(items, [Fatal()], {}, ("psnr",), 1, 1), tmp_path, jobs=2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_interrupted_command(pictures, tmp_path, jobs):
+    """Ctrl-C ends all processes in one line; what was finished is not run again."""
+    base = ["--dataset", str(pictures), "--codecs", "webp", "--metrics", "psnr", "--no-crops", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "bsqcodec", "bench", *base, "--jobs", str(jobs)]
+    command += ["--points", "webp=" + ",".join(f"{i / 9:.4f}" for i in range(900))]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    cache = tmp_path / runner.CACHE
+    while process.poll() is None and not (cache.exists() and cache.read_bytes().count(b"\n") > 2):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    # which waits for the end of every process that has the pipe, so no worker is left behind
+    assert process.communicate(timeout=120)[1].splitlines()[-1] == "bsqcodec: interrupted"
+    assert process.returncode == 130
+    before = cache.read_bytes()
+    done = [r["point"] for r in runner.read_cache(cache).values() if r["item"] == "one"]
+    assert done and before.count(b"\n") < 1800
+    points = "webp=" + ",".join(f"{p:.4f}" for p in done)
+    assert run("bench", *base, "--items", "one", "--points", points)[0] == 0
+    assert cache.read_bytes() == before
+
+
 def test_identity_codec(pictures, tmp_path):
     task = simple_tasks(pictures)[2]
     (record,) = runner.run([task], tmp_path)
     assert record["codec"] == "identity" and record["bpp"] == 24 and record["metrics"]["psnr-rgb"] == math.inf
+    base = ["--dataset", pictures, "--codecs", "identity", "--metrics", "psnr,ms-ssim", "--no-crops"]
+    assert run("bench", *base, "--out", tmp_path)[0] == 0
+    results = json.loads((tmp_path / f"{pictures.stem}-identity.json").read_text())["results"]
+    assert results["psnr-rgb"] == [math.inf] and results["ms-ssim-rgb"] == [pytest.approx(1)]
 
 
 def test_averages(pictures, tmp_path):
@@ -464,10 +629,23 @@ def test_bench_writes_results_that_can_be_read_back(pictures, tmp_path):
     for suffix in ("png", "svg"):
         assert (tmp_path / "a" / f"{pictures.stem}-psnr-rgb.{suffix}").stat().st_size > 1000
     published = tmp_path / "a" / f"{pictures.stem}-webp.json"
+    assert curve_as_compressai_reads_it(published, "ms-ssim-rgb")["xs"] == saved["results"]["bpp"]
+    tables = json.loads((tmp_path / "a" / f"{pictures.stem}-bd.json").read_text())["webp, each item"]["psnr-rgb"]
+    for kind in ("bd-rate-percent", "bd-quality"):
+        assert set(tables[kind]) == {"one", "two"} and {"value", "low", "high"} <= tables[kind]["one"]["jpeg"].keys()
+        assert "2 points" in tables[kind]["one"]["h264"]["refused"]
     status, output = run(*base, *points, "--published", published, "--out", tmp_path / "a")
     assert status == 0
     page = (tmp_path / "a" / f"{pictures.stem}.html").read_text()
     assert f"{pictures.stem}-webp (published)" in page and "2 points; at least 4 are needed" in page
+
+
+def curve_as_compressai_reads_it(path: Path, metric: str) -> dict:
+    """What compressai.utils.plot does with a file."""
+    data = json.loads(path.read_text())
+    if "results" not in data or "bpp" not in data["results"] or metric not in data["results"]:
+        raise ValueError(path)
+    return {"name": data.get("name", path.stem), "xs": data["results"]["bpp"], "ys": data["results"][metric]}
 
 
 def test_published_formats(tmp_path):
@@ -479,6 +657,11 @@ def test_published_formats(tmp_path):
     assert notes == ["published table.json skipped: not in CompressAI's format"]
     curves, notes = report.read_published(tmp_path, "kodak")
     assert not curves and len(notes) == 2
+    for i, lists in enumerate(({"psnr-rgb": [30]}, {"psnr-rgb": [30, "x"]}, {"psnr-rgb": 30}, {})):
+        text = json.dumps({"results": {"bpp": [1, 2], "ms-ssim-rgb": [0.9, 0.95]} | lists})
+        (tmp_path / f"odd{i}.json").write_text(text)
+    curves, notes = report.read_published(tmp_path, "kodak")
+    assert list(curves) == ["odd3 (published)"] and "odd0.json skipped: its lists" in notes[0]
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(BsqError, match="is not JSON"):
         report.read_published(tmp_path, "kodak")
@@ -501,17 +684,59 @@ def test_compare(pictures, clip, tmp_path):
     assert "broken or not a video" in run("compare", clip, tmp_path / "bad.mkv")[1]
 
 
-def test_ours(network, pictures, clip, tmp_path, monkeypatch):
-    from bsqcodec import model
+# ------------------------------------------------------------------------------------------------------------- ours
 
+
+@pytest.fixture
+def ours(network, monkeypatch) -> Iterator[model.Model]:
+    """A model that is found under the name "tiny", and by its id."""
     ready = model.Model(network, "tiny")
-    monkeypatch.setattr(anchors, "_model", lambda name, device: (ready, 0.25))
-    codec = anchors.Bsq(anchors.Settings(gop=2))
-    assert "tiny" not in codec.options() and "weights" in codec.options()
+    loads = []
+    monkeypatch.setattr(anchors, "load_model", lambda name, device: loads.append(name) or ready)
+    monkeypatch.setattr(api, "find_model", lambda identity, device: ready)
+    anchors._model.cache_clear()
+    anchors._digest.cache_clear()
+    yield ready
+    assert loads == ["tiny"]  # once a process
+    anchors._model.cache_clear()
+    anchors._digest.cache_clear()
+
+
+def test_ours_is_a_file(ours, pictures, clip, tmp_path):
+    codec = anchors.Bsq(anchors.Settings(gop=2, model="tiny"))
     listing = datasets.load(str(clip))
     (record,) = runner.run(runner.tasks_for(listing.items, [codec], {"bsq": (50,)}, ("psnr",), 3, 1), tmp_path)
-    assert record["frames"] == 3 and record["load_seconds"] == 0.25 and math.isfinite(record["metrics"]["psnr-rgb"])
+    assert record["frames"] == 3 and record["load_seconds"] > 0 and math.isfinite(record["metrics"]["psnr-rgb"])
+    assert record["device"] == "cpu" and record["threads"] == 1
     source = list(datasets.frames_of(clip, 3))
-    chunks = codec.encode(iter(source), 30, 50)
-    assert sum(map(len, chunks)) == record["bytes"]
-    assert [f.shape for f in codec.decode(chunks, 48, 64)] == [(48, 64, 3)] * 3
+    (data,) = codec.encode(iter(source), 30, 50)
+    assert len(data) == record["bytes"]
+    decoder = api.Decoder(io.BytesIO(data))
+    assert decoder.info.frame_rate == 30 and [e.first for e in decoder.index()] == [0, 2]
+    decoded = list(codec.decode([data], 48, 64))
+    assert all(np.array_equal(a.rgb, b) for a, b in zip(decoder.frames(), decoded, strict=True))
+    (tmp_path / "pan.bsq").write_bytes(data)
+    status, output = run("compare", clip, tmp_path / "pan.bsq", "--metrics", "psnr", "--frames", 3)
+    assert status == 0 and float(output.split()[1]) == pytest.approx(record["metrics"]["psnr-rgb"], abs=1e-4)
+
+    picture = np.asarray(Image.open(pictures / "one.png"))[:40, :33]
+    (data,) = codec.encode(iter([picture]), 0, 50)
+    assert data == api.encode_image(picture, 50, ours)
+    with pytest.raises(BsqError, match="not a whole number"):
+        codec.encode(iter([picture]), 0, 50.5)
+
+
+def test_key_of_ours_tells_weights_and_versions_apart(ours, pictures, monkeypatch):
+    def key() -> str:
+        anchors._digest.cache_clear()
+        codec = anchors.Bsq(anchors.Settings(model="tiny"))
+        (task,) = runner.tasks_for(datasets.load(str(pictures / "one.png")).items, [codec], {"bsq": (50,)}, (), 1, 1)
+        return task.key
+
+    keys = [key(), key()]
+    assert keys[0] == keys[1] and ours.id.hex() in keys[0] and "model tiny" in keys[0]
+    next(ours.network.encoder.parameters()).data.view(-1)[0] += 1
+    keys.append(key())
+    monkeypatch.setattr(stream, "VERSION", stream.VERSION + 1)
+    keys.append(key())
+    assert len(set(keys)) == 3

@@ -58,7 +58,7 @@ def test_page_in_chromium(page, tmp_path):
     (tmp_path / "page.html").write_text(probed)
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     command += ["--virtual-time-budget=3000", "--dump-dom", (tmp_path / "page.html").as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
     found = json.loads(re.search(r'data-found="([^"]*)"', dom)[1].replace("&quot;", '"'))
     assert found["errors"] == []
     assert "50%" in found["before"][0] and "80%" in found["after"][0] and found["before"][1] != found["after"][1]

@@ -19,7 +19,7 @@ def condition(batch=1):
 def random_bits(network, batch, height, width, seed=0):
     g = torch.Generator().manual_seed(seed)
     bits = torch.rand(batch, height, width, TINY.bits, generator=g) < 0.3
-    return bits * network.prior.active_mask(QUALITY).float()
+    return bits * network.prior.active_mask(torch.tensor(QUALITY)).float()
 
 
 def steps(prior, previous, bits):
@@ -92,7 +92,7 @@ def test_prior_all_at_once_equals_step_by_step(frozen):
     bits, previous = random_bits(frozen, 1, 9, 11), random_bits(frozen, 1, 9, 11, 1)
     logits = prior(pad_even(bits), pad_even(previous), condition())[:, :9, :11] * 4096
     p = prior.probabilities(logits)
-    mask = prior.active_mask(QUALITY)
+    mask = prior.active_mask(torch.tensor(QUALITY))
     seen = iter(steps(prior, previous, bits))
     for i, j in PHASES:
         for group in prior.group_slices:
@@ -144,13 +144,13 @@ def test_prior_is_causal(frozen):
     prior = frozen.prior
     bits, previous = random_bits(frozen, 1, 8, 8), random_bits(frozen, 1, 8, 8, 1)
     before = steps(prior, previous, bits)
-    groups = [g for g in prior.group_slices if prior.active_mask(QUALITY)[g].any()]
+    groups = [g for g in prior.group_slices if prior.active_mask(torch.tensor(QUALITY))[g].any()]
     changed_later = 0
     for k, (i, j) in enumerate(PHASES):
         for n, group in enumerate(groups):
             other = bits.clone()
             block = other[:, i::2, j::2, group]
-            block[:] = (1 - block) * prior.active_mask(QUALITY)[group].float()
+            block[:] = (1 - block) * prior.active_mask(torch.tensor(QUALITY))[group].float()
             after = steps(prior, previous, other)
             now = k * len(groups) + n
             assert all(torch.equal(a, b) for a, b in zip(before[: now + 1], after[: now + 1]))

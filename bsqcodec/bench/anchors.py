@@ -1,20 +1,26 @@
 """The codecs that are compared: what each is called, which options it runs with, how it encodes and decodes.
 
 A codec turns frames into chunks of bytes, whose total length is the rate, and chunks into frames. Image codecs give
-one chunk a frame, video codecs one elementary stream with its headers (no container).
+one chunk a frame, video codecs one elementary stream with its headers (no container), ours one whole .bsq file.
 """
 
 import functools
+import hashlib
 import io
+import itertools
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import colour
+from .. import colour, stream
+from ..api import Decoder, Encoder, device_of
 from ..errors import BsqError
+from ..info import MediaInfo
+from ..model import Model, load_model
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Settings:
         mode: "low-delay" (no B frames, no look-ahead) or "random-access" (the encoder's own defaults).
         pixel_format: of the video anchors, "yuv420p" or "yuv444p".
         model: name of our model.
-        device: torch device of our codec.
+        device: of our codec: "auto", "cpu" or "cuda".
     """
 
     gop: int = 32
@@ -67,8 +73,12 @@ class Codec:
         """Get ready; returns the seconds that it took."""
         return 0.0
 
+    def device(self) -> str:
+        """Where it runs."""
+        return "cpu"
+
     def encode(self, frames: Iterable[np.ndarray], fps: float, point: float) -> list[bytes]:
-        """Encode frames, uint8 (H, W, 3) RGB."""
+        """Encode frames, uint8 (H, W, 3) RGB; `fps` 0 is a still image."""
         raise NotImplementedError
 
     def decode(self, chunks: list[bytes], height: int, width: int) -> Iterator[np.ndarray]:
@@ -194,7 +204,7 @@ class VideoCodec(Codec):
         import av
 
         fixed = " ".join(f"-{k} {v}" for k, v in self.encoder_options().items())
-        version = f"PyAV {av.__version__}, {self.encoder}"
+        version = f"PyAV {av.__version__} (FFmpeg {av.ffmpeg_version_info}), {self.encoder}"
         return f"{version} {self.settings.pixel_format} BT.709 limited range, 1 thread: {fixed}"
 
     def encoder_options(self) -> dict[str, str]:
@@ -284,54 +294,60 @@ class Av1(VideoCodec):
 
 
 @functools.lru_cache(1)
-def _model(name: str, device: str) -> tuple[Any, float]:
-    """Our model and the seconds that loading took."""
-    from ..model import load_model
-
+def _model(name: str, device: str) -> tuple[Model, float]:
+    """Our model, loaded once a process, and the seconds that loading took."""
     start = time.perf_counter()
-    model = load_model(name, device=device)
+    model = load_model(name, device_of(device))
     return model, time.perf_counter() - start
 
 
+@functools.lru_cache(1)
+def _digest(model: Model) -> str:
+    """Of all weights; the model's id leaves the encoder out."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.network.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
 class Bsq(Codec):
-    """Ours: one chunk a group of pictures, its payload after 4 bytes that count its frames."""
+    """Ours, through the public API: one .bsq file an item."""
 
     name, label = "bsq", "bsqcodec"
     points = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
 
-    def options(self) -> str:
-        import hashlib
+    @property
+    def model(self) -> Model:
+        return _model(self.settings.model, self.settings.device)[0]
 
-        model, _ = _model(self.settings.model, self.settings.device)
-        digest = hashlib.sha256()
-        for name, tensor in sorted(model.network.state_dict().items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-        weights = f"model {self.settings.model} (weights {digest.hexdigest()[:12]})"
-        return f"{weights}, {self.settings.device}, gop {self.settings.gop}, payloads and 4 bytes each, no container"
+    def options(self) -> str:
+        model = self.model
+        weights = f"model {model.name} (id {model.id.hex()}, weights {_digest(model)})"
+        return f".bsq file of stream version {stream.VERSION}, {weights}, {model.device}, gop {self.settings.gop}"
 
     def load(self) -> float:
         return _model(self.settings.model, self.settings.device)[1]
 
-    def encode(self, frames, fps, point):
-        from ..codec import GopEncoder
+    def device(self) -> str:
+        return str(self.model.device)
 
-        model, _ = _model(self.settings.model, self.settings.device)
-        chunks, encoder, count = [], None, 0
-        for frame in frames:
-            if encoder is None or count == self.settings.gop:
-                if encoder:
-                    chunks.append(count.to_bytes(4, "little") + encoder.finish())
-                encoder, count = GopEncoder(model, *frame.shape[:2]), 0
-            encoder.push(frame, int(point))
-            count += 1
-        return [*chunks, count.to_bytes(4, "little") + encoder.finish()] if encoder else []
+    def encode(self, frames, fps, point):
+        if point != int(point):
+            raise BsqError(f"quality {point:g} is not a whole number")
+        frames = iter(frames)
+        first = next(frames)
+        rate = Fraction(fps).limit_denominator(1001) if fps else None
+        info = MediaInfo(first.shape[1], first.shape[0], 1 / rate if rate else Fraction(1, 25), rate)
+        file = io.BytesIO()
+        encoder = Encoder(file, info, self.model, int(point), self.settings.gop)
+        for t, frame in enumerate(itertools.chain([first], frames)):
+            encoder.write(frame, t)
+        encoder.close()
+        return [file.getvalue()]
 
     def decode(self, chunks, height, width):
-        from ..codec import decode_gop
-
-        model, _ = _model(self.settings.model, self.settings.device)
-        for chunk in chunks:
-            yield from decode_gop(model, chunk[4:], height, width, int.from_bytes(chunk[:4], "little"))
+        for frame in Decoder(io.BytesIO(chunks[0]), model=self.model).frames():
+            yield frame.rgb
 
 
 CODECS: dict[str, type[Codec]] = {c.name: c for c in (Bsq, Jpeg, Jpeg2000, WebP, Avif, H264, Hevc, Av1, Identity)}

@@ -42,7 +42,7 @@ def _points(context: click.Context, option: click.Parameter, value: tuple[str, .
 @click.option("--qualities", callback=_numbers, help="Points of bsq, 1..100 [default: 1,10,20,...,100].")
 @click.option("--points", multiple=True, callback=_points, help="Points of a codec: h264=22,27,32,37. Repeatable.")
 @click.option("--model", default="small", show_default=True, help="Our model: a name or a file.")
-@click.option("--device", default="cpu", show_default=True, help="Torch device of our codec.")
+@click.option("--device", default="cpu", show_default=True, help="Of our codec: auto, cpu or cuda.")
 @click.option("--frames", type=click.IntRange(0), default=96, show_default=True, help="Frames of a video; 0 is all.")
 @click.option("--gop", type=click.IntRange(1), default=32, show_default=True, help="Frames from I frame to I frame.")
 @click.option(
@@ -136,6 +136,9 @@ def _bench(context: click.Context, options: dict[str, Any]) -> bool:
     if not items:
         raise BsqError("no item was coded by every codec, so there is nothing to average")
     problems += list(listing.problems) + failures
+    if published and listing.name in datasets.REGISTRY and len(items) < datasets.REGISTRY[listing.name].count:
+        whole = datasets.REGISTRY[listing.name].count
+        problems.append(f"the published curves are averages over {whole} items, those of this run over {len(items)}")
 
     curves = {codec.name: runner.results(codec, items, records, names) for codec in codecs}
     stem = listing.name
@@ -152,6 +155,8 @@ def _bench(context: click.Context, options: dict[str, Any]) -> bool:
         meta |= {"fps": sorted({i.fps for i in items}), "gop": settings.gop, "anchor mode": settings.mode,
                  "pixel format of the anchors": settings.pixel_format}  # fmt: skip
     facts = [(k, ", ".join(f"{x}" for x in v) if isinstance(v, list) else str(v)) for k, v in meta.items()]
+    if listing.name in datasets.REGISTRY:
+        facts.append(("source", datasets.REGISTRY[listing.name].source))
     facts.append(("machine", report.machine()))
     result = report.Report(
         f"Rate and distortion: {listing.name}",
@@ -209,7 +214,7 @@ def _joined(values: tuple) -> str:
 @click.option("--metrics", callback=_names, default=IMAGE_METRICS, show_default=True, help="Metrics.")
 @click.option("--frames", type=click.IntRange(0), default=0, help="Frames to compare; 0 is all.")
 def compare(first: str, second: str, metrics: tuple[str, ...], frames: int) -> None:
-    """Metrics of two images, or of two videos frame by frame."""
+    """Metrics of two images, or of two videos frame by frame; either may be a .bsq file."""
     from . import metrics as library
     from .datasets import frames_of
 

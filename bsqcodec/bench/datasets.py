@@ -5,15 +5,18 @@ import hashlib
 import os
 import re
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from .. import colour
+from ..api import Decoder
 from ..errors import BsqError
+from ..media import replacing
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".jp2"}
 VIDEO_SUFFIXES = {".yuv", ".y4m", ".mp4", ".mkv", ".mov", ".webm", ".avi"}
@@ -176,7 +179,8 @@ class Item:
         kind: "image" or "video".
         width, height: pixels.
         fps: frames a second; 0 for images.
-        size: bytes on disk, which tells a file that changed from one that did not.
+        size: bytes on disk; it and `crc` tell a file that changed from one that did not.
+        crc: CRC-32 of the first frame.
     """
 
     name: str
@@ -186,6 +190,7 @@ class Item:
     height: int
     fps: float
     size: int
+    crc: int
 
 
 @dataclass(frozen=True)
@@ -227,7 +232,7 @@ def load(dataset: str, root: str | None = None, download: bool = False, names: t
     items = []
     for path in paths:
         try:
-            items.append(probe(path))
+            items.append(_as_registered(probe(path), known) if known else probe(path))
         except BsqError as error:
             problems.append(str(error))
     kinds = {item.kind for item in items}
@@ -240,12 +245,26 @@ def load(dataset: str, root: str | None = None, download: bool = False, names: t
     return Listing(dataset if known else Path(dataset).stem, kinds.pop(), tuple(items), tuple(problems))
 
 
+def _as_registered(item: Item, known: DataSet) -> Item:
+    """The item with the registered frame rate, which not every file tells. Raises BsqError if its size is another."""
+    for s in known.items:
+        if _is_called(item.name, s.name):
+            if (item.width, item.height) != (s.width, s.height):
+                raise BsqError(f"{item.name} is {item.width}x{item.height}; in {known.name} it is {s.width}x{s.height}")
+            return replace(item, fps=s.fps)
+    return item
+
+
+def _is_called(stem: str, name: str) -> bool:
+    return re.match(rf"{re.escape(name)}(?![A-Za-z0-9])", stem, re.IGNORECASE) is not None
+
+
 def _registered(known: DataSet, folder: Path) -> tuple[list[Path], list[str]]:
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES)
     wanted = [s.name for s in known.items]
     found: dict[str, Path] = {}
     for name in wanted:
-        matches = [p for p in files if re.match(rf"{re.escape(name)}(?![A-Za-z0-9])", p.stem, re.IGNORECASE)]
+        matches = [p for p in files if _is_called(p.stem, name)]
         if matches:
             found[name] = matches[0]
     paths = [found[n] for n in wanted if n in found] if wanted else files
@@ -277,25 +296,32 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _download(known: DataSet, folder: Path) -> None:
-    """Fetch the files of a set that are missing, with a progress bar, and check each against its SHA-256."""
+    """Fetch the files of a set that are missing, with a progress bar, and check all against their SHA-256."""
     from tqdm import tqdm
 
     if not known.url:
         raise BsqError(f"{known.name} cannot be fetched automatically; get it from {known.source}")
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = [(s.name, digest) for s, digest in zip(known.items, known.sha256, strict=True)]
-    missing = [(folder / Path(known.url.format(name=n)).name, n, d) for n, d in wanted]
-    missing = [row for row in missing if not row[0].exists()]
-    for path, name, digest in tqdm(missing, desc=f"fetching {known.name}", disable=None):
-        url = known.url.format(name=name)
+    rows = [(known.url.format(name=s.name), digest) for s, digest in zip(known.items, known.sha256, strict=True)]
+    for url, digest in tqdm(rows, desc=f"fetching {known.name}", unit="file", disable=None):
+        path = folder / url.rpartition("/")[2]
+        if path.exists():
+            if not _has_digest(path.read_bytes(), digest):
+                raise BsqError(f"{path} is not the file that it should be (SHA-256 differs); delete it to fetch it")
+            continue
         try:
             with urllib.request.urlopen(url, timeout=60) as response:
                 data = response.read()
         except OSError as error:
             raise BsqError(f"cannot fetch {url}: {error}") from None
-        if not hashlib.sha256(data).hexdigest().startswith(digest):
-            raise BsqError(f"{url} is not the file it should be (SHA-256 differs); nothing was kept of it")
-        path.write_bytes(data)
+        if not _has_digest(data, digest):
+            raise BsqError(f"{url} is not the file that it should be (SHA-256 differs); nothing was kept of it")
+        with replacing(str(path)) as part:
+            Path(part).write_bytes(data)
+
+
+def _has_digest(data: bytes, digest: str) -> bool:
+    return hashlib.sha256(data).hexdigest().startswith(digest)
 
 
 def raw_format(path: Path) -> dict[str, str]:
@@ -333,11 +359,13 @@ def probe(path: Path) -> Item:
         size = path.stat().st_size
         if not is_image:
             fps = _frame_rate(path)
-    return Item(path.stem, str(path), "image" if is_image else "video", width, height, fps, size)
+    kind = "image" if is_image else "video"
+    # absolute: workers of a cluster need not be in the same folder
+    return Item(path.stem, str(path.absolute()), kind, width, height, fps, size, zlib.crc32(first.tobytes()))
 
 
 def frames_of(path: Path, limit: int | None = None) -> Iterator[np.ndarray]:
-    """Frames of an image, a video, or a folder of images, each uint8 (H, W, 3) RGB.
+    """Frames of an image, a video, a folder of images, or a .bsq file, each uint8 (H, W, 3) RGB.
 
     Args:
         limit: at most that many frames.
@@ -351,6 +379,8 @@ def frames_of(path: Path, limit: int | None = None) -> Iterator[np.ndarray]:
         reader: Callable[[Path], Iterator[np.ndarray]] = _folder_frames
     elif path.suffix.lower() in IMAGE_SUFFIXES:
         reader = _image_frames
+    elif path.suffix.lower() == ".bsq":
+        reader = _bsq_frames
     else:
         reader = _video_frames
     return islice(reader(path), limit)
@@ -374,6 +404,12 @@ def _folder_frames(path: Path) -> Iterator[np.ndarray]:
                 raise BsqError(f"{path.name}: {file.name} differs in size from the images before it")
             shape = frame.shape
             yield frame
+
+
+def _bsq_frames(path: Path) -> Iterator[np.ndarray]:
+    with path.open("rb") as file:
+        for frame in Decoder(file).frames():
+            yield frame.rgb
 
 
 def _open_video(path: Path):
@@ -404,7 +440,8 @@ def _video_frames(path: Path) -> Iterator[np.ndarray]:
             if not container.streams.video:
                 raise BsqError(f"{path.name} has no video stream")
             for frame in container.decode(video=0):
-                yield colour.to_rgb(frame)
+                stated = int(frame.colorspace)
+                yield colour.to_rgb(frame, stated if stated in colour.MATRICES else colour.BT709)
     except (av.FFmpegError, OSError) as error:
         raise BsqError(f"{path.name} is broken or not a video ({_first_line(error)})") from None
 

@@ -80,11 +80,20 @@ def read_published(path: Path, dataset: str) -> tuple[dict[str, dict[str, Any]],
         if "bpp" not in values and "bitrate" in values and len(known) == 1 and 0 not in known:
             rate = known.pop()
             values = values | {"bpp": [b * 1000 / rate for b in values["bitrate"]]}
-        if "bpp" in values:
-            found[f"{file.stem} (published)"] = {"name": data.get("name", file.stem), "results": values}
-        else:
+        if "bpp" not in values:
             problems.append(f"published {file.name} skipped: no bits a pixel in it")
+        elif not _are_curves(values):
+            problems.append(f"published {file.name} skipped: its lists are not numbers, or differ in length")
+        else:
+            found[f"{file.stem} (published)"] = {"name": data.get("name", file.stem), "results": values}
     return found, problems
+
+
+def _are_curves(values: dict[str, Any]) -> bool:
+    """Whether bits a pixel and all metrics are lists of numbers, of one length."""
+    lists = [v for k, v in values.items() if k == "bpp" or k in BY_KEY or k.replace("-db", "") in BY_KEY]
+    numbers = all(isinstance(v, list) and all(isinstance(x, int | float) for x in v) for v in lists)
+    return numbers and len({len(v) for v in lists}) == 1
 
 
 def quality(results: dict[str, list[float]], key: str) -> list[float] | None:
@@ -114,18 +123,13 @@ def deltas(curves: dict[str, dict], references: list[str], key: str, function=bd
     return table
 
 
-def item_deltas(curves: dict[str, dict], subject: str, key: str) -> dict[str, dict[str, Any]]:
-    """Item to reference codec to BD-rate of `subject`, as in `deltas`; and "mean" of the items that have one."""
-    table: dict[str, dict[str, Any]] = {}
+def item_deltas(curves: dict[str, dict], subject: str, key: str, function=bd_rate) -> dict[str, dict[str, Any]]:
+    """Item to reference codec to the difference of `subject`, as in `deltas`."""
+    table = {}
     references = [name for name in curves if name != subject]
     for item in curves[subject]["items"]:
         one = {name: {"results": curve["items"][item]} for name, curve in curves.items()}
-        table[item] = deltas(one, references, key)[subject]
-    mean = {}
-    for name in references:
-        values = [row[name].value for row in table.values() if isinstance(row[name], Delta)]
-        mean[name] = f"{np.mean(values):+.1f} % ({len(values)} items)" if values else "no item"
-    table["mean"] = mean
+        table[item] = deltas(one, references, key, function)[subject]
     return table
 
 
@@ -143,8 +147,17 @@ def save_results(report: Report, folder: Path, meta: dict[str, Any]) -> list[Pat
         }
         for key in report.keys
     }
+    subject = next(iter(report.curves))
+    per_item = {
+        key: {
+            "bd-rate-percent": _plain(item_deltas(report.curves, subject, key)),
+            "bd-quality": _plain(item_deltas(report.curves, subject, key, bd_quality)),
+        }
+        for key in report.keys
+    }
     paths.append(folder / f"{report.stem}-bd.json")
-    paths[-1].write_text(json.dumps({"command": report.command, "rows against columns": tables}, indent=1) + "\n")
+    saved = {"command": report.command, "rows against columns": tables, f"{subject}, each item": per_item}
+    paths[-1].write_text(json.dumps(saved, indent=1) + "\n")
     return paths
 
 
@@ -217,9 +230,11 @@ def make_crops(codecs: list[Codec], items: list[Item], curves: dict[str, dict], 
     Returns:
         For each item {"item", "frame", "images": [(label, caption, PNG bytes)]}, the source first.
     """
+    from tqdm import tqdm
+
     chosen = [items[i] for i in sorted({round(i) for i in np.linspace(0, len(items) - 1, CROP_ITEMS)})]
     out = []
-    for item in chosen:
+    for item in tqdm(chosen, desc="crops", unit="item", disable=None):
         first = curves[codecs[0].name]["items"][item.name]["bpp"]
         target = first[len(first) // 2]
         source = list(frames_of(Path(item.path), frames or None))
@@ -295,7 +310,10 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def _cell(value: Any, unit: str = "%", digits: int = 1) -> str:
+_UNITS = {bd_rate: ("%", 1), bd_quality: ("", 2)}  # unit and digits
+
+
+def _cell(value: Any, unit: str, digits: int) -> str:
     return f"{value.value:+.{digits}f} {unit}" if isinstance(value, Delta) else "–"
 
 
@@ -318,9 +336,9 @@ def _number(value: float) -> str:
 
 def delta_rows(report: Report, key: str, function=bd_rate) -> list[list[str]]:
     """Header and one row for each curve: its difference from each codec that was run here."""
-    everything = report.curves | report.published
-    table = deltas(everything, list(report.curves), key, function)
-    unit, digits = ("%", 1) if function is bd_rate else ("", 2)
+    published = {n: c for n, c in report.published.items() if quality(c["results"], key) is not None}
+    table = deltas(report.curves | published, list(report.curves), key, function)
+    unit, digits = _UNITS[function]
     rows = [["", *(f"against {c['name']}" for c in report.curves.values())]]
     for name, cells in table.items():
         label = report.curves[name]["name"] if name in report.curves else name
@@ -341,14 +359,19 @@ def refusals(report: Report, key: str) -> list[str]:
     return lines
 
 
-def item_rows(report: Report, key: str) -> list[list[str]]:
-    """Header and one row for each item: BD-rate of the first codec against each other."""
+def item_rows(report: Report, key: str, function=bd_rate) -> list[list[str]]:
+    """Header, one row for each item: difference of the first codec from each other; and the mean of what there is."""
     subject = next(iter(report.curves))
-    table = item_deltas(report.curves, subject, key)
+    table = item_deltas(report.curves, subject, key, function)
+    unit, digits = _UNITS[function]
     rows = [["item", *(f"against {c['name']}" for n, c in report.curves.items() if n != subject)]]
     for item, cells in table.items():
-        rows.append([item, *(v if item == "mean" else _cell(v) for v in cells.values())])
-    return rows
+        rows.append([item, *(_cell(v, unit, digits) for v in cells.values())])
+    mean = ["mean"]
+    for column in zip(*(cells.values() for cells in table.values())):
+        values = [v.value for v in column if isinstance(v, Delta)]
+        mean.append(f"{np.mean(values):+.{digits}f} {unit} ({len(values)} items)" if values else "no item")
+    return [*rows, mean]
 
 
 def time_rows(report: Report) -> list[list[str]]:
@@ -450,13 +473,14 @@ for (const crop of document.querySelectorAll('.crop')) {
 """
 
 _DEFINITIONS = (
-    "Rate: all bytes of the coded stream, headers included, containers of videos not, times 8 over width x height x "
-    "frames. Averages: bits a pixel and each metric are averaged over frames, then over items; MS-SSIM in dB is "
-    "-10 log10(1 - MS-SSIM) of the averaged MS-SSIM. BD-rate: PCHIP of log rate over quality, on the qualities that "
-    "both curves reach; points that cost more for no more quality are dropped. Every codec gets the same RGB frames "
-    "and is measured on RGB frames; the video anchors get BT.709, limited range, bicubic chroma (swscale, "
-    "accurate rounding). PSNR YUV: full-range BT.709, chroma as the mean of 2x2 pixels, (6Y+U+V)/8. MS-SSIM and SSIM: "
-    "mean over R, G and B. Times are wall clock, without reading the source and without loading the model."
+    "Rate: all bytes of the coded stream, times 8 over width x height x frames; ours is the whole .bsq file, a video "
+    "anchor's the elementary stream with its headers but without a container. Averages: bits a pixel and each metric "
+    "are averaged over frames, then over items; MS-SSIM in dB is -10 log10(1 - MS-SSIM) of the averaged MS-SSIM. "
+    "BD-rate: PCHIP of log rate over quality, on the qualities that both curves reach; points that cost more for no "
+    "more quality are dropped. Every codec gets the same RGB frames and is measured on RGB frames; the video anchors "
+    "get BT.709, limited range, bicubic chroma (swscale, accurate rounding). PSNR YUV: full-range BT.709, chroma as "
+    "the mean of 2x2 pixels, (6Y+U+V)/8. MS-SSIM and SSIM: mean over R, G and B. Times are wall clock, without "
+    "reading the source and without loading the model."
 )
 
 
@@ -484,8 +508,9 @@ def page(report: Report, plots: dict[str, str]) -> str:
             )
             parts.append("<p>Quality of the row at the rate of the column (BD-PSNR and the like); more is better.</p>")
             parts.append(_html_table(delta_rows(report, key, bd_quality)))
-            parts.append("<details><summary>BD-rate of each item</summary>")
-            parts.append(_html_table(item_rows(report, key)) + "</details>")
+            for what, function in (("BD-rate", bd_rate), ("Quality at equal rate", bd_quality)):
+                parts.append(f"<details><summary>{what} of each item</summary>")
+                parts.append(_html_table(item_rows(report, key, function)) + "</details>")
     parts.append("<h2>Time and memory</h2>" + _html_table(time_rows(report)))
     parts.append("<h2>Points</h2>" + _html_table(point_rows(report)))
     options = "".join(

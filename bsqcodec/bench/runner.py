@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class Task:
     @property
     def key(self) -> str:
         item = self.item
-        parts = (item.name, item.size, self.codec.name, self.options, f"{self.point:g}", self.frames)
+        parts = (item.name, item.size, item.crc, self.codec.name, self.options, f"{self.point:g}", self.frames)
         return " | ".join(map(str, parts))
 
 
@@ -58,7 +59,11 @@ def run_task(task: Task) -> dict[str, Any]:
     except BsqError as error:
         return record | {"error": str(error)}
     except Exception as error:
-        return record | {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        return record | {"error": _line(error)}
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _run(task: Task) -> dict[str, Any]:
@@ -67,6 +72,8 @@ def _run(task: Task) -> dict[str, Any]:
     torch.set_num_threads(task.threads)
     item, codec = task.item, task.codec
     load_seconds = codec.load()
+    if codec.options() != task.options:  # a cluster whose machines differ
+        raise BsqError(f"the worker would run {codec.options()}, not {task.options}")
     source = _Timed(_source(task))
     _reset_peak()
     start = time.perf_counter()
@@ -94,7 +101,7 @@ def _run(task: Task) -> dict[str, Any]:
         "load_seconds": load_seconds,
         "encode_peak_mib": encode_peak,
         "decode_peak_mib": decode_peak,
-        "device": codec.settings.device if codec.name == "bsq" else "cpu",
+        "device": codec.device(),
         "threads": task.threads if codec.name == "bsq" else 1,
         "metrics": values,
     }
@@ -206,16 +213,24 @@ def _processes(tasks: list[Task], jobs: int) -> Iterator[dict[str, Any]]:
     if not tasks:
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(tasks)), context, _die_on_interrupt)
+    pool = ProcessPoolExecutor(min(jobs, len(tasks)), context, _ignore_interrupt)
     try:
         for future in as_completed([pool.submit(run_task, task) for task in tasks]):
             yield future.result()
+    except BrokenProcessPool:
+        raise BsqError("a worker process died, perhaps for want of memory; what was finished is kept") from None
+    except BaseException:
+        # nobody waits for what they are at
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _die_on_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _ignore_interrupt() -> None:
+    """Ctrl-C reaches all processes of a terminal; the parent, which has to tidy up, ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _dask(tasks: list[Task], address: str) -> Iterator[dict[str, Any]]:
@@ -226,11 +241,14 @@ def _dask(tasks: list[Task], address: str) -> Iterator[dict[str, Any]]:
         raise BsqError("--dask needs dask.distributed: pip install 'dask[distributed]'") from None
     try:
         client = Client(address, timeout=20)
-    except OSError as error:
-        raise BsqError(f"no dask scheduler at {address}: {error}") from None
+    except (OSError, ValueError) as error:
+        raise BsqError(f"no dask scheduler at {address}: {_line(error)}") from None
     with client:
-        for _, record in completed(client.map(run_task, tasks, pure=False), with_results=True):
-            yield record
+        try:
+            for _, record in completed(client.map(run_task, tasks, pure=False), with_results=True):
+                yield record
+        except Exception as error:  # run_task raises none: a worker died, or the scheduler has gone
+            raise BsqError(f"dask at {address} gave up: {_line(error)}") from None
 
 
 def tasks_for(
@@ -247,7 +265,7 @@ def tasks_for(
         Task(item, codec, options, float(point), metrics, frames, threads)
         for item in items
         for codec, options in described
-        for point in points.get(codec.name, codec.points)
+        for point in dict.fromkeys(points.get(codec.name, codec.points))
     ]
 
 
