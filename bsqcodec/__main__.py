@@ -57,6 +57,11 @@ def _device(command):
     return click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")(command)
 
 
+def _limit(command):
+    text = "Refuse frames of more pixels."
+    return click.option("--max-pixels", type=click.IntRange(1, 1 << 26), default=1 << 26, help=text)(command)
+
+
 def _frames(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int | None]:
     if value is None:
         return 0, None
@@ -118,6 +123,9 @@ def encode(
 @click.option("--crf", type=click.IntRange(0, 51), default=14, help="Of x264 for mp4, mkv and mov; 14 looks lossless.")
 @click.option("--image-quality", type=click.IntRange(1, 100), default=95, help="Of JPEG and WebP.")
 @click.option("--model", help="A model file, if the stream needs one that is not packaged.")
+@click.option("--keep-partial", is_flag=True, help="Of a broken INPUT keep the frames before the damage.")
+@click.option("--conceal", is_flag=True, help="Repeat the last good frame for what is damaged, and go on.")
+@_limit
 @_device
 @click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
 @click.option("--md5", is_flag=True, help="Print the MD5 of the decoded frames; OUTPUT may then be left out.")
@@ -148,30 +156,45 @@ def decode(source: str, target: str | None, threads: int | None, md5: bool, quie
 @click.argument("source", metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--bits", is_flag=True, help="Also the bits of I frames, P frames and vectors: decodes every symbol.")
+@_limit
 @_device
-def info(source: str, as_json: bool, bits: bool, threads: int | None, device: str) -> None:
+def info(source: str, as_json: bool, bits: bool, max_pixels: int, threads: int | None, device: str) -> None:
     """What is in a .bsq file."""
     from .describe import describe, lines
 
     if bits:
         _set_threads(threads)
-    found = describe(source, device if bits else None)
+    found = describe(source, device if bits else None, max_pixels)
     click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
 
 
 @cli.command()
 @click.argument("source", metavar="FILE")
 @click.option("--model", help="A model file, if the stream needs one that is not packaged.")
+@_limit
 @_device
 @click.option("--quiet", is_flag=True, help="Nothing on success.")
-def verify(source: str, model: str | None, device: str, threads: int | None, quiet: bool) -> None:
+def verify(source: str, model: str | None, max_pixels: int, device: str, threads: int | None, quiet: bool) -> None:
     """Check every checksum of a .bsq file and decode every symbol; the exit status says whether all is well."""
     from . import api
 
     _set_threads(threads)
-    frames = sum(1 for _ in api.check_stream(source, device, model))
+    frames = sum(1 for _ in api.check_stream(source, device, model, max_pixels))
     if not quiet:
         click.echo(f"{source}: {_many(frames, 'frame')}, no error")
+
+
+@cli.command()
+@_device
+def selftest(device: str, threads: int | None) -> None:
+    """Decode the conformance streams and compare with an integer oracle: does this machine decode exactly?"""
+    from .selftest import selftest
+
+    _set_threads(threads)
+    found = selftest(device)
+    click.echo("\n".join(found.differences + [found.summary()]))
+    if found.differences:
+        raise BsqError("this machine does not decode exactly")
 
 
 def _bytes(text: str) -> int:
@@ -252,7 +275,9 @@ def main() -> None:
     except BsqError as e:
         _say(f"bsqcodec: {e}")
         sys.exit(1)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as e:
+        if isinstance(e, RuntimeError) and "memory" not in str(e):  # torch has no error of its own for the CPU's memory
+            raise
         _say("bsqcodec: not enough memory")
         sys.exit(1)
     except OSError as e:

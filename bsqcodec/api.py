@@ -23,7 +23,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -33,12 +33,14 @@ from .codec import FrameStats, GopEncoder, decode_gop, decode_symbols
 from .errors import BsqError, FormatError
 from .info import AudioPacket, Frame, MediaInfo
 from .model import DEFAULT, Model, find_model, load_model
+from .network import GRAY
 from .rate import RateControl, find_quality
-from .stream import Gop, IndexEntry, StreamReader, StreamWriter
+from .stream import MAX_PIXELS, Gop, IndexEntry, Lost, StreamReader, StreamWriter
 
 DEFAULT_QUALITY = 50
 DEFAULT_GOP = 32
 MAX_GOP = 65535
+_T = TypeVar("_T")
 _SAMPLE = 4  # frames of each piece that the rate is tried on
 
 
@@ -138,18 +140,24 @@ class Decoder:
         file: open for reading in binary; a pipe will do, but then `frames` skips by reading.
         device: "auto", "cpu" or "cuda".
         model: where the packaged models lack the one that the stream needs: a model file.
+        max_pixels: of a frame; streams of larger ones are refused.
 
-    Raises FormatError for what is not a stream, ModelError if the model that the stream needs is not there.
+    Raises FormatError for what is not a stream, ModelError if the model that the stream needs is not there. Where a
+    stream is damaged or cut short, iterating raises FormatError after all that comes before.
 
     Attributes:
         info: what is known of the video.
+        warnings: a line for each thing that was concealed.
         audio: called with every packet of the audio track that lies between the frames that are decoded.
     """
 
-    def __init__(self, file: BinaryIO, device: str = "auto", model: Model | str | None = None):
+    def __init__(
+        self, file: BinaryIO, device: str = "auto", model: Model | str | None = None, max_pixels: int = MAX_PIXELS
+    ):
         self._file = file
-        self.reader = StreamReader(file)
+        self.reader = StreamReader(file, max_pixels)
         self.info = self.reader.info
+        self.warnings: list[str] = []
         self._device, self._model = device, model
         self.audio: Callable[[AudioPacket], None] = lambda packet: None
 
@@ -168,15 +176,21 @@ class Decoder:
         """The groups of pictures, or None where the file cannot seek."""
         return self.reader.index() if self._file.seekable() else None
 
-    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
-        """Frames `start` to `stop` - 1; groups of pictures that are not needed are neither read nor decoded."""
+    def frames(self, start: int = 0, stop: int | None = None, conceal: bool = False) -> Iterator[Frame]:
+        """Frames `start` to `stop` - 1; groups of pictures that are not needed are neither read nor decoded.
+
+        With `conceal`, frames that are lost repeat the one before, or are gray; `warnings` tells which.
+        """
         if start > 0 and self._file.seekable():
-            before = [entry for entry in self.reader.index() if entry.first <= start]
-            if before:
-                self.reader.seek(before[-1])
+            # a stream that is cut short has no index, but still the frames before the cut
+            with contextlib.suppress(FormatError):
+                before = [entry for entry in self.reader.index() if entry.first <= start]
+                if before:
+                    self.reader.seek(before[-1])
+        picture = None
         number = 0
-        for chunk in self.reader.chunks():
-            if not isinstance(chunk, Gop):
+        for chunk in self.reader.chunks(conceal):
+            if isinstance(chunk, list):
                 if number > start or start == 0:
                     for packet in chunk:
                         self.audio(packet)
@@ -184,20 +198,55 @@ class Decoder:
             if stop is not None and chunk.first >= stop:
                 return
             number = chunk.first + len(chunk.pts)
-            if number <= start:
+            if number <= start and isinstance(chunk, Gop):
                 continue
-            wanted = len(chunk.pts) if stop is None else min(len(chunk.pts), stop - chunk.first)
-            pictures = decode_gop(self.model, chunk.payload, self.info.height, self.info.width, len(chunk.pts))
-            for n, picture in enumerate(itertools.islice(pictures, wanted)):
-                if chunk.first + n >= start:
-                    yield Frame(picture, chunk.pts[n])
+            count = len(chunk.pts) if stop is None else min(len(chunk.pts), stop - chunk.first)
+            done, reason = 0, ""
+            if isinstance(chunk, Lost):
+                reason = chunk.reason
+            else:
+                pictures = self._decoded(decode_gop, chunk)
+                try:
+                    for picture in itertools.islice(pictures, count):
+                        if chunk.first + done >= start:
+                            yield Frame(picture, chunk.pts[done])
+                        done += 1
+                except FormatError as e:
+                    if not conceal:
+                        raise
+                    reason = str(e)
+            if reason:
+                self._tell(chunk, max(chunk.first + done, start), chunk.first + count, reason, picture is None)
+            for i in range(max(done, start - chunk.first), count):
+                if picture is None:
+                    picture = np.full((self.info.height, self.info.width, 3), int(GRAY), np.uint8)
+                yield Frame(picture, chunk.pts[i])
+
+    def _tell(self, chunk: Gop | Lost, first: int, stop: int, reason: str, gray: bool) -> None:
+        """Warn that frames `first` to `stop` - 1 are lost."""
+        if isinstance(chunk, Lost) and chunk.ended:
+            self.warnings.append(f"whatever there was from frame {first} on is lost: {reason}")
+        elif isinstance(chunk, Lost) and not chunk.pts:
+            self.warnings.append(f"no frame is lost before frame {first}, but something else, such as sound: {reason}")
+        elif stop > first:
+            which = f"frames {first} to {stop - 1} are" if stop - first > 1 else f"frame {first} is"
+            shown = "gray is shown in place" if gray else "the last good frame stays"
+            self.warnings.append(f"{which} lost, {shown}: {reason}")
+
+    def _decoded(self, decode: Callable[..., Iterator[_T]], gop: Gop) -> Iterator[_T]:
+        """What `decode` makes of a group of pictures; its errors then tell which group it is."""
+        items = decode(self.model, gop.payload, self.info.height, self.info.width, len(gop.pts))
+        try:
+            yield from items
+        except FormatError as e:
+            last = gop.first + len(gop.pts) - 1
+            raise FormatError(f"frames {gop.first} to {last}, in the chunk at byte {gop.offset}: {e}") from e
 
     def symbols(self) -> Iterator[FrameStats]:
         """What each frame costs: reads the whole stream and decodes every symbol, but makes no pictures."""
         for chunk in self.reader.chunks():
             if isinstance(chunk, Gop):
-                size = self.info.height, self.info.width
-                for s in decode_symbols(self.model, chunk.payload, *size, len(chunk.pts)):
+                for s in self._decoded(decode_symbols, chunk):
                     yield s.stats
 
 
@@ -358,6 +407,9 @@ def decode_file(
     crf: int = 14,
     image_quality: int = 95,
     force: bool = False,
+    keep_partial: bool = False,
+    conceal: bool = False,
+    max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
 ) -> Result:
     """Decode a .bsq file.
@@ -368,13 +420,19 @@ def decode_file(
         frames: the first frame and the one after the last; None is the end.
         crf: of x264, for mp4, mkv and mov.
         image_quality: of JPEG and WebP.
+        keep_partial: of a stream that is damaged or cut short, keep what comes before, and then raise FormatError.
+        conceal: go on after damage, with the last good frame in place of those that are lost; `warnings` tells which.
+        max_pixels: of a frame; streams of larger ones are refused.
 
     Raises BsqError as `encode_file` does.
     """
+    if keep_partial and conceal:
+        raise BsqError("keep what comes before the damage, or conceal it, not both")
     if target is not None:
         check_free(target, force)
+    damage = None
     with open_input(source) as file:
-        decoder = Decoder(file, device, model)
+        decoder = Decoder(file, device, model, max_pixels)
         result = Result(decoder.info)
         total = _count(decoder, frames)
         with contextlib.ExitStack() as stack:
@@ -382,15 +440,24 @@ def decode_file(
             if sink:
                 result.warnings = sink.warnings
                 decoder.audio = sink.write_audio
-            for frame in decoder.frames(*frames):
-                result.add(frame.rgb)
-                result.size = decoder.reader.size
-                if sink:
-                    sink.write(*frame)
-                if progress:
-                    progress(result, total)
+            try:
+                for frame in decoder.frames(*frames, conceal=conceal):
+                    result.add(frame.rgb)
+                    result.size = decoder.reader.size
+                    if sink:
+                        sink.write(*frame)
+                    if progress:
+                        progress(result, total)
+            except FormatError as e:
+                if not keep_partial or not result.frames:
+                    raise
+                damage = e
             if not result.frames:
-                raise BsqError(f"{source}: there are no such frames")
+                why = f": {decoder.warnings[0]}" if decoder.warnings else ""
+                raise BsqError(f"{source}: there are no such frames{why}")
+        result.warnings += decoder.warnings
+    if damage:
+        raise FormatError(f"{damage}; what comes before is kept") from damage
     return result
 
 
@@ -462,7 +529,9 @@ def open_input(path: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def check_stream(source: str, device: str = "auto", model: str | None = None) -> Iterable[FrameStats]:
+def check_stream(
+    source: str, device: str = "auto", model: str | None = None, max_pixels: int = MAX_PIXELS
+) -> Iterable[FrameStats]:
     """Verify every checksum and decode every symbol of a file. Raises FormatError for the first that is wrong."""
     with open_input(source) as file:
-        yield from Decoder(file, device, model).symbols()
+        yield from Decoder(file, device, model, max_pixels).symbols()

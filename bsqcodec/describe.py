@@ -6,10 +6,10 @@ from typing import Any
 from .codec import frame_headers
 from .errors import FormatError
 from .model import packaged_ids
-from .stream import VERSION, Gop
+from .stream import MAX_PIXELS, VERSION, Gop
 
 
-def describe(path: str, device: str | None = None) -> dict[str, Any]:
+def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
     """Everything about a .bsq file, as JSON has it. Reads all of it, and decodes its symbols only if given a device.
 
     A stream that is cut short or damaged is described up to there, with "error" saying where it ends.
@@ -17,7 +17,7 @@ def describe(path: str, device: str | None = None) -> dict[str, Any]:
     from .api import Decoder, open_input
 
     with open_input(path) as file:
-        decoder = Decoder(file, device or "cpu")
+        decoder = Decoder(file, device or "cpu", max_pixels=max_pixels)
         i, identity = decoder.info, decoder.reader.model
         kinds = {"I": 0, "P": 0}
         qualities: set[int] = set()
@@ -35,7 +35,7 @@ def describe(path: str, device: str | None = None) -> dict[str, Any]:
                     if len(chunk.pts) > 1:
                         step = chunk.pts[-1] - chunk.pts[-2]
                     first, last = chunk.pts[0] if first is None else first, chunk.pts[-1]
-                else:
+                elif isinstance(chunk, list):
                     audio += sum(len(p.data) for p in chunk)
         except FormatError as e:
             error = str(e)

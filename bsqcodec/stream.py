@@ -3,7 +3,9 @@
 Bytes only. What is inside a group of pictures is the business of codec.py.
 """
 
+import contextlib
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -19,9 +21,16 @@ VERSION = 1
 ID_BYTES = 8  # of a model
 GOP, TRACK, AUDIO, END = b"G", b"A", b"P", b"E"
 MAX_SIDE = 65535
-MAX_PIXELS = 1 << 28  # of a frame; a reader refuses larger ones before it allocates anything
+MAX_PIXELS = 1 << 26  # of a frame; a reader refuses larger ones before it allocates anything
 MAX_CHUNK = 1 << 30
 MAX_HEADER = 255
+MAX_NUMBER = (1 << 31) - 1  # of ratios: FFmpeg's hold no more
+MAX_TIME = 1 << 62
+MAX_GAP = 65535  # frames that `StreamReader` believes to be missing though no byte is; else at most one a lost byte
+_PIECE = 1 << 20  # bytes read at once, so that a length is not believed before the bytes are there
+# after damage: longest chunk looked for, and bytes that are checked before the rest of the stream is given up
+_SCAN, _EFFORT = 1 << 26, 1 << 32
+_TYPES = re.compile(b"[GPE]")
 
 
 def varint(n: int) -> bytes:
@@ -100,6 +109,22 @@ class Gop:
     payload: bytes
 
 
+class Lost(NamedTuple):
+    """What cannot be read.
+
+    Attributes:
+        first: number of the first frame that is lost.
+        pts: times of the frames that are lost, spaced evenly; none if sound alone is.
+        reason: what is wrong, and where.
+        ended: nothing readable follows, and how many frames did is not known.
+    """
+
+    first: int
+    pts: tuple[int, ...]
+    reason: str
+    ended: bool = False
+
+
 class IndexEntry(NamedTuple):
     """Where a GOP is and which frame it begins with."""
 
@@ -112,6 +137,8 @@ def pack_header(model: bytes, info: MediaInfo) -> bytes:
     if not (1 <= info.width <= MAX_SIDE and 1 <= info.height <= MAX_SIDE and info.width * info.height <= MAX_PIXELS):
         raise ValueError(f"frames of {info.width}x{info.height} pixels are not supported")
     rate = info.frame_rate or Fraction(0)
+    if max(*info.time_base.as_integer_ratio(), *rate.as_integer_ratio(), *info.sample_aspect_ratio) > MAX_NUMBER:
+        raise ValueError("a time base, frame rate or aspect ratio has more than 31 bits")
     numbers = (
         *(info.width, info.height, info.time_base.numerator, info.time_base.denominator),
         *(rate.numerator, rate.denominator, *info.sample_aspect_ratio, info.rotation // 90),
@@ -122,7 +149,7 @@ def pack_header(model: bytes, info: MediaInfo) -> bytes:
     return head + struct.pack("<I", zlib.crc32(head))
 
 
-def unpack_header(read) -> tuple[bytes, MediaInfo]:
+def unpack_header(read, max_pixels: int = MAX_PIXELS) -> tuple[bytes, MediaInfo]:
     """`read(n)` gives the next n bytes. Returns the model's id and what is known of the video but its audio track."""
     head = read(6)
     if len(head) < 6 or head[:4] != MAGIC:
@@ -137,10 +164,12 @@ def unpack_header(read) -> tuple[bytes, MediaInfo]:
     width, height = fields.varint(MAX_SIDE), fields.varint(MAX_SIDE)
     if not width or not height or width * height > MAX_PIXELS:
         raise FormatError(f"frames of {width}x{height} pixels are not supported")
-    time_base = _ratio(fields.varint(), fields.varint())
-    numerator, denominator = fields.varint(), fields.varint()
+    if width * height > max_pixels:
+        raise FormatError(f"frames of {width}x{height} pixels are above the limit of {max_pixels} pixels")
+    time_base = _ratio(fields.varint(MAX_NUMBER), fields.varint(MAX_NUMBER))
+    numerator, denominator = fields.varint(MAX_NUMBER), fields.varint(MAX_NUMBER)
     rate = _ratio(numerator, denominator) if numerator else None
-    aspect = fields.varint(), fields.varint()
+    aspect = fields.varint(MAX_NUMBER), fields.varint(MAX_NUMBER)
     info = MediaInfo(
         *(width, height, time_base, rate, aspect, 90 * fields.varint(3)),
         *(fields.varint(255), fields.varint(255), fields.varint(255), fields.varint(2)),
@@ -161,6 +190,7 @@ class StreamWriter:
         self._file, self._info = file, info
         self.size = 0
         self.frames = 0
+        self._end = -MAX_TIME  # time of the last frame
         self._index: list[IndexEntry] = []
         self._write(pack_header(model, info))
         if info.audio:
@@ -173,8 +203,9 @@ class StreamWriter:
     def gop(self, pts: list[int], payload: bytes) -> None:
         """Write a group of pictures. pts: presentation time of each frame, strictly increasing."""
         steps = [b - a for a, b in zip(pts, pts[1:])]
-        if any(s < 1 for s in steps):
-            raise ValueError("presentation times do not increase")
+        if min(*steps, pts[0] - self._end, MAX_TIME - pts[-1]) < 1:
+            raise ValueError("presentation times do not increase, or are beyond 62 bits")
+        self._end = pts[-1]
         body = varint(self.frames) + varint(len(pts)) + signed(pts[0])
         if len(set(steps)) == 1:
             body += varint(steps[0])
@@ -221,48 +252,115 @@ class StreamReader:
 
     Args:
         file: open for reading in binary, at the start of the stream.
-    Raises FormatError for anything that is not a whole and undamaged stream, when it is reached.
+        max_pixels: larger frames are refused.
+    Raises FormatError for anything that is not a whole and undamaged stream, when it is reached. It names the byte.
 
     Attributes:
         model: id of the model that the payloads need, 8 bytes.
         info: of the video.
-        size: bytes read so far.
+        size: bytes of the header and the whole chunks read so far.
         frames: number of frames; known at the end, or after `index`.
     """
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO, max_pixels: int = MAX_PIXELS):
         self._file = file
         self.size = 0
         self.frames: int | None = None
-        self.model, info = unpack_header(self._read)
-        self._pending: tuple[bytes, int, bytes] | None = self._chunk()
-        kind, _, body = self._pending
-        if kind == TRACK:
-            info = replace(info, audio=_unpack_track(body))
-            self._pending = None
-        self.info = info
+        self._ahead = bytearray()  # read from the file, but not yet used
+        self._torn = False  # is there damage at `size`?
+        self._effort = _EFFORT
+        self._next = 0  # number of the next frame
+        self._group: int | None = 0  # number of the next group, if known
+        self._end: int | None = None  # time of the last frame
+        self.model, self.info = unpack_header(self._read, max_pixels)
+        nominal = 1 / (self.info.frame_rate * self.info.time_base) if self.info.frame_rate else 1
+        self._step = max(1, round(nominal))  # time from frame to frame
+        self._damage: FormatError | None = None  # of the audio track
+        self._ahead += file.read(1)  # and no more, which a pipe may not have yet
+        if self._ahead == TRACK:
+            try:
+                self.info = replace(self.info, audio=_unpack_track(self._chunk()[2]))
+            except FormatError as e:
+                self._damage = e
 
-    def chunks(self) -> Iterator[Gop | list[AudioPacket]]:
-        """What follows, up to the end of the stream."""
-        expected = None
+    def chunks(self, recover: bool = False) -> Iterator[Gop | list[AudioPacket] | Lost]:
+        """What follows, up to the end of the stream. `recover`: tell what is lost and go on, in place of raising."""
+        if self._damage and not recover:
+            raise self._damage
+        reason = str(self._damage or "")
+        whole = self.size  # end of the last good group
         while True:
-            kind, offset, body = self._pending or self._chunk()
-            self._pending = None
+            try:
+                if recover and self._torn and not self._resync():
+                    yield Lost(self._next, (), reason, True)
+                    return
+                kind, offset, body = self._chunk()
+                item = self._unpack(kind, offset, body, max(MAX_GAP, offset - whole) if recover else 0)
+            except FormatError as e:
+                if not recover:
+                    raise
+                reason = reason or str(e)
+                continue
+            if isinstance(item, list):
+                yield item
+                continue
+            following = item.first if isinstance(item, Gop) else item
+            if reason or following > self._next:
+                lost = self._missing(following - self._next, item.pts if isinstance(item, Gop) else ())
+                yield Lost(self._next, lost, reason or f"a group of pictures is missing before byte {offset}")
+                reason, self._group = "", None
+            if not isinstance(item, Gop):
+                self.frames = item
+                return
+            self._next, self._end = item.first + len(item.pts), item.pts[-1]
+            self._step = item.pts[-1] - item.pts[-2] if len(item.pts) > 1 else self._step
+            self._group = None if self._group is None else self._group + 1
+            whole = self.size
+            yield item
+
+    def _unpack(self, kind: bytes, offset: int, body: bytes, gap: int) -> Gop | list[AudioPacket] | int:
+        """A chunk; of the last, the number of frames. gap: up to how many frames may be missing before it."""
+        try:
             if kind == GOP:
                 gop = _unpack_gop(offset, body)
-                if expected is not None and gop.first != expected:
-                    raise FormatError(f"a group of pictures is missing before byte {offset}")
-                expected = gop.first + len(gop.pts)
-                yield gop
-            elif kind == AUDIO and self.info.audio:
-                yield _unpack_audio(body)
-            elif kind == END:
-                self.frames, _ = _unpack_end(body, 0)
-                if self.frames != (expected or 0):
-                    raise FormatError("frames are missing at the end")
-                return
-            else:
-                raise FormatError(f"an unknown chunk {kind!r} at byte {offset}")
+                missing = gop.first - self._next
+                if not 0 <= missing <= gap:
+                    raise FormatError(f"it begins with frame {gop.first}, another group of pictures is missing")
+                if self._end is not None and gop.pts[0] - self._end <= missing:
+                    raise FormatError("it begins before the end of the group before")
+                return gop
+            if kind == AUDIO and self.info.audio:
+                return _unpack_audio(body)
+            if kind == AUDIO and gap:
+                return []  # the description of the track is lost
+            if kind == END:
+                frames, _ = _unpack_end(body, 0)
+                if not 0 <= frames - self._next <= gap:
+                    raise FormatError(f"there should be {frames} frames, some are missing")
+                return frames
+            raise FormatError(f"it is of an unknown kind {kind!r}")
+        except FormatError as e:
+            raise FormatError(f"the chunk at byte {offset} ({self._place(kind, offset)}) is wrong: {e}") from e
+
+    def _missing(self, n: int, after: tuple[int, ...]) -> tuple[int, ...]:
+        """Times for n frames between the last one and those at `after`."""
+        if after and self._end is not None:
+            return tuple(self._end + (after[0] - self._end) * (i + 1) // (n + 1) for i in range(n))
+        step = min(self._step if len(after) < 2 else after[1] - after[0], 1 << 31)  # n steps stay below MAX_TIME
+        if after and after[0] >= n > 0:
+            step = min(step, after[0] // n)  # an encoder's first frame is at 0
+        start = after[0] - n * step if after else step + self._end if self._end is not None else 0
+        return tuple(start + i * step for i in range(n))
+
+    def _place(self, kind: bytes, offset: int) -> str:
+        """Which group of pictures a broken chunk is, as far as can be told."""
+        with contextlib.suppress(FormatError):
+            for number, entry in enumerate(self.index() if self._file.seekable() else ()):
+                if entry.offset == offset:
+                    return f"group {number}, from frame {entry.first}"
+        if kind == GOP and self._group is not None:
+            return f"group {self._group}, from frame {self._next}"
+        return f"where frame {self._next} is due"
 
     def index(self) -> list[IndexEntry]:
         """The GOPs of a file that can seek; its position is kept. A file of one GOP has an empty index."""
@@ -287,27 +385,84 @@ class StreamReader:
 
     def seek(self, entry: IndexEntry) -> None:
         """Go on at a GOP of the index."""
-        self._file.seek(entry.offset)
-        self.size = entry.offset
-        self._pending = None
+        self._go(entry.offset)
+        self._next, self._group, self._end = entry.first, None, None
+
+    def _go(self, offset: int) -> None:
+        self._file.seek(offset)
+        self._ahead.clear()
+        self.size, self._torn = offset, False
 
     def _chunk(self) -> tuple[bytes, int, bytes]:
-        """(type, offset, body) of the next chunk."""
+        """(type, offset, body) of the next chunk. If it is damaged the position stays in front of it."""
         offset = self.size
-        kind = self._read(1)
-        length = b""
-        while len(length) < 9 and (not length or length[-1] >= 0x80):
-            length += self._read(1) or b"\0"
-        n = Fields(length).varint(MAX_CHUNK)
-        body, checksum = self._read(n), self._read(4)
-        if len(body) < n or len(checksum) < 4:
-            raise FormatError(f"the stream is cut short: the chunk at byte {offset} is not whole")
-        if struct.unpack("<I", checksum)[0] != zlib.crc32(kind + length + body):
-            raise FormatError(f"the chunk at byte {offset} is damaged")
-        return kind, offset, body
+        head, body, checksum = self._read(1), b"", b""
+        while len(head) < 10 and (len(head) < 2 or head[-1] >= 0x80) and (byte := self._read(1)):
+            head += byte
+        n = None
+        with contextlib.suppress(FormatError):
+            n = Fields(head[1:]).varint(MAX_CHUNK)
+            body, checksum = self._read(n), self._read(4)
+        if n is not None and checksum == struct.pack("<I", zlib.crc32(body, zlib.crc32(head))):
+            return head[:1], offset, body
+        self._ahead[:0] = head + body + checksum
+        self.size, self._torn = offset, True
+        place = self._place(head[:1], offset)
+        if n is None and len(head) == 10 or len(checksum) == 4:
+            raise FormatError(f"the chunk at byte {offset} ({place}) is damaged")
+        raise FormatError(f"the stream is cut short: the chunk at byte {offset} ({place}) is not whole")
+
+    def _resync(self) -> bool:
+        """After damage: go on to the next whole chunk, at most to the next group in the index. False: there is none."""
+        self._torn = False
+        limit = None
+        with contextlib.suppress(FormatError):
+            if self._file.seekable():
+                limit = min((entry.offset for entry in self.index() if entry.offset > self.size), default=None)
+        at = 1
+        while self._effort > 0:
+            if at > _PIECE:
+                del self._ahead[:at]
+                self.size, at = self.size + at, 0
+            if not self._fill(at + 10) and at >= len(self._ahead):
+                return False
+            found = _TYPES.search(self._ahead, at)
+            at = found.start() if found else len(self._ahead)
+            if limit is not None and self.size + at >= limit:
+                self._go(limit)
+                return True
+            if not found:
+                continue
+            self._fill(at + 10)
+            fields = Fields(bytes(self._ahead[at + 1 : at + 10]))
+            try:
+                end = at + fields.varint(_SCAN) + 1 + fields.at  # of the body
+            except FormatError:
+                end = 0
+            if end and (limit is None or self.size + end + 4 <= limit) and self._fill(end + 4):
+                self._effort -= end - at
+                checksum = zlib.crc32(bytes(self._ahead[at:end]))
+                if self._ahead[end : end + 4] == struct.pack("<I", checksum):
+                    del self._ahead[:at]
+                    self.size += at
+                    return True
+            at += 1
+        return False
+
+    def _fill(self, n: int) -> bool:
+        """Read until `_ahead` holds n bytes; False if the file ends before."""
+        while len(self._ahead) < n and (part := self._file.read(max(n - len(self._ahead), 4096))):
+            self._ahead += part
+        return len(self._ahead) >= n
 
     def _read(self, n: int) -> bytes:
-        data = self._file.read(n)
+        parts = [bytes(self._ahead[:n])]
+        del self._ahead[:n]
+        missing = n - len(parts[0])
+        while missing and (part := self._file.read(min(missing, _PIECE))):
+            parts.append(part)
+            missing -= len(part)
+        data = b"".join(parts)
         self.size += len(data)
         return data
 
@@ -322,24 +477,27 @@ def _unpack_gop(offset: int, body: bytes) -> Gop:
     pts = [start]
     for step in steps:
         pts.append(pts[-1] + step)
-    if not frames or 0 in steps or pts[-1] >= 1 << 62:
-        raise FormatError(f"the group of pictures at byte {offset} has impossible times")
+    if not frames or 0 in steps or pts[-1] >= MAX_TIME or start <= -MAX_TIME:
+        raise FormatError("its times are impossible")
     return Gop(offset, first, tuple(pts), fields.rest())
 
 
 def _unpack_track(body: bytes) -> AudioTrack:
     fields = Fields(body)
-    time_base, rate = _ratio(fields.varint(), fields.varint()), fields.varint(1 << 30)
-    try:
-        return AudioTrack(fields.block().decode(), time_base, rate, fields.block().decode(), fields.block())
-    except UnicodeDecodeError as e:
-        raise FormatError("the description of the audio track is damaged") from e
+    time_base, rate = _ratio(fields.varint(MAX_NUMBER), fields.varint(MAX_NUMBER)), fields.varint(1 << 30)
+    codec, layout, extradata = fields.block(), fields.block(), fields.block()
+    # the names are handed to FFmpeg
+    if not re.fullmatch(rb"[a-z0-9_]{1,40}", codec) or not re.fullmatch(rb"[ -~]{1,200}", layout):
+        raise FormatError("the description of the audio track is damaged")
+    return AudioTrack(codec.decode(), time_base, rate, layout.decode(), extradata)
 
 
 def _unpack_audio(body: bytes) -> list[AudioPacket]:
     fields, packets, expected = Fields(body), [], 0
     while fields.at < len(body):
-        pts, duration = expected + fields.signed(), fields.varint()
+        pts, duration = expected + fields.signed(), fields.varint(MAX_TIME)
+        if abs(pts) >= MAX_TIME:
+            raise FormatError("a time of the sound is impossible")
         packets.append(AudioPacket(pts, duration, fields.block()))
         expected = pts + duration
     return packets

@@ -1,0 +1,85 @@
+"""Write the conformance streams of the packaged model into bsqcodec/conformance.
+
+Streams of other models stay, as long as their model is packaged: what was released once must decode forever. Run it
+when a model is released, and never to make a failing test pass.
+
+    python tests/conformance/make.py
+"""
+
+import io
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from skimage import data
+
+import bsqcodec
+from bsqcodec.info import MediaInfo
+from bsqcodec.model import DEFAULT, load_model, packaged_ids
+from bsqcodec.selftest import checksums
+
+FOLDER = Path(bsqcodec.__file__).parent / "conformance"
+MOST = 150_000  # bytes in all
+
+
+def moving(picture: np.ndarray, frames: int, height: int, width: int) -> list[np.ndarray]:
+    """Crops along a path."""
+    return [picture[2 * t : 2 * t + height, 3 * t : 3 * t + width] for t in range(frames)]
+
+
+def contents() -> dict[str, tuple[list[np.ndarray], list[int], int]]:
+    """Frames, quality of each, and length of a group, by name."""
+    astronaut, cat, coffee = data.astronaut(), data.chelsea(), data.coffee()
+    gray = np.repeat(data.camera()[100:196, 200:296, None], 3, axis=2)
+    still = {
+        "photo-q1": (astronaut[0:160, 140:332], 1),
+        "photo-q50": (astronaut[0:160, 140:332], 50),
+        "photo-q100": (astronaut[0:160, 140:332], 100),
+        "odd-q75": (cat[60:161, 120:253], 75),
+        "gray-q30": (gray, 30),
+        "pixel-q90": (coffee[200:201, 300:301], 90),
+        "15x17-q60": (coffee[200:217, 300:315], 60),
+        "flat-q10": (np.full((40, 72, 3), 200, np.uint8), 10),
+        "noise-q100": (np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8), 100),
+    }
+    found = {name: ([picture], [quality], 1) for name, (picture, quality) in still.items()}
+    walk = moving(astronaut[100:], 6, 80, 112)
+    cut = moving(astronaut, 3, 64, 64) + moving(cat, 3, 64, 64)
+    found["motion-q40"] = (walk, [40] * 6, 4)
+    found["motion-odd-q85"] = (moving(coffee[150:, 200:], 4, 33, 47), [85] * 4, 32)
+    found["cut-scene-q60"] = (cut, [60] * 6, 32)
+    found["many-qualities"] = (moving(cat[50:], 34, 16, 32), list(range(1, 101, 3)), 20)
+    return found
+
+
+def main() -> None:
+    model = load_model(DEFAULT)
+    listed = FOLDER / "vectors.json"
+    vectors = json.loads(listed.read_text()) if listed.exists() else []
+    kept = [v for v in vectors if v["model"] != model.id.hex() and bytes.fromhex(v["model"]) in packaged_ids()]
+    for old in {v["file"] for v in vectors} - {v["file"] for v in kept}:
+        (FOLDER / old).unlink(missing_ok=True)
+    size = bits = 0
+    for name, (frames, qualities, gop) in contents().items():
+        file = io.BytesIO()
+        height, width = frames[0].shape[:2]
+        rate = None if len(frames) == 1 else Fraction(25)
+        encoder = bsqcodec.Encoder(file, MediaInfo(width, height, frame_rate=rate), model, gop=gop)
+        for pts, (frame, quality) in enumerate(zip(frames, qualities)):
+            encoder.quality = quality
+            encoder.write(frame, pts)
+        encoder.close()
+        stream = file.getvalue()
+        entry, count = checksums(stream, model)
+        name = f"{model.id.hex()}-{name}.bsq"
+        (FOLDER / name).write_bytes(stream)
+        kept.append({"file": name, **entry})
+        size, bits = size + len(stream), bits + count
+    listed.write_text(json.dumps(kept, indent=1) + "\n")
+    print(f"{len(kept)} streams; of model {model.name} {size} bytes, {bits} bits")
+    assert size < MOST
+
+
+if __name__ == "__main__":
+    main()
