@@ -111,8 +111,8 @@ def encode(
         print(result.md5, file=sys.stderr if target == "-" else sys.stdout)
     if not quiet:
         seconds = time.perf_counter() - began
-        qualities = sorted({s.quality for s in result.stats})
-        asked = f"quality {qualities[0]}" + (f" to {qualities[-1]}" if len(qualities) > 1 else "")
+        low, high = min(result.qualities), max(result.qualities)
+        asked = f"quality {low}" + (f" to {high}" if high > low else "")
         _say(f"{source}: {_many(result.frames, 'frame')}, {_rate(result)}, {asked}, {seconds:.1f} s")
 
 

@@ -34,7 +34,7 @@ from .errors import BsqError, FormatError
 from .info import AudioPacket, Frame, MediaInfo
 from .model import DEFAULT, Model, find_model, load_model
 from .network import GRAY
-from .rate import RateControl, find_quality
+from .rate import GroupQuality, RateControl, find_quality
 from .stream import MAX_PIXELS, Gop, IndexEntry, Lost, StreamReader, StreamWriter
 
 DEFAULT_QUALITY = 50
@@ -64,7 +64,7 @@ class Encoder:
         file: open for writing in binary; a pipe will do.
         info: what the frames are. `info.frame_rate` None makes a still image, of one frame.
         model: a model, or the name or path of one.
-        quality: 1..100. The attribute of this name may be changed between frames.
+        quality: 1..100, of I frames; P frames get at least that (`rate.GroupQuality`). May be changed between frames.
         gop: frames from one I frame to the next; each such group decodes without the others.
         device: "auto", "cpu" or "cuda"; not used if `model` is loaded already.
 
@@ -93,6 +93,7 @@ class Encoder:
         self.audio_size = 0
         self._writer = StreamWriter(file, self.model.id, info)
         self._group: GopEncoder | None = None
+        self._quality = GroupQuality()
         self._pts: list[int] = []
         self._audio: list[AudioPacket] = []
 
@@ -106,9 +107,11 @@ class Encoder:
             raise ValueError("a still image has one frame")
         if self._group is None:
             self._group = GopEncoder(self.model, self.info.height, self.info.width)
-        decoded = self._group.push(rgb, self.quality)
+            self._quality = GroupQuality()
+        decoded = self._group.push(rgb, self._quality.of_next(self.quality))
         self._pts.append(pts)
         self.stats.append(self._group.stats[-1])
+        self._quality.seen(self.stats[-1].kind, rgb, decoded)
         if len(self._pts) == self.gop:
             self._finish_group()
         return decoded
@@ -258,6 +261,7 @@ class Result:
         info: of the video.
         frames: how many.
         size: of the .bsq stream, in bytes.
+        qualities: that each frame was encoded for.
         stats: of an encoded stream, one entry a frame.
         warnings: a line for each thing that was lost.
     """
@@ -265,6 +269,7 @@ class Result:
     info: MediaInfo
     frames: int = 0
     size: int = 0
+    qualities: list[int] = field(default_factory=list)
     stats: list[FrameStats] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     _digest: "hashlib._Hash" = field(default_factory=hashlib.md5, repr=False)
@@ -327,6 +332,7 @@ def encode_file(
             if isinstance(item, AudioPacket):
                 encoder.write_audio(item)
                 continue
+            result.qualities.append(encoder.quality)
             result.add(encoder.write(*item))
             result.size = encoder.size
             if rate and result.frames % gop == 0:
@@ -366,10 +372,10 @@ def _control(source, opened, items, model, gop, bpp, size):
         """Bits a frame."""
         total = 0.0
         for piece in pieces:
-            group = GopEncoder(model, info.height, info.width)
-            for frame in piece:
-                group.push(frame, quality)
-            bits = [s.bits + s.vector_bits for s in group.stats]
+            encoder = Encoder(io.BytesIO(), info, model, quality, gop)
+            for t, frame in enumerate(piece):
+                encoder.write(frame, t)
+            bits = [s.bits + s.vector_bits for s in encoder.stats]
             total += bits[0] if len(bits) == 1 else (bits[0] + (gop - 1) * sum(bits[1:]) / (len(bits) - 1)) / gop
         return total / len(pieces)
 
