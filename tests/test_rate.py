@@ -1,0 +1,56 @@
+"""Finding a quality for a rate, and keeping quality along a group."""
+
+import numpy as np
+import pytest
+
+from bsqcodec.rate import GroupQuality, RateControl, find_quality
+
+
+@pytest.mark.parametrize("slope", [0.02, 0.06, 0.15])
+@pytest.mark.parametrize("right", [1, 2, 37, 99, 100])
+def test_the_highest_quality_that_fits_is_found(slope, right):
+    tried = []
+
+    def bits(quality):
+        tried.append(quality)
+        return 1000 * 2 ** (slope * quality)
+
+    target = bits(right) * 1.001
+    tried.clear()
+    assert find_quality(bits, target, 20) == right
+    assert len(tried) <= 8 and len(set(tried)) == len(tried)
+
+
+def test_no_quality_fits():
+    assert find_quality(lambda q: 1000.0 * q, 10.0, 8) == 1
+
+
+def test_control_reaches_the_size():
+    """A source of twice the expected rate, and rising: the average still comes near the target."""
+    control = RateControl(60, 1000.0, frames=640)
+    size = 0.0
+    for group in range(20):
+        size += 32 * 2000 * (1 + group / 20) * 2 ** (0.06 * (control.quality - 60)) / 8
+        control.next(32 * (group + 1), int(size), 0)
+    assert 8 * size / 640 == pytest.approx(1000, rel=0.1)
+
+
+def frame(error):
+    return np.full((4, 4, 3), 100 + error, np.uint8)
+
+
+def test_quality_rises_where_the_error_grows():
+    quality = GroupQuality()
+    assert quality.of_next(40) == 40
+    quality.seen("I", frame(0), frame(10))
+    assert quality.of_next(40) == 40
+    quality.seen("P", frame(0), frame(14))  # twice the squared error
+    assert 58 <= quality.of_next(40) <= 60
+    assert quality.of_next(95) == 100
+    quality.seen("P", frame(0), frame(5))
+    assert quality.of_next(40) == 40
+    for _ in range(5):
+        quality.seen("P", frame(0), frame(5))
+    assert quality.of_next(40) == 52  # the eighth
+    quality.seen("I", frame(0), frame(14))  # a scene cut begins anew
+    assert quality.of_next(40) == 40
