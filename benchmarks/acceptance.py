@@ -7,6 +7,7 @@ along a group of pictures, seconds and memory of whole processes.
 import argparse
 import io
 import itertools
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,23 +22,21 @@ from bsqcodec.info import Frame, MediaInfo
 from bsqcodec.media import open_source
 from bsqcodec.model import load_model
 
-# runs the command line and then prints the peak memory of the process
-PEAK = """
-import atexit, resource, sys
-atexit.register(lambda: print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr))
-from bsqcodec.__main__ import main
-main()
-"""
-
 
 def run(*words) -> tuple[str, float, int]:
     """The command in a process of its own: standard output, seconds, peak memory in MiB (Linux)."""
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", PEAK, *map(str, words)], capture_output=True, text=True)
-    seconds = time.perf_counter() - began
-    if done.returncode:
-        sys.exit(done.stderr)
-    return done.stdout.strip(), seconds, int(done.stderr.split()[-1])
+    command = [sys.executable, "-m", "bsqcodec", *map(str, words)]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - began
+        for file in (out, err):
+            file.seek(0)
+        if status:
+            sys.exit(err.read())
+        return out.read().strip(), seconds, usage.ru_maxrss // 1024
 
 
 def psnr(a, b) -> float:
@@ -131,10 +130,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         speed(images[0], folder)
-        memory(images[0], folder)
         for video in arguments.videos:
             drift(video, model)
         rates(images[:: arguments.every], model)
+        memory(images[0], folder)
         round_trips([*images, *arguments.videos], folder)
 
 

@@ -1,13 +1,15 @@
 """The command line. What takes long to import is imported by the command that needs it."""
 
 import contextlib
+import gc
 import json
 import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -285,5 +287,22 @@ def main() -> None:
         sys.exit(1)
 
 
+def process() -> NoReturn:
+    """`main` for a process of its own: starts and ends faster."""
+    gc.set_threshold(100_000)  # importing torch makes many objects and no garbage: 0.15 s
+    status = 1
+    try:
+        main()
+        status = 0
+    except SystemExit as e:
+        status = e.code if isinstance(e.code, int) else int(e.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)  # without torch's own ending: 0.4 s
+
+
 if __name__ == "__main__":
-    main()
+    process()

@@ -133,21 +133,19 @@ def load_model(name: str = DEFAULT, device: str | torch.device = "cpu") -> Model
 @torch.no_grad()
 def restore(network: Network, stored: dict[str, Tensor]) -> None:
     """Fill the parameters from integers; n / 2**bits is exact in float32, so rounding gives n back."""
-    wanted = set(integers(network)) | {n for n, _ in network.encoder.named_parameters(prefix="encoder")}
-    if wanted != set(stored):
-        raise ValueError("other tensors than the configuration asks for")
+    wanted = {"prior.active": network.prior.active, "prior.table": network.prior.table}
+    wanted |= {"decoder.steps": network.decoder.steps}
+    bits = {}
     for path, module in network.named_modules():
         if isinstance(module, ExactModule) and not path.startswith("encoder"):
-            for name, (bits, _) in module.formats.items():
-                getattr(module, name).copy_(stored[f"{path}.{name}"].float() * 2.0**-bits)
-    for name, p in network.encoder.named_parameters(prefix="encoder"):
-        p.copy_(stored[name].float())
-    for buffer, name in (
-        (network.prior.active, "prior.active"),
-        (network.prior.table, "prior.table"),
-        (network.decoder.steps, "decoder.steps"),
-    ):
-        buffer.copy_(stored[name].to(buffer.dtype))
+            for name, (shift, _) in module.formats.items():
+                wanted[f"{path}.{name}"], bits[f"{path}.{name}"] = getattr(module, name), shift
+    wanted |= dict(network.encoder.named_parameters(prefix="encoder"))
+    if wanted.keys() != stored.keys():
+        raise ValueError("other tensors than the configuration asks for")
+    for name, target in wanted.items():
+        value = stored[name].to(target.dtype)
+        target.copy_(value * 2.0 ** -bits[name] if name in bits else value)
 
 
 def packaged_ids() -> dict[bytes, str]:
