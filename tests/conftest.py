@@ -1,8 +1,11 @@
 """Shared fixtures. Networks with random weights of a realistic scale exercise every layer, unlike freshly made ones."""
 
+import sys
+
 import pytest
 import torch
 
+from bsqcodec.__main__ import main
 from bsqcodec.config import ModelConfig
 from bsqcodec.network import Network
 
@@ -40,3 +43,14 @@ def random_network(config: ModelConfig = TINY) -> Network:
 @pytest.fixture
 def network() -> Network:
     return random_network()
+
+
+def exit_status(*words) -> int:
+    """Run the command line in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["bsqcodec", *map(str, words)])
+        try:
+            main()
+        except SystemExit as e:
+            return int(e.code or 0)
+    return 0

@@ -13,23 +13,16 @@ import av
 import click
 import numpy as np
 import pytest
+from conftest import exit_status
 from PIL import Image
 from skimage import data as skdata
 
 import bsqcodec
-from bsqcodec.__main__ import main
 
 
 def run(*words, code=0):
-    """The command in this process; returns nothing, checks the exit status."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["bsqcodec", *map(str, words)])
-        try:
-            main()
-            status = 0
-        except SystemExit as e:
-            status = e.code or 0
-    assert status == code
+    """The command in this process."""
+    assert exit_status(*words) == code
 
 
 def shell(*words, **options):

@@ -6,18 +6,16 @@ import json
 import resource
 import shutil
 import struct
-import sys
 import tracemalloc
 from dataclasses import replace
 
 import fuzz
 import numpy as np
 import pytest
-from conftest import random_network
+from conftest import exit_status, random_network
 from test_stream import GOPS, INFO, MODEL, Pipe, stream
 
 from bsqcodec import selftest as selftest_module
-from bsqcodec.__main__ import main
 from bsqcodec.api import Decoder, Encoder, decode_file
 from bsqcodec.errors import BsqError, FormatError
 from bsqcodec.info import MediaInfo
@@ -205,14 +203,7 @@ def files(tmp_path, clip):
 
 def command(capsys, *words):
     """Exit status and standard error."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["bsqcodec", *map(str, words)])
-        try:
-            main()
-            status = 0
-        except SystemExit as e:
-            status = e.code or 0
-    return status, capsys.readouterr().err
+    return exit_status(*words), capsys.readouterr().err
 
 
 def test_decode_of_a_damaged_file(files, capsys):
