@@ -133,8 +133,8 @@ def load_model(name: str = DEFAULT, device: str | torch.device = "cpu") -> Model
 @torch.no_grad()
 def restore(network: Network, stored: dict[str, Tensor]) -> None:
     """Fill the parameters from integers; n / 2**bits is exact in float32, so rounding gives n back."""
-    wanted = {"prior.active": network.prior.active, "prior.table": network.prior.table}
-    wanted |= {"decoder.steps": network.decoder.steps}
+    prior = network.prior
+    wanted = {"prior.active": prior.active, "prior.table": prior.table, "decoder.steps": network.decoder.steps}
     bits = {}
     for path, module in network.named_modules():
         if isinstance(module, ExactModule) and not path.startswith("encoder"):

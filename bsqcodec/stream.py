@@ -23,7 +23,6 @@ GOP, TRACK, AUDIO, END = b"G", b"A", b"P", b"E"
 MAX_SIDE = 65535
 MAX_PIXELS = 1 << 26  # of a frame; a reader refuses larger ones before it allocates anything
 MAX_CHUNK = 1 << 30
-MAX_HEADER = 255
 MAX_NUMBER = (1 << 31) - 1  # of ratios: FFmpeg's hold no more
 MAX_TIME = 1 << 62
 MAX_GAP = 65535  # frames that `StreamReader` believes to be missing though no byte is; else at most one a lost byte
