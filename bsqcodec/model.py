@@ -110,24 +110,38 @@ def load_model(name: str = DEFAULT, device: str | torch.device = "cpu") -> Model
 
     Raises ModelError if there is none, if it is damaged, or if its contents do not have the id it claims.
     """
+    path = find_file(name)
+    network = read_network(path)
+    try:
+        return Model(network, path.stem, device)
+    except AssertionError as e:
+        raise ModelError(f"{path}: not a readable model file ({e})") from e
+
+
+def find_file(name: str) -> Path:
+    """The file of a packaged model, or the path itself. Raises ModelError if there is none."""
     path = packaged_models().get(name) or Path(name)
     if not path.is_file():
         known = ", ".join(packaged_models()) or "none"
         raise ModelError(f"no model {name!r}; packaged models: {known}")
+    return path
+
+
+def read_network(path: Path) -> Network:
+    """The networks of a model file, not frozen: they can be trained on. Raises ModelError as `load_model`."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             stored = {key: file.get_tensor(key) for key in file.keys()}
-        config = ModelConfig.from_dict(json.loads(metadata["config"]))
-        network = Network(config)
+        network = Network(ModelConfig.from_dict(json.loads(metadata["config"])))
         restore(network, stored)
-        model = Model(network, path.stem, device)
-        intact = model.id.hex() == metadata["id"] and encoder_hash(stored) == metadata["encoder"]
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError, AssertionError) as e:
+        identity = model_id(network.config, integers(network)).hex()
+        intact = identity == metadata["id"] and encoder_hash(stored) == metadata["encoder"]
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as e:
         raise ModelError(f"{path}: not a readable model file ({type(e).__name__})") from e
     if not intact:
         raise ModelError(f"{path}: the weights are not the ones the file was made with")
-    return model
+    return network
 
 
 @torch.no_grad()

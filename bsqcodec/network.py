@@ -26,8 +26,8 @@ class Network(nn.Module):
     def bits(self, frame: Tensor, reference: Tensor, condition) -> Tensor:
         """Encode: (B, 3, H, W) pixels 0..255, sides multiples of 16, to (B, H/16, W/16, L) of 0.0 and 1.0."""
         quality = condition[1]
-        y = self.encoder.coefficients(frame, reference, condition, self.step(quality))
-        return self.encoder.quantise(y) * self.prior.active_mask(quality)[:, None, None]
+        y, widen = self.encoder.coefficients(frame, reference, condition, self.step(quality))
+        return self.encoder.quantise(y, widen) * self.prior.active_mask(quality)[:, None, None]
 
 
 @torch.no_grad()
@@ -54,6 +54,6 @@ def initialise(network: Network, photos: Tensor, pairs: tuple[Tensor, Tensor] | 
         for a in range(ANCHORS):
             step = network.step(torch.tensor(1 + a * ANCHOR_STEP))
             y = patches(frames - reference, TOKEN) @ network.encoder.analysis.T / step
-            ones = network.encoder.quantise(y).flatten(0, 2)
+            ones = network.encoder.quantise(y, torch.zeros_like(y)).flatten(0, 2)
             p = (ones.sum(0) + 0.3) / (len(ones) + 0.6)
             network.prior.logit_bias.anchors[kind, a] = torch.logit(p)

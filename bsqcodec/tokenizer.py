@@ -23,6 +23,7 @@ from .exact import (
     QUALITIES,
     WEIGHT_BITS,
     AttentionBlock,
+    ConditionTable,
     ExactModule,
     Linear,
     Norm,
@@ -100,16 +101,23 @@ class Encoder(nn.Module):
         )
         self.norm = Norm(width)
         self.out = nn.Linear(width, config.coefficients)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.widen = nn.Linear(width, config.coefficients)
+        for layer in (self.out, self.widen):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.masking = nn.Parameter(torch.tensor(0.2))
+        self.dead_zone = ConditionTable(config.coefficients, 0.0, 0)
+        # the trits of P frames are nearly all 0, so that another digit costs more than in an I frame
+        nn.init.constant_(self.dead_zone.anchors[1], 0.5)
         self.thresholds = nn.ParameterList(
             torch.full((2, n), 0.6 if i == len(config.planes) - 1 else 0.5) for i, n in enumerate(config.planes)
         )
 
-    def coefficients(self, frame: Tensor, reference: Tensor, condition, step: Tensor) -> Tensor:
+    def coefficients(self, frame: Tensor, reference: Tensor, condition, step: Tensor) -> tuple[Tensor, Tensor]:
         """frame, reference: (B, 3, H, W) pixels 0..255, H and W multiples of 16; step: (B,) in pixel values.
 
-        Returns (B, H/16, W/16, coefficients) in quantiser steps.
+        Returns the coefficients and by how much each one's dead zone is wider than `thresholds`, both
+        (B, H/16, W/16, coefficients) in quantiser steps.
         """
         difference = patches(frame - reference, TOKEN)
         inputs = torch.cat([difference, patches(reference - 128, TOKEN)], -1) * (1 / 64)
@@ -118,11 +126,26 @@ class Encoder(nn.Module):
         for block in self.blocks:
             x = block(x, condition)
         x = self.norm(x, condition).squeeze(3) * 2.0**-ACT_BITS
-        return F.linear(difference, self.analysis) / step.view(-1, 1, 1, 1) + self.out(x)
+        y = F.linear(difference, self.analysis) / step.view(-1, 1, 1, 1) + self.out(x)
+        widen = self.widen(x) + self.dead_zone(*condition)[:, None, None]
+        return y, widen + self.masked(frame, step).unsqueeze(-1)
 
-    def quantise(self, y: Tensor) -> Tensor:
-        """y: (..., coefficients). Returns (..., L) of 0.0 and 1.0: the "above" bit of every trit, coarse plane
-        first, then the "below" bits.
+    def masked(self, frame: Tensor, step: Tensor) -> Tensor:
+        """How much wider the dead zone is where texture masks errors (adaptive quantisation), (B, H/16, W/16).
+
+        SSIM divides the error by the local variance, as the eye does. Nothing is masked at the finest step, where a
+        picture is to be kept as it is.
+        """
+        gray = frame.mean(1, keepdim=True)
+        variance = F.avg_pool2d(gray * gray, 8) - F.avg_pool2d(gray, 8).square()
+        activity = F.avg_pool2d(variance.clamp(min=0).sqrt(), 2).squeeze(1)
+        step = step.view(-1, 1, 1)
+        share = 1 - 255 * self.config.step_fine / step
+        return (self.masking * torch.log2((activity + 2) / (0.3 * step + 2))).clamp(-0.1, 0.9) * share
+
+    def quantise(self, y: Tensor, widen: Tensor) -> Tensor:
+        """y, widen: (..., coefficients), as `coefficients` gives them. Returns (..., L) of 0.0 and 1.0: the "above"
+        bit of every trit, coarse plane first, then the "below" bits.
 
         The gradient of a bit is that of sigmoid(SLOPE v): straight-through, but only near the threshold, since far
         from it a change of y changes nothing. It reaches y through the finest plane alone: one path, however many
@@ -136,7 +159,8 @@ class Encoder(nn.Module):
             if unit == 1:
                 r = r + (y - y.detach())
             t = self.thresholds[i]
-            v = torch.cat([r / unit - t[0], -r / unit - t[1]], -1)
+            w = widen[..., :n]
+            v = torch.cat([(r - w) / unit - t[0], (-r - w) / unit - t[1]], -1)
             soft = torch.sigmoid(SLOPE * v)
             bits = (bsq(v) > 0).to(v.dtype) + (soft - soft.detach())
             out.append(bits.unflatten(-1, (2, n)))

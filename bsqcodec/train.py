@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path
 
@@ -26,12 +26,14 @@ from .config import ModelConfig
 from .data import Sampler, load_images
 from .errors import BsqError
 from .exact import ConditionTable, Linear, set_arithmetic
-from .model import save_model
+from .losses import Discriminator, msssim, st_lpips
+from .model import find_file, read_network, save_model
 from .motion import compensate, search
 from .network import GRAY, Network, initialise
 from .tokenizer import TOKEN, to_pixels
 
 log = logging.getLogger(__name__)
+STLPIPS_SCALE = 700.0
 
 
 @dataclass
@@ -41,6 +43,7 @@ class TrainConfig:
     photos: list[str] = field(default_factory=list)
     strips: list[str] = field(default_factory=list)
     out: str = "runs/small"
+    start: str = ""  # a packaged model or a model file to go on from; otherwise from nothing
     minutes: float = 30.0
     steps: int = 0  # if not 0, the schedule runs over so many steps and `minutes` only bounds the run
     seed: int = 0
@@ -62,6 +65,10 @@ class TrainConfig:
     rounding: float = 0.5  # share of the run that trains with the integer arithmetic of inference
     bf16: float = 0.85  # so much of the run takes matrix products in bfloat16, the rest exactly as inference does
     msssim: float = 0.5  # share of the distortion; the rest is MSE
+    stlpips: float = 0.0  # share of ST-LPIPS (AlexNet)
+    adversarial: float = 0.0  # weight of a patch discriminator's judgement, for the perceptual profile
+    adversarial_start: float = 0.6  # it joins when so much of the run is over
+    predicted: float = 1.0  # a P frame's distortion counts so much: what an I frame gets right, P frames inherit
     motion_lambda: float = 8.0
     checkpoint_minutes: float = 3.0
     threads: int = 0  # of torch on the CPU; 0: torch's own choice
@@ -113,28 +120,6 @@ def orthogonalise(g: Tensor) -> Tensor:
     return (x.T if g.shape[0] > g.shape[1] else x).to(g.dtype)
 
 
-def ssim_terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """(luminance * structure, structure) of SSIM, mean per image, over 8x8 boxes at every fourth pixel."""
-    x, y = x / 255, y / 255
-    pool = lambda t: F.avg_pool2d(t, 8, 4)  # noqa: E731
-    mx, my = pool(x), pool(y)
-    vx, vy, cov = pool(x * x) - mx * mx, pool(y * y) - my * my, pool(x * y) - mx * my
-    structure = (2 * cov + 0.03**2) / (vx + vy + 0.03**2)
-    luminance = (2 * mx * my + 0.01**2) / (mx * mx + my * my + 0.01**2)
-    return (luminance * structure).mean((1, 2, 3)), structure.mean((1, 2, 3))
-
-
-def msssim(x: Tensor, y: Tensor) -> Tensor:
-    """MS-SSIM (Wang et al. 2003) with box windows, (B,); x, y: (B, 3, H, W) pixels 0..255. Four scales fit a crop."""
-    weights = (0.0448, 0.2856, 0.3001, 0.3695)
-    out = torch.ones(len(x), device=x.device)
-    for i, w in enumerate(weights):
-        full, structure = ssim_terms(x, y)
-        out = out * (full if i == len(weights) - 1 else structure).clamp(min=1e-4) ** w
-        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
-    return out
-
-
 class Trainer:
     def __init__(self, config: TrainConfig):
         self.config = config
@@ -155,6 +140,7 @@ class Trainer:
         self.network = Network(config.model).to(self.device)
         self.step = 0
         self.elapsed = 0.0
+        self.discriminator = Discriminator().to(self.device) if config.adversarial else None
         self.optimisers = self.make_optimisers()
         self.trained = {k: p for k, p in self.network.named_parameters() if p.requires_grad}
         if self.checkpoint.exists():
@@ -166,6 +152,12 @@ class Trainer:
         self.stop = False  # set by SIGTERM
 
     def start(self) -> None:
+        if self.config.start:
+            network = read_network(find_file(self.config.start))
+            if replace(network.config, name="") != replace(self.config.model, name=""):
+                raise BsqError(f"{self.config.start} is a model of another architecture")
+            self.network.load_state_dict(network.state_dict())
+            return
         rng = np.random.default_rng([self.config.seed, 1 << 40])
         photos = np.stack([self.sampler.photo(rng, 256) for _ in range(400)])
         frames = np.stack([self.sampler.sequence(rng, 128, 2) for _ in range(200)])
@@ -195,7 +187,7 @@ class Trainer:
             n.prior.logits,
             n.decoder.out,
         ]
-        sparse_weights = {m.weight for m in sparse} | {n.encoder.out.weight}
+        sparse_weights = {m.weight for m in sparse} | {n.encoder.out.weight, n.encoder.widen.weight}
         hidden = [
             m.weight
             for m in n.modules()
@@ -220,7 +212,9 @@ class Trainer:
                 {"params": [p for p in hidden if p in slow], "lr": c.encoder_muon_lr},
             ]
         )
-        optimisers = [muon, adam]
+        optimisers: list[torch.optim.Optimizer] = [muon, adam]
+        if self.discriminator:
+            optimisers.append(torch.optim.Adam(self.discriminator.parameters(), lr=2e-4, betas=(0.5, 0.9)))
         for o in optimisers:
             for g in o.param_groups:
                 g["base"] = g["lr"]
@@ -262,9 +256,17 @@ class Trainer:
         mse = (shown - frame).square().mean((1, 2, 3))
         similarity = msssim(shown, frame)
         step = n.step(condition[1])
-        # High-rate theory of a uniform quantiser gives dD/dR = step^2 ln(2) / 6 a coefficient. The other constant
-        # brings 1 - MS-SSIM to the mean squared error it typically comes with.
-        distortion = (1 - c.msssim) * mse + c.msssim * 1700.0 * (1 - similarity)
+        # High-rate theory of a uniform quantiser gives dD/dR = step^2 ln(2) / 6 a coefficient. The other constants
+        # bring 1 - MS-SSIM and ST-LPIPS to the mean squared error they typically come with.
+        distortion = (1 - c.msssim - c.stlpips) * mse + c.msssim * 1700.0 * (1 - similarity)
+        if c.stlpips:
+            distortion = distortion + c.stlpips * STLPIPS_SCALE * st_lpips(shown, frame)
+        if self.discriminator and self.progress() >= c.adversarial_start:
+            self.discriminator.requires_grad_(False)  # it does not learn from the decoder's gain
+            distortion = distortion - c.adversarial * 100.0 * self.discriminator.realism(frame, shown)
+            self.discriminator.requires_grad_(True)
+            self.discriminator.loss(frame, shown.detach()).backward()
+        distortion = distortion * torch.where(condition[0] == 1, c.predicted, 1.0)
         cost = bpp + distortion * (3 * 6 / math.log(2)) / step.square()
         weight = 1 / (0.1 + 0.13 * 255 / step)  # all qualities count alike, not by their rate
         loss = (weight * cost).mean()
@@ -322,7 +324,8 @@ class Trainer:
 
     def share_gradients(self) -> None:
         """Replace every gradient by its mean over the processes."""
-        gradients = [p.grad for p in self.trained.values() if p.grad is not None]
+        every = [p for o in self.optimisers for group in o.param_groups for p in group["params"]]
+        gradients = [p.grad for p in every if p.grad is not None]
         flat = torch.cat([g.flatten() for g in gradients]) / self.world
         torch.distributed.all_reduce(flat)
         for g, mean in zip(gradients, flat.split([g.numel() for g in gradients])):
@@ -333,6 +336,7 @@ class Trainer:
             "network": self.network.state_dict(),
             "average": self.average,
             "optimisers": [o.state_dict() for o in self.optimisers],
+            "discriminator": self.discriminator.state_dict() if self.discriminator else {},
             "step": self.step,
             "elapsed": self.elapsed,
             "model": self.config.model.to_dict(),
@@ -374,6 +378,8 @@ class Trainer:
         if ModelConfig.from_dict(state["model"]) != self.config.model:
             raise BsqError(f"{path} is a checkpoint of another architecture")
         self.network.load_state_dict(state["network"])
+        if self.discriminator and state["discriminator"]:
+            self.discriminator.load_state_dict(state["discriminator"])
         self.average = state["average"]
         for o, s in zip(self.optimisers, state["optimisers"]):
             o.load_state_dict(s)

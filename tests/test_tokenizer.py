@@ -98,6 +98,15 @@ def test_both_signs_of_a_trit_are_never_set(started):
     assert not (above * below).any()
 
 
+def test_texture_masks_errors_but_not_at_the_finest_step(network):
+    x = torch.full((1, 3, 32, 32), 128.0)
+    x[..., :16, :16] += 60 * torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
+    steps = [network.step(torch.tensor([q])) for q in (40, 100)]
+    coarse, fine = (network.encoder.masked(x, step) for step in steps)
+    assert coarse[0, 0, 0] > 0.05 and (coarse[0, 1] <= 0).all()
+    assert fine.abs().max() < 1e-3
+
+
 def test_windows_are_local_and_quality_conditions(network):
     """A change far away moves nothing here; a change of quality moves the bits."""
     x = torch.rand(1, 3, 16 * 40, 16, generator=torch.Generator().manual_seed(0)) * 255

@@ -223,3 +223,41 @@ assert every[0][0] == every[1][0] and every[0][1] != every[1][1], every
 def test_the_trainer_needs_neither_av_nor_constriction(tmp_path):
     code = "import sys; sys.modules['av'] = sys.modules['constriction'] = None; import bsqcodec.train"
     assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0
+
+
+def test_the_discriminator_waits_for_its_time_then_learns_and_is_restored(config):
+    config = replace(config, adversarial=0.5, adversarial_start=0.5, steps=4)
+    run = Trainer(config)
+    before = {k: v.clone() for k, v in run.discriminator.state_dict().items()}
+    run.train_step, step = lambda batch: (setattr(run, "stop", run.step == 1), step(batch))[1], run.train_step
+    run.run()
+    assert all(torch.equal(v, run.discriminator.state_dict()[k]) for k, v in before.items())
+    rest = Trainer(config)
+    rest.run()
+    assert any(not torch.equal(v, rest.discriminator.state_dict()[k]) for k, v in before.items())
+    again = Trainer(config)
+    for k, v in rest.discriminator.state_dict().items():
+        assert torch.equal(v, again.discriminator.state_dict()[k])
+
+
+def test_st_lpips_is_part_of_the_loss(config):
+    pytest.importorskip("stlpips_pytorch")
+    costs = []
+    for share in (0.0, 0.5):
+        run = Trainer(replace(config, out=f"{config.out}{share}", msssim=0.0, stlpips=share))
+        records = run.train_step(run.batch(0, False))
+        costs.append(np.array(records["cost"]))
+        assert np.isfinite(costs[-1]).all()
+    assert (costs[0] != costs[1]).all()
+
+
+def test_a_run_goes_on_from_a_model_file(config, tmp_path):
+    first = Trainer(replace(config, steps=1))
+    first.run()
+    on = Trainer(replace(config, start=str(first.model_path), out=str(tmp_path / "on")))
+    assert on.step == 0
+    for name, value in load_model(str(first.model_path)).network.decoder.state_dict().items():
+        assert torch.equal(value, on.network.decoder.state_dict()[name]), name
+    wider = replace(config.model, detail_blocks=config.model.detail_blocks + 1)
+    with pytest.raises(BsqError, match="architecture"):
+        Trainer(replace(config, model=wider, start=str(first.model_path), out=str(tmp_path / "wider")))
