@@ -12,6 +12,9 @@ from .errors import BsqError
 
 log = logging.getLogger(__name__)
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".y4m"}
+STRIP_SIDE = 256
+STRIPS_A_VIDEO = 16
 
 
 def load_images(paths: list[str], minimum: int) -> list[np.ndarray]:
@@ -37,6 +40,48 @@ def load_images(paths: list[str], minimum: int) -> list[np.ndarray]:
     if not images:
         raise BsqError(f"no training images in {', '.join(paths)}")
     return images
+
+
+def load_videos(folders: list[str], minimum: int, length: int) -> list[np.ndarray]:
+    """Strips of `length` frames from evenly spaced places of all videos in folders, uint8 (length * S, S, 3).
+
+    S is at least `minimum` and at most `STRIP_SIDE`; where in the frame a strip lies does not depend on the run. Broken
+    and too small videos are counted and skipped. Needs PyAV. Raises BsqError for what is no folder, or if nothing was
+    found.
+    """
+    from .info import Frame
+    from .media import open_source
+
+    strips, skipped = [], 0
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise BsqError(f"{folder}: not a folder of videos")
+        for file in sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES):
+            rng = np.random.default_rng(len(strips))
+            found = []
+            try:
+                with open_source(str(file), audio=False) as source:
+                    info, total = source.info, source.total or length
+                side = min(info.width, info.height, STRIP_SIDE)
+                count = min(STRIPS_A_VIDEO, total // length) if side >= minimum and info.frame_rate else 0
+                for i in range(count):
+                    start, span = i * (total - length) / max(count - 1, 1), length + 1
+                    with open_source(
+                        str(file), float(start / info.frame_rate), float(span / info.frame_rate), audio=False
+                    ) as source:
+                        frames = [item.rgb for item in source if isinstance(item, Frame)][:length]
+                    y, x = rng.integers(0, info.height - side + 1), rng.integers(0, info.width - side + 1)
+                    if len(frames) == length:
+                        found.append(np.concatenate([f[y : y + side, x : x + side] for f in frames]))
+            except BsqError:
+                pass  # what was read before is good
+            strips += found
+            skipped += not found
+    if skipped:
+        log.warning("%d videos were broken, too small or too short and skipped", skipped)
+    if not strips:
+        raise BsqError(f"no training videos in {', '.join(folders)}")
+    return strips
 
 
 def _items(path: Path):

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .config import ModelConfig
-from .data import Sampler, load_images
+from .data import Sampler, load_images, load_videos
 from .errors import BsqError
 from .exact import ConditionTable, Linear, set_arithmetic
 from .losses import Discriminator, msssim, st_lpips
@@ -38,10 +38,11 @@ STLPIPS_SCALE = 700.0
 
 @dataclass
 class TrainConfig:
-    """One run. `photos` and `strips` are tar shards or folders."""
+    """One run. `photos` and `strips` are tar shards or folders of images, `videos` are folders of videos."""
 
     photos: list[str] = field(default_factory=list)
-    strips: list[str] = field(default_factory=list)
+    strips: list[str] = field(default_factory=list)  # images of frames, square, one above the other
+    videos: list[str] = field(default_factory=list)
     out: str = "runs/small"
     start: str = ""  # a packaged model or a model file to go on from; otherwise from nothing
     minutes: float = 30.0
@@ -135,8 +136,12 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         photos = load_images(config.photos, max(config.crop, config.late_crop))
         strips = load_images(config.strips, config.late_crop) if config.strips else []
-        self.sampler = Sampler(photos, [s for s in strips if s.shape[0] % s.shape[1] == 0])
-        log.info("%d photographs, %d strips", len(photos), len(strips))
+        strips += load_videos(config.videos, config.late_crop, config.unroll) if config.videos else []
+        whole = [s for s in strips if s.shape[0] % s.shape[1] == 0 and s.shape[0] >= config.unroll * s.shape[1]]
+        if len(whole) < len(strips):
+            log.warning("%d strips have not %d square frames and are left out", len(strips) - len(whole), config.unroll)
+        self.sampler = Sampler(photos, whole)
+        log.info("%d photographs, %d strips", len(photos), len(whole))
         self.network = Network(config.model).to(self.device)
         self.step = 0
         self.elapsed = 0.0

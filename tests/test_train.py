@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from PIL import Image
 from skimage import data as skdata
 
 from bsqcodec import train as trainer
-from bsqcodec.data import Sampler, load_images
+from bsqcodec.data import Sampler, load_images, load_videos
 from bsqcodec.errors import BsqError
 from bsqcodec.model import load_model
 from bsqcodec.train import TrainConfig, Trainer, train
@@ -261,3 +262,21 @@ def test_a_run_goes_on_from_a_model_file(config, tmp_path):
     wider = replace(config.model, detail_blocks=config.model.detail_blocks + 1)
     with pytest.raises(BsqError, match="architecture"):
         Trainer(replace(config, model=wider, start=str(first.model_path), out=str(tmp_path / "wider")))
+
+
+def test_strips_from_a_folder_of_videos(tmp_path):
+    pytest.importorskip("av")
+    from bsqcodec.media import open_source
+
+    plants = Path(__file__).parent / "data" / "plants.mp4"  # 21 frames, 254 wide, 256 high
+    (tmp_path / "plants.mp4").write_bytes(plants.read_bytes())
+    (tmp_path / "broken.mp4").write_bytes(plants.read_bytes()[:500])
+    strips = load_videos([str(tmp_path)], 64, 5)
+    assert [s.shape for s in strips] == [(5 * 254, 254, 3)] * 4
+    with open_source(str(plants), audio=False) as source:
+        frames = [frame.rgb for frame in source]
+    for strip, first in ((strips[0], 0), (strips[-1], 16)):
+        whole = frames[first : first + 5]
+        assert any(np.array_equal(strip, np.concatenate([f[y : y + 254] for f in whole])) for y in range(3))
+    with pytest.raises(BsqError, match="no training videos"):
+        load_videos([str(tmp_path)], 4000, 5)

@@ -16,9 +16,8 @@ import numpy as np
 from .. import colour
 from ..api import Decoder
 from ..errors import BsqError
-from ..media import replacing
+from ..media import IMAGE_SUFFIXES, replacing
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".jp2"}
 VIDEO_SUFFIXES = {".yuv", ".y4m", ".mp4", ".mkv", ".mov", ".webm", ".avi"}
 
 
