@@ -52,7 +52,8 @@ def load_videos(folders: list[str], minimum: int, length: int) -> list[np.ndarra
     from .info import Frame
     from .media import open_source
 
-    strips, skipped = [], 0
+    strips: list[np.ndarray] = []
+    skipped = 0
     for folder in folders:
         if not Path(folder).is_dir():
             raise BsqError(f"{folder}: not a folder of videos")
@@ -61,14 +62,12 @@ def load_videos(folders: list[str], minimum: int, length: int) -> list[np.ndarra
             found = []
             try:
                 with open_source(str(file), audio=False) as source:
-                    info, total = source.info, source.total or length
+                    info, total, rate = source.info, source.total or length, float(source.info.frame_rate or 0)
                 side = min(info.width, info.height, STRIP_SIDE)
-                count = min(STRIPS_A_VIDEO, total // length) if side >= minimum and info.frame_rate else 0
+                count = min(STRIPS_A_VIDEO, total // length) if side >= minimum and rate else 0
                 for i in range(count):
                     start, span = i * (total - length) / max(count - 1, 1), length + 1
-                    with open_source(
-                        str(file), float(start / info.frame_rate), float(span / info.frame_rate), audio=False
-                    ) as source:
+                    with open_source(str(file), start / rate, span / rate, audio=False) as source:
                         frames = [item.rgb for item in source if isinstance(item, Frame)][:length]
                     y, x = rng.integers(0, info.height - side + 1), rng.integers(0, info.width - side + 1)
                     if len(frames) == length:
