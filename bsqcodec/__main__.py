@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
+from .config import DEFAULT
 from .errors import BsqError
 
 
@@ -83,7 +84,7 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--bpp", type=click.FloatRange(0, min_open=True), help="Bits a pixel to aim at, in place of a quality.")
 @click.option("--size", help="Size of the file to aim at, in bytes, or as 500k or 2M; in place of a quality.")
 @click.option("--gop", type=click.IntRange(1, 65535), default=32, help="Frames from one I frame to the next.")
-@click.option("--model", default="small", help="Name of a packaged model, or a model file.")
+@click.option("--model", default=DEFAULT, show_default=True, help="Name of a packaged model, or a model file.")
 @_device
 @click.option("--start", type=click.FloatRange(0), default=0.0, help="Seconds of the input to skip.")
 @click.option("--duration", type=click.FloatRange(0, min_open=True), help="Seconds to encode.  [default: all]")

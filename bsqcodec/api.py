@@ -30,9 +30,10 @@ import torch
 
 from . import media
 from .codec import FrameStats, GopEncoder, decode_gop, decode_symbols
+from .config import DEFAULT
 from .errors import BsqError, FormatError
 from .info import AudioPacket, Frame, MediaInfo
-from .model import DEFAULT, Model, find_model, load_model
+from .model import Model, find_model, load_model
 from .network import GRAY
 from .rate import GroupQuality, RateControl, find_quality
 from .stream import MAX_PIXELS, Gop, IndexEntry, Lost, StreamReader, StreamWriter

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+DEFAULT = "small"  # the packaged model that encodes unless another is asked for
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -14,13 +14,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from .config import ModelConfig
+from .config import DEFAULT, ModelConfig
 from .errors import ModelError
 from .exact import ExactModule, freeze
 from .network import Network
 from .stream import ID_BYTES
-
-DEFAULT = "small"
 
 
 class Model:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from .api import Decoder, device_of
 from .codec import Symbols, decode_symbols
+from .config import DEFAULT
 from .errors import BsqError
 from .exact import freeze
-from .model import DEFAULT, Model, find_model, load_model
+from .model import Model, find_model, load_model
 from .stream import Gop, StreamReader
 
 FOLDER = resources.files("bsqcodec") / "conformance"

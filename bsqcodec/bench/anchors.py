@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import colour, stream
 from ..api import Decoder, Encoder, device_of
+from ..config import DEFAULT
 from ..errors import BsqError
 from ..info import MediaInfo
 from ..model import Model, load_model
@@ -38,7 +39,7 @@ class Settings:
     gop: int = 32
     mode: str = "low-delay"
     pixel_format: str = "yuv420p"
-    model: str = "small"
+    model: str = DEFAULT
     device: str = "cpu"
 
 

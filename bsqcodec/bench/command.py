@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from ..config import DEFAULT
+
 IMAGE_METRICS = "psnr,psnr-yuv,ms-ssim,ssim"
 
 
@@ -41,7 +43,7 @@ def _points(context: click.Context, option: click.Parameter, value: tuple[str, .
 @click.option("--metrics", callback=_names, default=IMAGE_METRICS, show_default=True, help="Metrics.")
 @click.option("--qualities", callback=_numbers, help="Points of bsq, 1..100 [default: 1,10,20,...,100].")
 @click.option("--points", multiple=True, callback=_points, help="Points of a codec: h264=22,27,32,37. Repeatable.")
-@click.option("--model", default="small", show_default=True, help="Our model: a name or a file.")
+@click.option("--model", default=DEFAULT, show_default=True, help="Our model: a name or a file.")
 @click.option("--device", default="cpu", show_default=True, help="Of our codec: auto, cpu or cuda.")
 @click.option("--frames", type=click.IntRange(0), default=96, show_default=True, help="Frames of a video; 0 is all.")
 @click.option("--gop", type=click.IntRange(1), default=32, show_default=True, help="Frames from I frame to I frame.")
