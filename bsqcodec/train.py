@@ -69,6 +69,7 @@ class TrainConfig:
     stlpips: float = 0.0  # share of ST-LPIPS (AlexNet)
     adversarial: float = 0.0  # weight of a patch discriminator's judgement, for the perceptual profile
     adversarial_start: float = 0.6  # it joins when so much of the run is over
+    fidelity: float = 1.0  # lambda at quality 100 is so many times what its step asks for, down to 1 at quality 50
     predicted: float = 1.0  # a P frame's distortion counts so much: what an I frame gets right, P frames inherit
     motion_lambda: float = 8.0
     checkpoint_minutes: float = 3.0
@@ -263,7 +264,10 @@ class Trainer:
         step = n.step(condition[1])
         # High-rate theory of a uniform quantiser gives dD/dR = step^2 ln(2) / 6 a coefficient. The other constants
         # bring 1 - MS-SSIM and ST-LPIPS to the mean squared error they typically come with.
-        distortion = (1 - c.msssim - c.stlpips) * mse + c.msssim * 1700.0 * (1 - similarity)
+        # From quality 50 on MS-SSIM, which saturates, gives way to the squared error.
+        high = ((condition[1] - 50) / 50).clamp(min=0)
+        share = c.msssim * (1 - 0.6 * high)
+        distortion = (1 - share - c.stlpips) * mse + share * 1700.0 * (1 - similarity)
         if c.stlpips:
             distortion = distortion + c.stlpips * STLPIPS_SCALE * st_lpips(shown, frame)
         if self.discriminator and self.progress() >= c.adversarial_start:
@@ -272,8 +276,9 @@ class Trainer:
             self.discriminator.requires_grad_(True)
             self.discriminator.loss(frame, shown.detach()).backward()
         distortion = distortion * torch.where(condition[0] == 1, c.predicted, 1.0)
-        cost = bpp + distortion * (3 * 6 / math.log(2)) / step.square()
-        weight = 1 / (0.1 + 0.13 * 255 / step)  # all qualities count alike, not by their rate
+        fidelity = c.fidelity ** high.square()
+        cost = bpp + distortion * fidelity * (3 * 6 / math.log(2)) / step.square()
+        weight = 1 / (0.1 + 0.13 * 255 / step) / fidelity.sqrt()  # all qualities count alike, not by their rate
         loss = (weight * cost).mean()
         if bits.requires_grad:
             # A bit moves by whole units, so what counts is the distortion's slope half way, at 1/2. For a squared
