@@ -55,8 +55,8 @@ class _Scale(torch.autograd.Function):
 def scale(x: Tensor, bits: int, low: float, high: float, rounding: bool = True) -> Tensor:
     """x * 2**bits, rounded to an integer and clamped to [low, high]; `bits` may be negative."""
     if not x.is_floating_point():
-        y = x << bits if bits >= 0 else (x + (1 << (-bits - 1))) >> -bits
-        return y.clamp(int(low), int(high))
+        y = x << bits if bits >= 0 else (x + (1 << (-bits - 1))).bitwise_right_shift_(-bits)
+        return y.clamp_(int(low), int(high))
     if torch.is_grad_enabled() and x.requires_grad:
         return _Scale.apply(x, 2.0**bits, low, high, rounding)
     y = x * 2.0**bits

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .config import ModelConfig
 from .exact import (
     ACT_BITS,
+    LIMIT,
     QUALITIES,
     RES_BITS,
     WEIGHT_BITS,
@@ -141,8 +142,7 @@ class Prior(ExactModule):
     def trunk(self, x: Tensor, condition, cache=None) -> Tensor:
         for block in self.blocks:
             x = block(x, condition, cache)
-        # the head's sum keeps its fraction until all groups seen so far are added
-        return self.head(self.norm(x, condition))
+        return self.norm(x, condition)
 
     def group_logits(self, total: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Logits of one group, ACT_BITS + WEIGHT_BITS fractional bits, from its part of the last layer."""
@@ -160,7 +160,8 @@ class Prior(ExactModule):
         for k, layer in enumerate(self.earlier):
             known.append(known[-1] + layer(now[:, :, :, k]))
         x = base + torch.stack(known, 3) + self.integer("phase")
-        total = self.trunk(x, condition)
+        # the head's sum keeps its fraction until all groups seen so far are added
+        total = self.head(self.trunk(x, condition))
         bias = self.logit_bias(*condition).view(-1, 1, 1, 1, self.config.bits)
         out = [torch.empty(0)] * len(self.group_slices)
         within, _ = self.within.integers()
@@ -184,31 +185,36 @@ class Prior(ExactModule):
         device = previous.device
         condition = (torch.full((b,), kind, device=device), torch.full((b,), quality, device=device))
         active, groups = self.groups(quality)
-        base = self.inputs(cells(pad_even(self.previous.narrow(previous))))
+        bits_before = self.previous.narrow(previous)
+        kind_of_bits = bits_before.dtype
+        base = self.inputs(cells(pad_even(bits_before)))
         hc, wc = base.shape[1:3]
         _, offset = self.logits.integers()
         assert offset is not None
         bias = (self.logit_bias(*condition) + offset)[:, active].view(b, 1, 1, -1)
-        out = base.new_zeros((b, 2 * hc, 2 * wc, self.config.bits), dtype=previous.dtype)
+        if kind_of_bits == torch.int8:
+            bias = bias.to(torch.int32)
+        out = base.new_zeros((b, 2 * hc, 2 * wc, self.config.bits), dtype=kind_of_bits)
         cache = AttentionCache()
         for k, (i, j) in enumerate(PHASES):
             cache.phase = k
             rows, columns = (height - i + 1) // 2, (width - j + 1) // 2  # cells whose token lies inside the grid
             x = (base + self.integer("phase")[k]).unsqueeze(3)
-            total = self.trunk(x, condition, cache).squeeze(3)[:, :rows, :columns]
+            x = self.trunk(x, condition, cache).squeeze(3)[:, :rows, :columns]
+            total = self.head.rounded(x, 0, -LIMIT, LIMIT)
             known = None if bits is None else bits[:, i::2, j::2].index_select(-1, active)
             coded = []
             for group in groups:
                 hidden = scale(total, -WEIGHT_BITS, 0, 127)
-                p = self.probabilities(group.logits.product(hidden) + bias[..., group.place])
+                p = self.probabilities(group.logits.product(hidden).add_(bias[..., group.place]))
                 truth = None if known is None else known[..., group.place].flatten(0, 2)
-                new = coder(p.flatten(0, 2), truth).view(p.shape).to(previous.dtype)
-                total = total + group.within.product(new)
+                new = coder(p.flatten(0, 2), truth).view(p.shape).to(kind_of_bits)
+                total += group.within.product(new)
                 coded.append(new)
             out[:, i::2, j::2][:, :rows, :columns].index_copy_(-1, active, torch.cat(coded, -1))
             if k < 3:
                 base = base + self.earlier[k](out[:, i::2, j::2])
-        return out[:, :height, :width]
+        return out[:, :height, :width].to(previous.dtype)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Integer logits -> P(1) * 65536, int32 in 1..65535."""
