@@ -36,7 +36,7 @@ from .errors import BsqError, FormatError
 from .info import AudioPacket, Frame, MediaInfo
 from .model import DEFAULT, Model, find_model, load_model
 from .network import GRAY
-from .parallel import MAX_GROUP, EncodedGroup, Workers, choose_jobs, decoded
+from .parallel import MAX_GROUP, EncodedGroup, Workers, choose_jobs, decoded, read_ahead
 from .rate import GroupQuality, RateControl, find_quality
 from .stream import MAX_PIXELS, Gop, IndexEntry, Lost, StreamReader, StreamWriter
 
@@ -375,6 +375,8 @@ def encode_file(
         frame_bytes = 3 * info.width * info.height
         if jobs is None:
             jobs = 1 if alone else choose_jobs(opened.total, gop, frame_bytes)
+        if source != "-" and not info.image:  # reading from a pipe cannot be stopped from here
+            items = stack.enter_context(read_ahead(items, 4))
         if name is not None and jobs > 1 and gop * frame_bytes <= MAX_GROUP:
             workers = stack.enter_context(Workers(jobs, functools.partial(load_model, name)))
             items = workers.encode(items, gop, quality)
@@ -503,6 +505,7 @@ def decode_file(
             workers = _workers(decoder, model, device, total, jobs)
             if workers:
                 stack.enter_context(workers)
+                decoder.model  # noqa: B018 that it is there is found out here, not in a worker
             sink = stack.enter_context(media.open_sink(target, decoder.info, crf, image_quality)) if target else None
             if sink:
                 result.warnings = sink.warnings
@@ -544,9 +547,8 @@ def _workers(
         jobs = choose_jobs(frames, longest, 3 * decoder.info.width * decoder.info.height)
     if jobs == 1:
         return None
-    identity = decoder.model.id  # that it is there is found out here
-    load = functools.partial(find_model, identity) if model is None else functools.partial(load_model, model)
-    return Workers(jobs, load)
+    load = functools.partial(find_model, decoder.reader.model)
+    return Workers(jobs, load if model is None else functools.partial(load_model, model))
 
 
 def _count(decoder: Decoder, frames: tuple[int, int | None]) -> int | None:

@@ -63,17 +63,21 @@ class Workers:
         jobs: how many.
         load: gives the model; to be pickled.
 
+    Until it is left, this process too uses one thread: several would only wait for the cores that the others have.
     Leaving by an exception stops them at once. A process that dies raises BsqError in the one that waits for it.
     """
 
     def __init__(self, jobs: int, load: Callable[[], Model]):
         self.jobs = jobs
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         self._pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start, (load,))
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        torch.set_num_threads(self._threads)
         processes = list((getattr(self._pool, "_processes", None) or {}).values())
         self._pool.shutdown(wait=kind is None, cancel_futures=True)
         if kind is not None:
@@ -82,13 +86,13 @@ class Workers:
 
     def _submit(self, task: Callable[..., Any], *arguments: Any) -> Future:
         # Ctrl-C reaches every process of the terminal: workers are born deaf to it, and are stopped by this one
-        main = threading.current_thread() is threading.main_thread()
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+        if not hasattr(signal, "pthread_sigmask"):
+            return self._pool.submit(task, *arguments)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return self._pool.submit(task, *arguments)
         finally:
-            if before is not None:
-                signal.signal(signal.SIGINT, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def encode(self, items: Iterable[Any], gop: int, quality: int) -> Iterator[Any]:
         """Replace the frames among `items` by EncodedGroup of `gop` frames, each at the place of its last frame."""
