@@ -60,6 +60,11 @@ def _device(command):
     return click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")(command)
 
 
+def _jobs(command):
+    text = "Groups of pictures to work on at the same time, each in a process of one thread.  [default: auto]"
+    return click.option("--jobs", type=click.IntRange(1), help=text)(command)
+
+
 def _limit(command):
     text = "Refuse frames of more pixels."
     return click.option("--max-pixels", type=click.IntRange(1, 1 << 26), default=1 << 26, help=text)(command)
@@ -86,6 +91,7 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--gop", type=click.IntRange(1, 65535), default=32, help="Frames from one I frame to the next.")
 @click.option("--model", default=DEFAULT, show_default=True, help="Name of a packaged model, or a model file.")
 @_device
+@_jobs
 @click.option("--start", type=click.FloatRange(0), default=0.0, help="Seconds of the input to skip.")
 @click.option("--duration", type=click.FloatRange(0, min_open=True), help="Seconds to encode.  [default: all]")
 @click.option("--audio/--no-audio", default=True, help="Copy the audio track.")
@@ -130,6 +136,7 @@ def encode(
 @click.option("--conceal", is_flag=True, help="Repeat the last good frame for what is damaged, and go on.")
 @_limit
 @_device
+@_jobs
 @click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
 @click.option("--md5", is_flag=True, help="Print the MD5 of the decoded frames; OUTPUT may then be left out.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")

@@ -16,12 +16,14 @@ with open("out.bsq", "rb") as file:
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import BinaryIO, TypeVar
 
@@ -35,6 +37,7 @@ from .errors import BsqError, FormatError
 from .info import AudioPacket, Frame, MediaInfo
 from .model import Model, find_model, load_model
 from .network import GRAY
+from .parallel import MAX_GROUP, EncodedGroup, Workers, choose_jobs, decoded, read_ahead
 from .rate import GroupQuality, RateControl, find_quality
 from .stream import MAX_PIXELS, Gop, IndexEntry, Lost, StreamReader, StreamWriter
 
@@ -114,8 +117,14 @@ class Encoder:
         self.stats.append(self._group.stats[-1])
         self._quality.seen(self.stats[-1].kind, rgb, decoded)
         if len(self._pts) == self.gop:
-            self._finish_group()
+            self._finish_group(self._group.finish())
         return decoded
+
+    def write_group(self, group: EncodedGroup) -> None:
+        """In place of `write` for all frames of a group that was encoded elsewhere."""
+        self._pts += group.pts
+        self.stats += group.stats
+        self._finish_group(group.payload)
 
     def write_audio(self, packet: AudioPacket) -> None:
         """Pass on a packet of `info.audio`; it is written after the group of pictures that is being encoded."""
@@ -123,12 +132,12 @@ class Encoder:
 
     def close(self) -> None:
         """Finish the stream. The file is left open."""
-        self._finish_group()
+        self._finish_group(self._group.finish() if self._group else None)
         self._writer.close()
 
-    def _finish_group(self) -> None:
-        if self._group:
-            self._writer.gop(self._pts, self._group.finish())
+    def _finish_group(self, payload: bytes | None) -> None:
+        if payload is not None:
+            self._writer.gop(self._pts, payload)
             self._group, self._pts = None, []
         if self._audio:
             before = self._writer.size
@@ -180,10 +189,13 @@ class Decoder:
         """The groups of pictures, or None where the file cannot seek."""
         return self.reader.index() if self._file.seekable() else None
 
-    def frames(self, start: int = 0, stop: int | None = None, conceal: bool = False) -> Iterator[Frame]:
+    def frames(
+        self, start: int = 0, stop: int | None = None, conceal: bool = False, workers: Workers | None = None
+    ) -> Iterator[Frame]:
         """Frames `start` to `stop` - 1; groups of pictures that are not needed are neither read nor decoded.
 
-        With `conceal`, frames that are lost repeat the one before, or are gray; `warnings` tells which.
+        With `conceal`, frames that are lost repeat the one before, or are gray; `warnings` tells which. `workers`
+        decode several groups at a time.
         """
         if start > 0 and self._file.seekable():
             # a stream that is cut short has no index, but still the frames before the cut
@@ -191,9 +203,14 @@ class Decoder:
                 before = [entry for entry in self.reader.index() if entry.first <= start]
                 if before:
                     self.reader.seek(before[-1])
+        chunks: Iterator[tuple[Gop | list[AudioPacket] | Lost, Future | None]]
+        chunks = ((chunk, None) for chunk in self.reader.chunks(conceal))
+        if workers:
+            begin = functools.partial(self._begin, workers, start, stop)
+            chunks = workers.ahead(self.reader.chunks(conceal), begin, self._bytes)
         picture = None
         number = 0
-        for chunk in self.reader.chunks(conceal):
+        for chunk, future in chunks:
             if isinstance(chunk, list):
                 if number > start or start == 0:
                     for packet in chunk:
@@ -209,7 +226,8 @@ class Decoder:
             if isinstance(chunk, Lost):
                 reason = chunk.reason
             else:
-                pictures = self._decoded(decode_gop, chunk)
+                decode = decode_gop if future is None else functools.partial(decoded, future)
+                pictures = self._decoded(decode, chunk)
                 try:
                     for picture in itertools.islice(pictures, count):
                         if chunk.first + done >= start:
@@ -225,6 +243,22 @@ class Decoder:
                 if picture is None:
                     picture = np.full((self.info.height, self.info.width, 3), int(GRAY), np.uint8)
                 yield Frame(picture, chunk.pts[i])
+
+    def _bytes(self, chunk: Gop | list[AudioPacket] | Lost) -> int:
+        """Of the frames of a group of pictures."""
+        return 3 * self.info.width * self.info.height * len(chunk.pts) if isinstance(chunk, Gop) else 0
+
+    def _begin(
+        self, workers: Workers, start: int, stop: int | None, chunk: Gop | list[AudioPacket] | Lost
+    ) -> Future | None:
+        """Let `workers` decode a group, if it is wanted and not too large."""
+        if not isinstance(chunk, Gop) or self._bytes(chunk) > MAX_GROUP:
+            return None
+        n = len(chunk.pts)
+        count = n if stop is None else min(n, stop - chunk.first)
+        if chunk.first + n <= start or count <= 0:
+            return None
+        return workers.decode(chunk.payload, self.info.height, self.info.width, n, count)
 
     def _tell(self, chunk: Gop | Lost, first: int, stop: int, reason: str, gray: bool) -> None:
         """Warn that frames `first` to `stop` - 1 are lost."""
@@ -302,6 +336,7 @@ def encode_file(
     duration: float | None = None,
     audio: bool = True,
     force: bool = False,
+    jobs: int | None = 1,
     progress: Progress | None = None,
 ) -> Result:
     """Encode a picture, a video, or a folder of frames into a .bsq file.
@@ -314,13 +349,22 @@ def encode_file(
         size: bytes to aim at, audio included, alike.
         start, duration: part of the source, in seconds.
         force: replace `target` if it is there.
+        jobs: groups of pictures to encode at the same time, in processes of one thread that are started for it (so the
+            program's main module must be importable, as for all of `multiprocessing`); None: as many as are worth it.
+            The bytes are the same. Not with a rate, and not on a GPU.
 
     Raises BsqError in one line for all that can go wrong with files. Nothing is left of a file that was not finished.
     """
+    name = None
     if not isinstance(model, Model):
-        model = load_model(model, device_of(device))
+        name, model = model, load_model(model, device_of(device))
+    alone = name is None or bpp is not None or size is not None or model.device.type != "cpu"
+    if alone and jobs is not None and jobs > 1:
+        raise BsqError("several jobs need a quality in place of a rate, the CPU, and a model by its name")
     # the name is checked before the work begins
-    with output_file(target, force) as file, media.open_source(source, start, duration, audio) as opened:
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(output_file(target, force))
+        opened = stack.enter_context(media.open_source(source, start, duration, audio))
         info, items = opened.info, iter(opened)
         result = Result(info, warnings=opened.warnings)
         rate = None
@@ -329,17 +373,31 @@ def encode_file(
             quality = rate.quality
         encoder = Encoder(file, info, model, quality, gop)
         result.stats = encoder.stats
+        frame_bytes = 3 * info.width * info.height
+        if jobs is None:
+            jobs = 1 if alone else choose_jobs(opened.total, gop, frame_bytes)
+        if source != "-" and not info.image:  # reading from a pipe cannot be stopped from here
+            items = stack.enter_context(read_ahead(items, 4))
+        if name is not None and jobs > 1 and gop * frame_bytes <= MAX_GROUP:
+            workers = stack.enter_context(Workers(jobs, functools.partial(load_model, name)))
+            items = workers.encode(items, gop, quality)
         for item in items:
             if isinstance(item, AudioPacket):
                 encoder.write_audio(item)
                 continue
-            result.qualities.append(encoder.quality)
-            result.add(encoder.write(*item))
-            result.size = encoder.size
+            if isinstance(item, EncodedGroup):
+                encoder.write_group(item)
+                pictures = item.decoded
+            else:
+                pictures = [encoder.write(*item)]
+            for picture in pictures:
+                result.qualities.append(encoder.quality)
+                result.add(picture)
+                result.size = encoder.size
+                if progress:
+                    progress(result, opened.total)
             if rate and result.frames % gop == 0:
                 encoder.quality = rate.next(result.frames, encoder.size, encoder.audio_size)
-            if progress:
-                progress(result, opened.total)
         if not result.frames:
             raise BsqError(f"{source}: there are no frames")
         encoder.close()
@@ -417,6 +475,7 @@ def decode_file(
     keep_partial: bool = False,
     conceal: bool = False,
     max_pixels: int = MAX_PIXELS,
+    jobs: int | None = 1,
     progress: Progress | None = None,
 ) -> Result:
     """Decode a .bsq file.
@@ -430,6 +489,7 @@ def decode_file(
         keep_partial: of a stream that is damaged or cut short, keep what comes before, and then raise FormatError.
         conceal: go on after damage, with the last good frame in place of those that are lost; `warnings` tells which.
         max_pixels: of a frame; streams of larger ones are refused.
+        jobs: groups of pictures to decode at the same time, as for `encode_file`; a pipe decodes in one process.
 
     Raises BsqError as `encode_file` does.
     """
@@ -443,12 +503,16 @@ def decode_file(
         result = Result(decoder.info)
         total = _count(decoder, frames)
         with contextlib.ExitStack() as stack:
+            workers = _workers(decoder, model, device, total, jobs)
+            if workers:
+                stack.enter_context(workers)
+                decoder.model  # noqa: B018 that it is there is found out here, not in a worker
             sink = stack.enter_context(media.open_sink(target, decoder.info, crf, image_quality)) if target else None
             if sink:
                 result.warnings = sink.warnings
                 decoder.audio = sink.write_audio
             try:
-                for frame in decoder.frames(*frames, conceal=conceal):
+                for frame in decoder.frames(*frames, conceal, workers):
                     result.add(frame.rgb)
                     result.size = decoder.reader.size
                     if sink:
@@ -466,6 +530,26 @@ def decode_file(
     if damage:
         raise FormatError(f"{damage}; what comes before is kept") from damage
     return result
+
+
+def _workers(
+    decoder: Decoder, model: Model | str | None, device: str, frames: int | None, jobs: int | None
+) -> Workers | None:
+    """Processes that decode `frames` frames of a file, if it is to be several, or (None) if several are worth it."""
+    if isinstance(model, Model) or device_of(device).type != "cpu":
+        if jobs is not None and jobs > 1:
+            raise BsqError("several jobs need the CPU, and a model by its name")
+        return None
+    if jobs == 1 or frames is None:
+        return None
+    if jobs is None:
+        starts = [entry.first for entry in decoder.index() or ()] + [decoder.reader.frames or 0]
+        longest = max((b - a for a, b in itertools.pairwise(starts)), default=frames)
+        jobs = choose_jobs(frames, longest, 3 * decoder.info.width * decoder.info.height)
+    if jobs == 1:
+        return None
+    load = functools.partial(find_model, decoder.reader.model)
+    return Workers(jobs, load if model is None else functools.partial(load_model, model))
 
 
 def _count(decoder: Decoder, frames: tuple[int, int | None]) -> int | None:

@@ -3,7 +3,8 @@
 The prior and the synthesis half of the tokenizer must give the same integers on every machine. Here every
 tensor holds integers. They are stored in float32, whose products and sums of integers are exact, in any order,
 while every partial sum stays below 2**24; so any GEMM library, thread count, batch shape and device returns the
-same values. The same code runs on int64 tensors: that is the oracle the tests compare against.
+same values. The same code runs on int64 tensors: that is the oracle the tests compare against. Where a CPU multiplies
+int8 into int32 faster, and shows at start that it does so exactly, frozen layers take their products there (`Matrix`).
 
 Numbers are fixed point: an integer `n` with `f` fractional bits stands for n / 2**f. Activations have `ACT_BITS`
 fractional bits and lie within +-127, the residual stream has `RES_BITS`. Rounding is always floor(x + 1/2).
@@ -12,6 +13,9 @@ Parameters are kept in real units and rounded to integers at use. With `rounding
 graph runs without any rounding; with it on, training sees exactly what inference computes, and gradients pass
 straight through the rounding (Bengio et al., arXiv 1308.3432).
 """
+
+import functools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +30,8 @@ QUALITIES = 100
 ANCHORS = 10  # (kind, quality) tables are given at qualities 1, 12, 23, ... 100 and interpolated
 ANCHOR_STEP = 11
 MASKED = -float(1 << 22)
+_SCORES = 1 << 18  # of attention that are worked on at once
+_CHUNK = 1024  # tokens that go through several layers together: what they leave between two layers stays in the cache
 
 
 class _Scale(torch.autograd.Function):
@@ -49,8 +55,8 @@ class _Scale(torch.autograd.Function):
 def scale(x: Tensor, bits: int, low: float, high: float, rounding: bool = True) -> Tensor:
     """x * 2**bits, rounded to an integer and clamped to [low, high]; `bits` may be negative."""
     if not x.is_floating_point():
-        y = x << bits if bits >= 0 else (x + (1 << (-bits - 1))) >> -bits
-        return y.clamp(int(low), int(high))
+        y = x << bits if bits >= 0 else (x + (1 << (-bits - 1))).bitwise_right_shift_(-bits)
+        return y.clamp_(int(low), int(high))
     if torch.is_grad_enabled() and x.requires_grad:
         return _Scale.apply(x, 2.0**bits, low, high, rounding)
     y = x * 2.0**bits
@@ -79,6 +85,66 @@ def divide(n: Tensor, d: Tensor, rounding: bool = True) -> Tensor:
         return n / d
     n, d = n.double(), d.double()
     return torch.floor((2 * n + d) / (2 * d))
+
+
+@functools.cache
+def int8_is_exact() -> bool:
+    """Whether `torch._int_mm` may take the place of float32 products on the CPU: it is fast, and right on this machine.
+
+    Without the instructions of VNNI, int8 products may be summed in int16, which overflows: the extremes tell.
+    """
+    if not getattr(torch.cpu, "_is_vnni_supported", lambda: False)():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    shapes = (1, 1, 1), (3, 1, 40), (2, 40, 1), (3, 37, 5), (65, 192, 64), (104, 768, 33), (33, 6176, 17)
+    try:
+        for rows, inner, columns in shapes:
+            a = torch.randint(-127, 128, (rows, inner), generator=generator)
+            b = torch.randint(-127, 128, (inner, columns), generator=generator)
+            a[0], b[:, 0] = 127, -127
+            a[-1], b[:, -1] = -127, -127
+            if not torch.equal(torch._int_mm(a.to(torch.int8), b.to(torch.int8)).long(), a @ b):
+                return False
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def _int8_matrix(x: Tensor) -> Tensor:
+    """A matrix in int8, row by row. `contiguous` keeps the strides of a single row or column, which mislead _int_mm."""
+    if x.dtype == torch.int8 and x.stride() == (x.shape[1], 1):
+        return x
+    return torch.empty(x.shape, dtype=torch.int8).copy_(x)
+
+
+class Matrix:
+    """A frozen weight, integers (n_out, n_in) within +-2**13, for fast products with integers within +-127.
+
+    On a CPU with `int8_is_exact` it is kept as int8, a larger one as 128 * high + low, and products are int32;
+    elsewhere they are float32. Both hold the same integers, for no partial sum reaches 2**24. An int64 weight stays
+    what it is: the oracle's.
+    """
+
+    def __init__(self, weight: Tensor):
+        self.n_out = len(weight)
+        self.weight: Tensor | None = None
+        if weight.dtype == torch.int64 or weight.device.type != "cpu" or not int8_is_exact():
+            self.weight = weight.contiguous()
+            return
+        weight = weight.to(torch.int32)
+        low = weight if weight.numel() == 0 or weight.abs().max() <= 127 else ((weight + 64) & 127) - 64
+        self.halves = low is not weight
+        parts = torch.cat([low, (weight - low) >> 7]) if self.halves else low
+        self.parts = _int8_matrix(parts.T)
+
+    def product(self, x: Tensor) -> Tensor:
+        """x: (..., n_in), integers within +-127 of any type. Returns (..., n_out), a tensor of its own."""
+        if self.weight is not None:
+            return x.to(self.weight.dtype).contiguous() @ self.weight.T
+        y = torch._int_mm(_int8_matrix(x.reshape(-1, x.shape[-1])), self.parts)
+        if self.halves:
+            y = torch.add(y[:, : self.n_out], y[:, self.n_out :], alpha=128)
+        return y.view(*x.shape[:-1], self.n_out)
 
 
 class ExactModule(nn.Module):
@@ -147,16 +213,46 @@ class Linear(ExactModule):
         self.formats["weight"] = (weight_bits, weight_max)
         if bias:
             self.formats["bias"] = (self.out_bits, 1 << 22)
+        self.matrix: Matrix | None = None
 
     def freeze(self, dtype):
         super().freeze(dtype)
+        self.matrix = None
+        if dtype == torch.float32 and int(torch.as_tensor(self.in_max).max()) <= 127:
+            weight = self.frozen["weight"]
+            if weight.device.type == "cpu" and weight.abs().max() <= 127 and int8_is_exact():
+                self.matrix = Matrix(weight)
         bound = (self.frozen["weight"].abs() * self.in_max).sum(1)
         if self.bias is not None:
             bound = bound + self.frozen["bias"].abs()
         assert bound.max() < LIMIT, f"a partial sum could reach {bound.max():.0f}"
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.matrix is not None and self.frozen:  # the weights of a copy may be thawed
+            y = self.matrix.product(x).float()
+            return y if self.bias is None else y.add_(self.frozen["bias"])
         return self.product(x, *self.integers())
+
+    def rounded(self, x: Tensor, bits: int, low: int, high: int) -> Tensor:
+        """scale(self(x), -bits, low, high) for bits >= 0; int32 or float32."""
+        if self.matrix is None or not self.frozen:
+            return scale(self(x), -bits, low, high, self.rounding)
+        y = self.matrix.product(x)  # int32: there is no matrix otherwise
+        half = (1 << bits) >> 1
+        if self.bias is not None:
+            y += self.frozen["bias"].to(torch.int32) + half
+        elif half:
+            y += half
+        return (y.bitwise_right_shift_(bits) if bits else y).clamp_(low, high)
+
+    def residual(self, x: Tensor) -> Tensor:
+        """The result as a branch of the residual stream."""
+        y = self.rounded(x, self.out_bits - RES_BITS, -RES_MAX, RES_MAX)
+        return y.float() if y.dtype == torch.int32 else y
+
+    def narrow(self, x: Tensor) -> Tensor:
+        """Integers within +-127 in the type that the product takes: less to move about before it."""
+        return x.to(torch.int8) if self.matrix is not None and self.frozen else x
 
     def integers(self) -> tuple[Tensor, Tensor | None]:
         return self.integer("weight"), None if self.bias is None else self.integer("bias")
@@ -166,7 +262,7 @@ class Linear(ExactModule):
         if self.bf16:
             y = F.linear(x.bfloat16(), w.bfloat16()).float()
         elif x.is_floating_point():
-            return F.linear(x, w, b)
+            return F.linear(x.contiguous(), w, b)
         else:
             y = x @ w.T
         return y if b is None else y + b
@@ -183,13 +279,25 @@ class ConditionTable(ExactModule):
         self.anchors = nn.Parameter(torch.full((2, ANCHORS, width), float(initial)))
         self.formats["anchors"] = (bits, 1 << 18)
 
+    def freeze(self, dtype):
+        super().freeze(dtype)
+        every = torch.arange(2 * QUALITIES, device=self.anchors.device)
+        self.frozen["rows"] = self(every // QUALITIES, every % QUALITIES + 1).view(2, QUALITIES, -1)
+
     def forward(self, kind: Tensor, quality: Tensor) -> Tensor:
         """kind, quality: int64 (B,). Returns (B, width)."""
+        if "rows" in self.frozen:
+            return self.frozen["rows"][kind, quality - 1]
         a = self.integer("anchors")
         i = torch.div(quality - 1, ANCHOR_STEP, rounding_mode="floor")
         r = ((quality - 1) - i * ANCHOR_STEP).to(a.dtype).unsqueeze(-1)
         n = a[kind, i] * (ANCHOR_STEP - r) + a[kind, (i + 1).clamp(max=ANCHORS - 1)] * r
         return divide(n, torch.full_like(n, ANCHOR_STEP), self.rounding).to(a.dtype)
+
+
+def _round_quotient(n: Tensor, d: Tensor) -> Tensor:
+    """`divide` for float64 tensors, in place in n."""
+    return n.add_(d * 0.5).div_(d).floor_()
 
 
 class Norm(ExactModule):
@@ -228,8 +336,7 @@ class Norm(ExactModule):
     def _divide(x: Tensor, gain: Tensor, unit: int) -> Tensor:
         # as divide(x * gain * unit, total * 2048), but the powers of two are taken out and the passes are in place
         total = x.abs().sum(-1, keepdim=True).clamp_(min=1).double()
-        y = x.double().mul_(gain.double() * (unit / 2048)).add_(total * 0.5)
-        return y.div_(total).floor_()
+        return _round_quotient(x.double().mul_(gain.double() * (unit / 2048)), total)
 
 
 class Attention(ExactModule):
@@ -257,43 +364,67 @@ class Attention(ExactModule):
         self.formats["bias"] = (2 * ACT_BITS, 1 << 18)
         assert 254 * 127 * window * window * phases < LIMIT
 
+    def freeze(self, dtype):
+        super().freeze(dtype)
+        self.frozen["table"] = table = self.bias_table()
+        n = self.window**2
+        table = table.view(self.heads, n, self.phases, n, self.phases)
+        for k in range(self.phases):
+            part = table[:, :, k, :, : k + 1].transpose(2, 3)
+            self.frozen[f"table {k}"] = part.reshape(self.heads, n, (k + 1) * n)
+
     def bias_table(self) -> Tensor:
         """(heads, queries, keys): relative position bias; keys of later phases are masked out."""
         return self.integer("bias")[:, self.index].masked_fill(self.future, MASKED)
 
     def forward(self, x: Tensor, cache: "AttentionCache | None" = None) -> Tensor:
-        """x: activations (B, H, W, P, C), P = all phases; with a cache, P = 1, the next phase of each cell."""
+        """x: activations (B, H, W, P, C), P = all phases; with a cache (after `freeze`), P = 1, the next phase of each
+        cell. Returns a branch of the residual stream."""
         b, h, w, p, c = x.shape
         win, d = self.window, c // self.heads
         top = self.offset
         bottom, right = -(h + top) % win, -(w + top) % win
         nh, nw = (h + top + bottom) // win, (w + top + right) // win
-        qkv = scale(self.qkv(x), -WEIGHT_BITS, -127, 127, self.rounding)
+        qkv = self.qkv.rounded(x, WEIGHT_BITS, -127, 127)
+        qkv = self.out.narrow(qkv)
         padded = top or bottom or right
         if padded:
             qkv = F.pad(qkv, (0, 0, 0, 0, top, right, top, bottom))
         qkv = qkv.view(b, nh, win, nw, win, p, 3, self.heads, d).permute(6, 0, 1, 3, 7, 2, 4, 5, 8)
         q, k, v = qkv.reshape(3, b * nh * nw, self.heads, win * win * p, d).unbind(0)
-        bias = self.bias_table()
         if cache is not None:
-            phase = cache.phase
-            n = win * win
-            k, v = cache.append(self, k.view(-1, self.heads, n, 1, d), v.view(-1, self.heads, n, 1, d))
-            bias = bias.view(self.heads, n, self.phases, n, self.phases)[:, :, phase, :, : phase + 1]
-            bias = bias.reshape(self.heads, n, n * (phase + 1))
-        s = q @ k.transpose(-1, -2) + bias
+            k, v = cache.append(self, k, v)
+            bias = self.frozen[f"table {cache.phase}"]
+        else:
+            bias = self.frozen["table"] if self.frozen else self.bias_table()
+        outside = None
         if padded:
-            inside = torch.ones(h, w, dtype=torch.bool, device=x.device)
-            inside = F.pad(inside, (top, right, top, bottom)).view(nh, win, nw, win).permute(0, 2, 1, 3)
-            inside = inside.reshape(nh * nw, 1, 1, win * win, 1).expand(-1, -1, -1, -1, k.shape[2] // (win * win))
-            outside = ~inside.reshape(nh * nw, 1, 1, -1)
-            s = s.view(b, nh * nw, *s.shape[1:]).masked_fill(outside, MASKED).view(s.shape)
-        o = self.mix(s, v)
+            outside = _outside(h, w, win, top, x.device)
+            # keys come as (cell, phase), in a cache as (phase, cell)
+            outside = outside.repeat(b, cache.phase + 1) if cache else outside.repeat_interleave(p, 1).repeat(b, 1)
+            outside = outside[:, None, None].to(bias.dtype)
+        step = len(q) if torch.is_grad_enabled() else max(1, _SCORES // bias.numel())
+        parts = []
+        for i in range(0, len(q), step):
+            at = slice(i, i + step)
+            parts.append(self.attend(q[at], k[at], v[at], bias, None if outside is None else outside[at]))
+        o = torch.cat(parts) if len(parts) > 1 else parts[0]
         o = o.view(b, nh, nw, self.heads, win, win, p, d).permute(0, 1, 4, 2, 5, 6, 3, 7)
         o = o.reshape(b, nh * win, nw * win, p, c)[:, top : top + h, top : top + w]
-        return self.out(o)
+        return self.out.residual(o)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, outside: Tensor | None) -> Tensor:
+        """q, k, v: (windows, heads, tokens, d); bias, outside: to add to the scores. Returns the type of q."""
+        kind = q.dtype
+        if kind == torch.int8:
+            q, k, v = q.float(), k.float(), v.float()
+        s = (q @ k.transpose(-1, -2)).add_(bias)
+        if outside is not None:
+            s.add_(outside)
+        return self.mix(s, v).to(kind)
 
     def mix(self, s: Tensor, v: Tensor) -> Tensor:
+        """What the scores s select of v; s is used up."""
         m = s.detach().amax(-1, keepdim=True)
         if not s.is_floating_point():
             r = (255 + ((s - m) >> 4)).clamp(min=0)
@@ -303,11 +434,24 @@ class Attention(ExactModule):
             e = _Ramp.apply(s - m, self.rounding)
             n, d = e @ v, e.sum(-1, keepdim=True)
             return divide(n, d, self.rounding)
-        s = (s - m).mul_(1 / 16)
-        e = (s.floor_() if self.rounding else s).add_(255).clamp_(min=0).square_().mul_(1 / 256)
-        if self.rounding:
-            e.floor_()
-        return divide(e @ v, e.sum(-1, keepdim=True), self.rounding).float()
+        s = s.sub_(m.sub_(255 * 16)).mul_(1 / 16)
+        e = (s.floor_() if self.rounding else s).clamp_(min=0).square_().mul_(1 / 256)
+        if not self.rounding:
+            return (e @ v).div_(e.sum(-1, keepdim=True))
+        e.floor_()
+        return _round_quotient((e @ v).double(), e.sum(-1, keepdim=True).double()).float()
+
+
+@functools.lru_cache(32)
+@torch.inference_mode(False)
+def _outside(height: int, width: int, window: int, offset: int, device: torch.device) -> Tensor:
+    """MASKED for the cells of each window that lie outside a grid, else 0: float32 (windows, window**2)."""
+    inside = torch.zeros((height, width), device=device)
+    pad = (offset, -(width + offset) % window, offset, -(height + offset) % window)
+    inside = F.pad(inside, pad, value=MASKED)
+    rows, columns = inside.shape
+    inside = inside.view(rows // window, window, columns // window, window).transpose(1, 2)
+    return inside.reshape(-1, window * window)
 
 
 class _Ramp(torch.autograd.Function):
@@ -338,12 +482,12 @@ class AttentionCache:
         self.store: dict[Attention, tuple[Tensor, Tensor]] = {}
 
     def append(self, layer: Attention, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """k, v: (windows, heads, cells, 1, d) of the present phase; returns all as (windows, heads, keys, d)."""
+        """k, v: (windows, heads, cells, d) of the present phase; returns all, phase after phase."""
         if self.phase:
             before_k, before_v = self.store[layer]
-            k, v = torch.cat([before_k, k], 3), torch.cat([before_v, v], 3)
+            k, v = torch.cat([before_k, k], 2), torch.cat([before_v, v], 2)
         self.store[layer] = (k, v)
-        return k.flatten(2, 3), v.flatten(2, 3)
+        return k, v
 
 
 class FeedForward(ExactModule):
@@ -355,12 +499,16 @@ class FeedForward(ExactModule):
         self.out = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = scale(self.inner(x), -WEIGHT_BITS, 0, 127, self.rounding)
-        return to_residual(self.out(hidden), self.out.out_bits, self.rounding)
+        hidden = self.inner.rounded(x, WEIGHT_BITS, 0, 127)
+        return self.out.residual(hidden)
 
 
-def to_residual(x: Tensor, bits: int, rounding: bool) -> Tensor:
-    return scale(x, RES_BITS - bits, -RES_MAX, RES_MAX, rounding)
+def in_parts(layers: Callable[..., Tensor], *x: Tensor) -> Tensor:
+    """`layers`, which work token by token on (B, H, ...), applied to a few rows at a time; at once for training."""
+    rows, step = x[0].shape[1], max(1, _CHUNK // x[0][:, 0, ..., 0].numel())
+    if torch.is_grad_enabled() or rows <= step:
+        return layers(*x)
+    return torch.cat([layers(*part) for part in zip(*(t.split(step, 1) for t in x))], 1)
 
 
 class AttentionBlock(ExactModule):
@@ -373,9 +521,8 @@ class AttentionBlock(ExactModule):
         self.feed_forward = FeedForward(width, hidden)
 
     def forward(self, x, condition, cache=None):
-        y = self.attention(self.norm1(x, condition), cache)
-        x = x + to_residual(y, self.attention.out.out_bits, self.rounding)
-        return x + self.feed_forward(self.norm2(x, condition))
+        x = x + self.attention(in_parts(lambda x: self.norm1(x, condition), x), cache)
+        return in_parts(lambda x: x + self.feed_forward(self.norm2(x, condition)), x)
 
 
 class ShiftBlock(ExactModule):
@@ -387,9 +534,10 @@ class ShiftBlock(ExactModule):
         self.norm, self.feed_forward = Norm(width), FeedForward(width, hidden)
 
     def forward(self, x, condition):
-        y = self.norm(x, condition)
+        y = in_parts(lambda x: self.norm(x, condition), x)
+        y = self.feed_forward.inner.narrow(y)
         _, h, w, c = y.shape
         padded = F.pad(y, (0, 0, 1, 1, 1, 1))
         n = c // 9
         y = torch.cat([padded[:, i // 3 : i // 3 + h, i % 3 : i % 3 + w, i * n : (i + 1) * n] for i in range(9)], -1)
-        return x + self.feed_forward(y)
+        return in_parts(lambda x, y: x + self.feed_forward(y), x, y)

@@ -8,6 +8,7 @@ quality; never pixels.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from .config import ModelConfig
 from .exact import (
     ACT_BITS,
+    LIMIT,
     QUALITIES,
     RES_BITS,
     WEIGHT_BITS,
@@ -24,17 +26,18 @@ from .exact import (
     ConditionTable,
     ExactModule,
     Linear,
+    Matrix,
     Norm,
     scale,
-    to_residual,
 )
 
 PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
 LOGIT_BITS = 6
 LOGIT_MAX = 710  # sigmoid(710 / 64) is 65535/65536 to the nearest step
 PROBABILITY_BITS = 16
+_KEPT = 16  # qualities whose weights are kept sorted out
 
-# Called once for every group of every phase with P(bit = 1) * 65536 of the active bits, int64 (tokens, n), and, when
+# Called once for every group of every phase with P(bit = 1) * 65536 of the active bits, int32 (tokens, n), and, when
 # encoding, with the bits themselves; returns the bits, same shape. Tokens come in the order (batch, row, column).
 Coder = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -62,6 +65,14 @@ def probability_table() -> Tensor:
     """round(65536 sigmoid(i / 64)), i = -710..710, in 1..65535. Shipped with the weights, not computed at load."""
     i = torch.arange(-LOGIT_MAX, LOGIT_MAX + 1, dtype=torch.float64)
     return torch.round(torch.sigmoid(i / 2**LOGIT_BITS) * 2**PROBABILITY_BITS).clamp(1, 2**PROBABILITY_BITS - 1).long()
+
+
+class _Group(NamedTuple):
+    """What a step of the coding needs: the place of its bits among the active ones, and their weights."""
+
+    place: slice
+    logits: Matrix
+    within: Matrix
 
 
 class Prior(ExactModule):
@@ -95,6 +106,28 @@ class Prior(ExactModule):
             for side in (0, bits // 2):
                 self.group_slices.append(slice(side + start, side + start + n))
             start += n
+        self.active_groups: dict[int, tuple[Tensor, list[_Group]]] = {}
+
+    def freeze(self, dtype):
+        super().freeze(dtype)
+        self.active_groups = {}
+
+    def groups(self, quality: int) -> tuple[Tensor, list[_Group]]:
+        """The active bits of a quality in the order of coding, int64 (n,), and the groups that hold any."""
+        if quality not in self.active_groups:
+            mask = self.active_mask(torch.tensor(quality, device=self.active.device))
+            indices = [mask[group].nonzero().squeeze(1) + group.start for group in self.group_slices]
+            (logits, _), (within, _) = self.logits.integers(), self.within.integers()
+            groups, start = [], 0
+            for index in indices:
+                if len(index):
+                    place = slice(start, start + len(index))
+                    groups.append(_Group(place, Matrix(logits[index]), Matrix(within[:, index])))
+                    start += len(index)
+            if len(self.active_groups) == _KEPT:
+                self.active_groups.pop(next(iter(self.active_groups)))
+            self.active_groups[quality] = torch.cat(indices), groups
+        return self.active_groups[quality]
 
     def active_mask(self, quality: Tensor) -> Tensor:
         """bool (..., L): which bits are coded at `quality`, int64 (...)."""
@@ -104,13 +137,12 @@ class Prior(ExactModule):
 
     def inputs(self, previous: Tensor) -> Tensor:
         """previous: (B, Hc, Wc, 4, L) bits of the frame before (zeros: none). Returns (B, Hc, Wc, width)."""
-        return to_residual(self.previous(previous.flatten(3)), RES_BITS, self.rounding)
+        return self.previous.residual(previous.flatten(3))
 
     def trunk(self, x: Tensor, condition, cache=None) -> Tensor:
         for block in self.blocks:
             x = block(x, condition, cache)
-        # the head's sum keeps its fraction until all groups seen so far are added
-        return self.head(self.norm(x, condition))
+        return self.norm(x, condition)
 
     def group_logits(self, total: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Logits of one group, ACT_BITS + WEIGHT_BITS fractional bits, from its part of the last layer."""
@@ -128,7 +160,8 @@ class Prior(ExactModule):
         for k, layer in enumerate(self.earlier):
             known.append(known[-1] + layer(now[:, :, :, k]))
         x = base + torch.stack(known, 3) + self.integer("phase")
-        total = self.trunk(x, condition)
+        # the head's sum keeps its fraction until all groups seen so far are added
+        total = self.head(self.trunk(x, condition))
         bias = self.logit_bias(*condition).view(-1, 1, 1, 1, self.config.bits)
         out = [torch.empty(0)] * len(self.group_slices)
         within, _ = self.within.integers()
@@ -151,43 +184,39 @@ class Prior(ExactModule):
         b, height, width, _ = previous.shape
         device = previous.device
         condition = (torch.full((b,), kind, device=device), torch.full((b,), quality, device=device))
-        mask = self.active_mask(condition[1][0])
-        base = self.inputs(cells(pad_even(previous)))
+        active, groups = self.groups(quality)
+        bits_before = self.previous.narrow(previous)
+        kind_of_bits = bits_before.dtype
+        base = self.inputs(cells(pad_even(bits_before)))
         hc, wc = base.shape[1:3]
-        bias = self.logit_bias(*condition).view(b, 1, 1, self.config.bits)
-        out = previous.new_zeros(b, 2 * hc, 2 * wc, self.config.bits)
-        within, _ = self.within.integers()
-        weight, offset = self.logits.integers()
+        _, offset = self.logits.integers()
         assert offset is not None
+        bias = (self.logit_bias(*condition) + offset)[:, active].view(b, 1, 1, -1)
+        if kind_of_bits == torch.int8:
+            bias = bias.to(torch.int32)
+        out = base.new_zeros((b, 2 * hc, 2 * wc, self.config.bits), dtype=kind_of_bits)
         cache = AttentionCache()
-        groups = []
-        for group in self.group_slices:
-            n = int(mask[group].sum())
-            if n:
-                groups.append((group, mask[group].nonzero().squeeze(1)))
         for k, (i, j) in enumerate(PHASES):
             cache.phase = k
             rows, columns = (height - i + 1) // 2, (width - j + 1) // 2  # cells whose token lies inside the grid
             x = (base + self.integer("phase")[k]).unsqueeze(3)
-            total = self.trunk(x, condition, cache).squeeze(3)[:, :rows, :columns]
-            now = previous.new_zeros(b, hc, wc, self.config.bits)
-            for group, index in groups:
-                p = self.probabilities(
-                    self.group_logits(total, weight[group], offset[group] + bias[..., group])[..., index]
-                )
-                known = None
-                if bits is not None:
-                    known = bits[:, i::2, j::2, group][..., index].flatten(0, 2)
-                coded = coder(p.flatten(0, 2), known).view(p.shape).to(previous.dtype)
-                chosen = now[:, :rows, :columns, group]
-                chosen[..., index] = coded
-                total = total + self.within.product(chosen, within[:, group], None)
-            out[:, i::2, j::2] = now
+            x = self.trunk(x, condition, cache).squeeze(3)[:, :rows, :columns]
+            total = self.head.rounded(x, 0, -LIMIT, LIMIT)
+            known = None if bits is None else bits[:, i::2, j::2].index_select(-1, active)
+            coded = []
+            for group in groups:
+                hidden = scale(total, -WEIGHT_BITS, 0, 127)
+                p = self.probabilities(group.logits.product(hidden).add_(bias[..., group.place]))
+                truth = None if known is None else known[..., group.place].flatten(0, 2)
+                new = coder(p.flatten(0, 2), truth).view(p.shape).to(kind_of_bits)
+                total += group.within.product(new)
+                coded.append(new)
+            out[:, i::2, j::2][:, :rows, :columns].index_copy_(-1, active, torch.cat(coded, -1))
             if k < 3:
-                base = base + self.earlier[k](now)
-        return out[:, :height, :width]
+                base = base + self.earlier[k](out[:, i::2, j::2])
+        return out[:, :height, :width].to(previous.dtype)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Integer logits -> P(1) * 65536, int64 in 1..65535."""
+        """Integer logits -> P(1) * 65536, int32 in 1..65535."""
         i = scale(logits, LOGIT_BITS - ACT_BITS - WEIGHT_BITS, -LOGIT_MAX, LOGIT_MAX)
-        return self.table.long()[i.long() + LOGIT_MAX]
+        return self.table.index_select(0, i.flatten().to(torch.int32) + LOGIT_MAX).view(i.shape)

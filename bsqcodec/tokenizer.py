@@ -28,8 +28,8 @@ from .exact import (
     Linear,
     Norm,
     ShiftBlock,
+    in_parts,
     scale,
-    to_residual,
 )
 
 TOKEN = 16  # pixels
@@ -228,28 +228,27 @@ class Decoder(ExactModule):
         rounding = self.rounding
         kind, quality = condition
         step = self.steps[quality - 1].view(-1, 1, 1, 1)
-        coarse = unpatch(self.synthesis(self.dequantise(bits)), TOKEN)
+        coarse = in_parts(lambda bits: self.synthesis(self.dequantise(bits)), bits)
         shift = COEFFICIENT_BITS + SYNTHESIS_BITS + STEP_BITS - PIXEL_BITS
-        pixels = multiply_shift(coarse, step, shift, rounding) + reference * (1 << PIXEL_BITS)
+        pixels = unpatch(multiply_shift(coarse, step, shift, rounding), TOKEN) + reference * (1 << PIXEL_BITS)
 
-        small_reference = (reference - 128).clamp(-127, 127)
-        x = to_residual(self.embed_bits(bits), self.embed_bits.out_bits, rounding)
-        y = self.embed_reference(patches(small_reference, TOKEN))
-        x = (x + to_residual(y, self.embed_reference.out_bits, rounding)).unsqueeze(3)
+        small_reference = self.embed_reference.narrow((reference - 128).clamp(-127, 127))
+        x = self.embed_bits.residual(bits) + self.embed_reference.residual(patches(small_reference, TOKEN))
+        x = x.unsqueeze(3)
         for block in self.blocks:
             x = block(x, condition)
-        x = to_residual(self.up(self.norm(x, condition).squeeze(3)), self.up.out_bits, rounding)
+        x = self.up.residual(self.norm(x, condition).squeeze(3))
         b, h, w, c = x.shape
         x = x.view(b, h, w, 2, 2, c // 4).transpose(2, 3).reshape(b, 2 * h, 2 * w, c // 4)
 
         small = scale(pixels - (128 << PIXEL_BITS), -PIXEL_BITS, -127, 127, rounding)
-        y = self.embed_detail(torch.cat([patches(small, 8), patches(small_reference, 8)], -1))
-        x = x + to_residual(y, self.embed_detail.out_bits, rounding)
+        small = self.embed_detail.narrow(small)
+        x = x + self.embed_detail.residual(torch.cat([patches(small, 8), patches(small_reference, 8)], -1))
         for block in self.detail_blocks:
             x = block(x, condition)
-        correction = unpatch(self.out(self.detail_norm(x, condition)), 8)
+        correction = in_parts(lambda x: self.out(self.detail_norm(x, condition)), x)
         shift = ACT_BITS + WEIGHT_BITS + STEP_BITS + CORRECTION_BITS - PIXEL_BITS
-        return pixels + multiply_shift(correction, step, shift, rounding)
+        return pixels + unpatch(multiply_shift(correction, step, shift, rounding), 8)
 
 
 def multiply_shift(x: Tensor, factor: Tensor, bits: int, rounding: bool) -> Tensor:

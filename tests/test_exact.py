@@ -6,7 +6,8 @@ import pytest
 import torch
 from conftest import TINY, random_network
 
-from bsqcodec.exact import LIMIT, Linear, divide, freeze, scale
+from bsqcodec import exact
+from bsqcodec.exact import LIMIT, Linear, Matrix, divide, freeze, scale
 from bsqcodec.prior import PHASES, cells, pad_even, tokens
 
 KIND, QUALITY = 1, 37
@@ -62,6 +63,38 @@ def test_scale_agrees_with_integer_shift():
     x = torch.arange(-5000, 5000)
     for bits in (-1, -4, -8):
         assert torch.equal(scale(x, bits, -127, 127), scale(x.float(), bits, -127, 127).long())
+
+
+@pytest.mark.parametrize("rows", [1, 2, 33])
+def test_fast_products_are_exact_in_every_shape_and_layout(rows):
+    g = torch.Generator().manual_seed(rows)
+    for inner in (1, 2, 5, 192):
+        for columns in (1, 3, 64):
+            x = torch.randint(-127, 128, (rows, 2 * inner), generator=g)[:, ::2]
+            for limit in (127, 1 << 13):
+                weight = torch.randint(-limit, limit + 1, (2 * columns, inner), generator=g)[::2]
+                weight[0], x[0] = limit, -127
+                for layout in (x, x.float(), x.to(torch.int8), x.T.contiguous().T):
+                    for kind in (torch.int64, torch.float32):
+                        product = Matrix(weight.to(kind)).product(layout)
+                        assert torch.equal(product.long(), x @ weight.T)
+
+
+def test_products_in_float32_where_int8_would_not_be_exact(monkeypatch, frozen):
+    bits, previous = random_bits(frozen, 1, 9, 11), random_bits(frozen, 1, 9, 11, 1)
+    reference = torch.full((1, 3, 144, 176), 100.0)
+    fast = steps(frozen.prior, previous, bits), frozen.decoder(bits, reference, condition())
+    monkeypatch.setattr(exact, "int8_is_exact", lambda: False)
+    freeze(frozen.prior)
+    freeze(frozen.decoder)
+    slow = steps(frozen.prior, previous, bits), frozen.decoder(bits, reference, condition())
+    assert all(torch.equal(a, b) for a, b in zip(fast[0], slow[0])) and torch.equal(fast[1], slow[1])
+
+
+def test_a_wrong_int8_product_is_found_out(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True, raising=False)
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: (a.int() @ b.int()).clamp(-(1 << 15), (1 << 15) - 1))
+    assert not exact.int8_is_exact.__wrapped__()
 
 
 def test_overflow_is_refused_at_freeze():

@@ -331,8 +331,8 @@ def test_selftest_tells_what_differs(model, tmp_path, monkeypatch, clip, capsys)
 def test_oracle_finds_an_inexact_network(model):
     assert not selftest_module.oracle(model)
     bad = Model(random_network(), "bad")
-    bad.network.prior.head.frozen["weight"][0] += 1
-    bad.network.decoder.out.frozen["weight"][0] += 1
+    bad.network.prior.head.frozen["bias"] += 1 << 10
+    bad.network.decoder.out.frozen["bias"] += 1 << 10
     assert len(selftest_module.oracle(bad)) == 6
 
 

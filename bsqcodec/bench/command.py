@@ -32,8 +32,28 @@ def _points(context: click.Context, option: click.Parameter, value: tuple[str, .
     return points
 
 
+def _sizes(context: click.Context, option: click.Parameter, value: str) -> tuple[tuple[int, int], ...]:
+    try:
+        pairs = [tuple(int(side) for side in text.split("x")) for text in value.split(",")]
+        if all(len(pair) == 2 and min(pair) > 1 and max(pair) <= 65535 for pair in pairs):
+            return tuple((width, height) for width, height in pairs)
+    except ValueError:
+        pass
+    raise click.BadParameter(f"{value!r} is not a list of sizes such as 416x240,640x360")
+
+
 @click.command()
-@click.option("--dataset", required=True, help="Registered name (kodak, uvg, ...) or path of a file or folder.")
+@click.option("--dataset", help="Registered name (kodak, uvg, ...) or path of a file or folder.")
+@click.option("--speed", is_flag=True, help="Time in place of rate and distortion; --dataset may be a file.")
+@click.option(
+    "--sizes",
+    callback=_sizes,
+    default="416x240,640x360,1280x720,1920x1080",
+    show_default=True,
+    help="Of the videos of --speed.",
+)
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Of --speed; the median counts.")
+@click.option("--peers/--no-peers", default=True, help="Time other codecs with --speed.")
 @click.option(
     "--root", type=click.Path(file_okay=False), help="Folder of the data sets [default: $BSQCODEC_DATA, data]."
 )
@@ -66,7 +86,11 @@ def _points(context: click.Context, option: click.Parameter, value: tuple[str, .
 )
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of torch in each process."
+    "--threads",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Of torch in each process; without it --speed tries 1 and 2.",
 )
 @click.option("--dask", default="", help="Address of a dask.distributed scheduler to work on.")
 @click.option(
@@ -75,15 +99,48 @@ def _points(context: click.Context, option: click.Parameter, value: tuple[str, .
 @click.option("--crops/--no-crops", default=True, help="Side-by-side crops of the images in the report.")
 @click.pass_context
 def bench(context: click.Context, **options: Any) -> None:
-    """Rate-distortion of our codec and the codecs people use, over a data set."""
+    """Rate-distortion of our codec and the codecs people use, over a data set; or with --speed their time."""
     from .datasets import MissingDataSet
 
+    if options["speed"]:
+        _speed(context, options)
+        return
+    if not options["dataset"]:
+        raise click.UsageError("Missing option '--dataset'.", context)
     try:
         failed = _bench(context, options)
     except MissingDataSet as error:
         click.echo(f"bsqcodec: {error}", err=True)
         context.exit(2)
     context.exit(1 if failed else 0)
+
+
+def _speed(context: click.Context, options: dict[str, Any]) -> None:
+    import json
+    import os
+
+    from ..errors import BsqError
+    from . import speed
+
+    source = options["dataset"] or ""
+    if source and not os.path.exists(source):
+        raise BsqError(f"no such file: {source}")
+    chosen = context.get_parameter_source("frames") != click.core.ParameterSource.DEFAULT
+    frames = options["frames"] if chosen and options["frames"] else 8
+    threads: tuple[int, ...] = (options["threads"],)
+    if context.get_parameter_source("threads") == click.core.ParameterSource.DEFAULT and (os.cpu_count() or 1) > 1:
+        threads = (1, 2)
+
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
+    result = speed.run(source, options["sizes"], threads, frames, options["repeats"], options["model"],
+                       options["device"], options["peers"], tell)  # fmt: skip
+    result = {"meta": speed.machine(options["device"]) | {"command": command_line(context)}} | result
+    folder = Path(options["out"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "speed.json").write_text(json.dumps(result, indent=1) + "\n")
+    click.echo(speed.table(result))
 
 
 def _bench(context: click.Context, options: dict[str, Any]) -> bool:
@@ -197,6 +254,12 @@ def command_line(context: click.Context) -> str:
             words += [w for codec, numbers in value.items() for w in (name, f"{codec}={_joined(numbers)}")]
         elif option.name == "published":
             words += [w for path in value for w in (name, Path(path).name)]
+        elif option.name == "speed":
+            words.append(name)
+        elif option.name == "peers":
+            words.append("--no-peers")
+        elif option.name == "sizes":
+            words += [name, ",".join(f"{width}x{height}" for width, height in value)]
         elif isinstance(value, tuple):
             words += [name, _joined(value)]
         elif option.name in ("dataset", "model"):

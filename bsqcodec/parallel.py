@@ -1,0 +1,261 @@
+"""Groups of pictures in several processes, and stages of the work in several threads: the same bytes and pictures as
+from one, in the same order, with bounded queues. Whatever fails or stops one of them stops all.
+"""
+
+import contextlib
+import os
+import queue
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, get_context, parent_process
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from .codec import FrameStats, GopEncoder, decode_gop
+from .errors import BsqError, FormatError
+from .info import Frame
+from .model import Model
+from .rate import GroupQuality
+
+MAX_GROUP = 1 << 29  # bytes of frames; larger groups are not handed over whole
+_IN_FLIGHT = 1 << 30  # bytes of the frames of all groups that are handed over
+_WORTH = 10_000_000  # pixels: less takes no longer than starting a process
+_PROCESS = 500 << 20  # bytes of a process
+_T = TypeVar("_T")
+_model: Model
+
+
+def choose_jobs(frames: int | None, gop: int, frame_bytes: int) -> int:
+    """Processes that are worth it for that many frames (None: unknown): at most torch's threads, in half the memory."""
+    if frames is None or frames <= gop or frames * frame_bytes < 3 * _WORTH or gop * frame_bytes > MAX_GROUP:
+        return 1
+    groups = -(-frames // gop)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 << 30
+    return max(1, min(torch.get_num_threads(), groups, memory // 2 // (_PROCESS + 4 * gop * frame_bytes)))
+
+
+class EncodedGroup(NamedTuple):
+    """A group of pictures as a worker returns it.
+
+    Attributes:
+        pts: presentation time of each frame.
+        payload: for `StreamWriter.gop`.
+        stats: of each frame.
+        decoded: the frames as they will be decoded.
+    """
+
+    pts: list[int]
+    payload: bytes
+    stats: list[FrameStats]
+    decoded: list[np.ndarray]
+
+
+class Workers:
+    """Processes of one thread each that encode and decode groups of pictures: a context manager.
+
+    Args:
+        jobs: how many.
+        load: gives the model; to be pickled.
+
+    Until it is left, this process too uses one thread: several would only wait for the cores that the others have.
+    Leaving by an exception stops them at once. A process that dies raises BsqError in the one that waits for it.
+    """
+
+    def __init__(self, jobs: int, load: Callable[[], Model]):
+        self.jobs = jobs
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        self._pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start, (load,))
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        torch.set_num_threads(self._threads)
+        processes = list((getattr(self._pool, "_processes", None) or {}).values())
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        if kind is not None:
+            for process in processes:
+                process.terminate()
+
+    def _submit(self, task: Callable[..., Any], *arguments: Any) -> Future:
+        # Ctrl-C reaches every process of the terminal: workers are born deaf to it, and are stopped by this one
+        if not hasattr(signal, "pthread_sigmask"):
+            return self._pool.submit(task, *arguments)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return self._pool.submit(task, *arguments)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def encode(self, items: Iterable[Any], gop: int, quality: int) -> Iterator[Any]:
+        """Replace the frames among `items` by EncodedGroup of `gop` frames, each at the place of its last frame."""
+
+        def grouped() -> Iterator[Any]:
+            group: list[Frame] = []
+            for item in items:
+                if not isinstance(item, Frame):
+                    yield item
+                    continue
+                group.append(item)
+                if len(group) == gop:
+                    yield group
+                    group = []
+            if group:
+                yield group
+
+        def start(item: Any) -> Future | None:
+            return self._submit(_encode, item, quality) if isinstance(item, list) else None
+
+        def size(item: Any) -> int:
+            return sum(frame.rgb.nbytes for frame in item)
+
+        for item, future in self.ahead(grouped(), start, size):
+            yield item if future is None else _result(future)
+
+    def decode(self, payload: bytes, height: int, width: int, frames: int, count: int) -> Future:
+        """Start to decode the first `count` frames of a group of `frames`; `decoded` waits for it."""
+        return self._submit(_decode, payload, height, width, frames, count)
+
+    def ahead(
+        self, items: Iterable[_T], start: Callable[[_T], Future | None], size: Callable[[_T], int]
+    ) -> Iterator[tuple[_T, Future | None]]:
+        """Every item in order, with what `start` gave for it some time before.
+
+        At most jobs + 1 items are started, and no more (but for one) than bytes of frames by `size` are allowed. An
+        error of `items` is raised after all items before it.
+        """
+        iterator = iter(items)
+        waiting: deque[tuple[_T, Future | None, int]] = deque()
+        error: Exception | None = None
+        ended = False
+        while True:
+            started = [n for _, future, n in waiting if future is not None]
+            while not ended and len(started) <= self.jobs and sum(started) < _IN_FLIGHT:
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    ended = True
+                except Exception as e:
+                    ended, error = True, e
+                else:
+                    future = start(item)
+                    waiting.append((item, future, size(item) if future else 0))
+                    if future:
+                        started.append(waiting[-1][2])
+                    elif len(waiting) > 1000:  # all of them sound: no reason to read on
+                        break
+            if not waiting:
+                break
+            item, future, _ = waiting.popleft()
+            yield item, future
+        if error:
+            raise error
+
+
+def decoded(future: Future, *_: Any) -> Iterator[np.ndarray]:
+    """What `decode_gop` would yield or raise; takes its arguments."""
+    frames, error = _result(future)
+    yield from frames
+    if error:
+        raise FormatError(error)
+
+
+def _result(future: Future) -> Any:
+    try:
+        return future.result()
+    except BrokenProcessPool as e:
+        raise BsqError("a process that was to code a group of pictures has died; try fewer with --jobs") from e
+
+
+# ---------------------------------------------------------------- in the worker
+
+
+def _start(load: Callable[[], Model]) -> None:
+    global _model
+    torch.set_num_threads(1)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    _model = load()
+
+
+def _follow_parent() -> None:
+    """End with the process that is served, even if that is killed."""
+    parent = parent_process()
+    if parent:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _encode(frames: list[Frame], quality: int) -> EncodedGroup:
+    height, width, _ = frames[0].rgb.shape
+    encoder, control, pictures = GopEncoder(_model, height, width), GroupQuality(), []
+    for frame in frames:
+        pictures.append(encoder.push(frame.rgb, control.of_next(quality)))
+        control.seen(encoder.stats[-1].kind, frame.rgb, pictures[-1])
+    return EncodedGroup([frame.pts for frame in frames], encoder.finish(), encoder.stats, pictures)
+
+
+def _decode(payload: bytes, height: int, width: int, frames: int, count: int) -> tuple[list[np.ndarray], str]:
+    """The frames before the first error, and the error."""
+    pictures: list[np.ndarray] = []
+    try:
+        for picture in decode_gop(_model, payload, height, width, frames):
+            pictures.append(picture)
+            if len(pictures) == count:
+                break
+    except FormatError as e:
+        return pictures, str(e)
+    return pictures, ""
+
+
+# ---------------------------------------------------------------- threads
+
+
+@contextlib.contextmanager
+def read_ahead(items: Iterable[_T], most: int) -> Iterator[Iterator[_T]]:
+    """Iterate over `items` in a thread of its own that keeps up to `most` of them ready.
+
+    What the thread raises is raised where the item would be. On leaving, the thread ends with the item it is at.
+    """
+    ready: queue.Queue = queue.Queue(most)
+    stop = threading.Event()
+
+    def put(entry: tuple[str, Any]) -> bool:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(entry, timeout=0.1)
+                return True
+        return False
+
+    def run() -> None:
+        try:
+            for item in items:
+                if not put(("item", item)):
+                    return
+        except BaseException as e:
+            put(("error", e))
+        else:
+            put(("end", None))
+
+    def received() -> Iterator[_T]:
+        while True:
+            what, value = ready.get()
+            if what == "error":
+                raise value
+            if what == "end":
+                return
+            yield value
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield received()
+    finally:
+        stop.set()
+        thread.join()
