@@ -28,12 +28,13 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 import torch
 
-from . import media
+from . import media, partial
 from .codec import FrameStats, GopEncoder, decode_gop, decode_symbols
 from .errors import BsqError, FormatError
 from .info import AudioPacket, Frame, MediaInfo
 from .model import DEFAULT, Model, find_model, load_model
 from .network import GRAY
+from .partial import Unfinished
 from .rate import GroupQuality, RateControl, find_quality
 from .stream import MAX_PIXELS, Gop, IndexEntry, Lost, StreamReader, StreamWriter
 
@@ -71,7 +72,8 @@ class Encoder:
     Raises BsqError for a model that is not there, ValueError for numbers out of range.
 
     Attributes:
-        stats: one entry a frame.
+        frames: written so far.
+        stats: of the last of them.
         size: bytes written so far.
         audio_size: of which audio.
     """
@@ -89,7 +91,8 @@ class Encoder:
             raise ValueError(f"a group of {gop} pictures; it must have 1 to {MAX_GOP}")
         self.model = load_model(model, device_of(device)) if isinstance(model, str) else model
         self.info, self.quality, self.gop = info, quality, gop
-        self.stats: list[FrameStats] = []
+        self.frames = 0
+        self.stats: FrameStats | None = None
         self.audio_size = 0
         self._writer = StreamWriter(file, self.model.id, info)
         self._group: GopEncoder | None = None
@@ -103,18 +106,24 @@ class Encoder:
 
     def write(self, rgb: np.ndarray, pts: int = 0) -> np.ndarray:
         """Encode a frame, uint8 (H, W, 3); `pts` must rise. Returns it as every decoder will give it."""
-        if self.info.image and self.stats:
+        if self.info.image and self.frames:
             raise ValueError("a still image has one frame")
         if self._group is None:
             self._group = GopEncoder(self.model, self.info.height, self.info.width)
             self._quality = GroupQuality()
         decoded = self._group.push(rgb, self._quality.of_next(self.quality))
-        self._pts.append(pts)
-        self.stats.append(self._group.stats[-1])
-        self._quality.seen(self.stats[-1].kind, rgb, decoded)
+        self.stats = self._group.stats[-1]
+        self._quality.seen(self.stats.kind, rgb, decoded)
+        self._written(pts)
         if len(self._pts) == self.gop:
-            self._finish_group()
+            self._finish_group(self._group.finish())
         return decoded
+
+    def repeat(self, gop: Gop, pts: int) -> None:
+        """In place of `write`, for each frame of a group that was encoded before: the group is written as it is."""
+        self._written(pts)
+        if len(self._pts) == self.gop:
+            self._finish_group(gop.payload)
 
     def write_audio(self, packet: AudioPacket) -> None:
         """Pass on a packet of `info.audio`; it is written after the group of pictures that is being encoded."""
@@ -122,18 +131,23 @@ class Encoder:
 
     def close(self) -> None:
         """Finish the stream. The file is left open."""
-        self._finish_group()
+        self._finish_group(self._group.finish() if self._group else None)
         self._writer.close()
 
-    def _finish_group(self) -> None:
-        if self._group:
-            self._writer.gop(self._pts, self._group.finish())
+    def _written(self, pts: int) -> None:
+        self.frames += 1
+        self._pts.append(pts)
+
+    def _finish_group(self, payload: bytes | None) -> None:
+        if payload is not None:
+            self._writer.gop(self._pts, payload)
             self._group, self._pts = None, []
         if self._audio:
             before = self._writer.size
             self._writer.audio(self._audio)
             self._audio = []
             self.audio_size += self._writer.size - before
+        self._writer.flush()  # so that whole groups outlive this process
 
 
 class Decoder:
@@ -260,17 +274,19 @@ class Result:
     Attributes:
         info: of the video.
         frames: how many.
+        kept: frames of these that were encoded before, by an encode that is now resumed; `md5` does not have them.
         size: of the .bsq stream, in bytes.
-        qualities: that each frame was encoded for.
-        stats: of an encoded stream, one entry a frame.
+        bits: of the pictures of an encoded stream.
+        qualities: lowest and highest that was asked for.
         warnings: a line for each thing that was lost.
     """
 
     info: MediaInfo
     frames: int = 0
+    kept: int = 0
     size: int = 0
-    qualities: list[int] = field(default_factory=list)
-    stats: list[FrameStats] = field(default_factory=list)
+    bits: float = 0.0
+    qualities: tuple[int, int] = (100, 1)
     warnings: list[str] = field(default_factory=list)
     _digest: "hashlib._Hash" = field(default_factory=hashlib.md5, repr=False)
 
@@ -301,6 +317,7 @@ def encode_file(
     duration: float | None = None,
     audio: bool = True,
     force: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Encode a picture, a video, or a folder of frames into a .bsq file.
@@ -313,27 +330,37 @@ def encode_file(
         size: bytes to aim at, audio included, alike.
         start, duration: part of the source, in seconds.
         force: replace `target` if it is there.
+        resume: go on with what an encode to `target` left that was killed; the result is the same as if it had not
+            been. What this one has done is left to resume if it is interrupted.
 
-    Raises BsqError in one line for all that can go wrong with files. Nothing is left of a file that was not finished.
+    Raises BsqError in one line for all that can go wrong with files. Nothing is left of a file that was not finished,
+    but for `resume`.
     """
     if not isinstance(model, Model):
         model = load_model(model, device_of(device))
     # the name is checked before the work begins
-    with output_file(target, force) as file, media.open_source(source, start, duration, audio) as opened:
+    with output_file(target, force, resume) as file, media.open_source(source, start, duration, audio) as opened:
         info, items = opened.info, iter(opened)
         result = Result(info, warnings=opened.warnings)
         rate = None
         if bpp is not None or size is not None:
             items, rate = _control(source, opened, items, model, gop, bpp, size)
             quality = rate.quality
-        encoder = Encoder(file, info, model, quality, gop)
-        result.stats = encoder.stats
+        before = Unfinished(file, gop) if resume else None
+        encoder = Encoder(before.output if before else file, info, model, quality, gop)
         for item in items:
             if isinstance(item, AudioPacket):
                 encoder.write_audio(item)
                 continue
-            result.qualities.append(encoder.quality)
-            result.add(encoder.write(*item))
+            if group := before and before.group_of(encoder, item.rgb):
+                encoder.repeat(group, item.pts)
+                result.frames = result.kept = encoder.frames
+                result.bits += 8 * len(group.payload) / gop
+            else:
+                result.add(encoder.write(*item))
+                assert encoder.stats
+                result.bits += encoder.stats.bits + encoder.stats.vector_bits
+            result.qualities = min(result.qualities[0], encoder.quality), max(result.qualities[1], encoder.quality)
             result.size = encoder.size
             if rate and result.frames % gop == 0:
                 encoder.quality = rate.next(result.frames, encoder.size, encoder.audio_size)
@@ -341,6 +368,8 @@ def encode_file(
                 progress(result, opened.total)
         if not result.frames:
             raise BsqError(f"{source}: there are no frames")
+        if before:
+            before.check_end(encoder)
         encoder.close()
         result.size = encoder.size
     return result
@@ -373,9 +402,11 @@ def _control(source, opened, items, model, gop, bpp, size):
         total = 0.0
         for piece in pieces:
             encoder = Encoder(io.BytesIO(), info, model, quality, gop)
+            bits = []
             for t, frame in enumerate(piece):
                 encoder.write(frame, t)
-            bits = [s.bits + s.vector_bits for s in encoder.stats]
+                assert encoder.stats
+                bits.append(encoder.stats.bits + encoder.stats.vector_bits)
             total += bits[0] if len(bits) == 1 else (bits[0] + (gop - 1) * sum(bits[1:]) / (len(bits) - 1)) / gop
         return total / len(pieces)
 
@@ -506,20 +537,31 @@ def check_free(path: str, force: bool) -> None:
 
 
 @contextlib.contextmanager
-def output_file(path: str, force: bool) -> Iterator[BinaryIO]:
-    """A binary file that gets its name when all went well, and is gone when not. "-" is standard output."""
+def output_file(path: str, force: bool, resume: bool = False) -> Iterator[BinaryIO]:
+    """A binary file that gets its name when all went well, and is gone when not. "-" is standard output.
+
+    With `resume` it is what an interrupted process left, if there is that, and is left behind when something fails.
+    """
     if path == "-":
+        if resume:
+            raise BsqError("only a file can be resumed, not standard output")
         yield sys.stdout.buffer
         return
     check_free(path, force)
-    with media.replacing(path) as part:
-        try:
-            with open(part, "wb") as file:
+    final, part = media.hidden_part(path)
+    try:
+        if part == final:
+            if resume:
+                raise BsqError(f"only a file can be resumed, and {path} is none")
+            with open(final, "wb") as file:
                 yield file
-        except BrokenPipeError:
-            raise
-        except OSError as e:
-            raise BsqError(f"cannot write {path}: {e.strerror}") from e
+        else:
+            with partial.opened(final, part, resume) as file:
+                yield file
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise BsqError(f"cannot write {path}: {e.strerror}") from e
 
 
 @contextlib.contextmanager
