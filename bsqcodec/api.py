@@ -42,6 +42,7 @@ DEFAULT_QUALITY = 50
 DEFAULT_GOP = 32
 MAX_GOP = 65535
 _T = TypeVar("_T")
+MAX_PENDING = 1 << 20  # bytes of sound that wait for the end of a group of pictures
 _SAMPLE = 4  # frames of each piece that the rate is tried on
 
 
@@ -99,6 +100,7 @@ class Encoder:
         self._quality = GroupQuality()
         self._pts: list[int] = []
         self._audio: list[AudioPacket] = []
+        self._audio_pending = 0  # bytes
 
     @property
     def size(self) -> int:
@@ -126,8 +128,12 @@ class Encoder:
             self._finish_group(gop.payload)
 
     def write_audio(self, packet: AudioPacket) -> None:
-        """Pass on a packet of `info.audio`; it is written after the group of pictures that is being encoded."""
+        """Pass on a packet of `info.audio`; it is written after the group of pictures that is being encoded, or before
+        if there is more sound than that."""
         self._audio.append(packet)
+        self._audio_pending += len(packet.data)
+        if self._audio_pending > MAX_PENDING:
+            self._write_audio()
 
     def close(self) -> None:
         """Finish the stream. The file is left open."""
@@ -143,11 +149,14 @@ class Encoder:
             self._writer.gop(self._pts, payload)
             self._group, self._pts = None, []
         if self._audio:
-            before = self._writer.size
-            self._writer.audio(self._audio)
-            self._audio = []
-            self.audio_size += self._writer.size - before
+            self._write_audio()
         self._writer.flush()  # so that whole groups outlive this process
+
+    def _write_audio(self) -> None:
+        before = self._writer.size
+        self._writer.audio(self._audio)
+        self._audio, self._audio_pending = [], 0
+        self.audio_size += self._writer.size - before
 
 
 class Decoder:
