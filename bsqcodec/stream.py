@@ -170,7 +170,7 @@ def unpack_header(read, max_pixels: int = MAX_PIXELS) -> tuple[bytes, MediaInfo]
     rate = _ratio(numerator, denominator) if numerator else None
     aspect = fields.varint(MAX_NUMBER), fields.varint(MAX_NUMBER)
     info = MediaInfo(
-        *(width, height, time_base, rate, aspect, 90 * fields.varint(3)),
+        *(width, height, time_base, rate, aspect if all(aspect) else (0, 1), 90 * fields.varint(3)),
         *(fields.varint(255), fields.varint(255), fields.varint(255), fields.varint(2)),
     )
     return model, info
