@@ -2,7 +2,8 @@
 
     python tests/exactness.py [--device cuda]                 # the conformance streams and the int64 oracle (selftest)
     python tests/exactness.py a.bsq b.bsq [--oracle 4]        # these streams
-    python tests/exactness.py a.bsq --settings 0,8,21         # some of the settings
+    python tests/exactness.py --drift 250 a.mp4               # one group of 250 P frames, encoded from this video
+    python tests/exactness.py ... --settings 0,8,21           # some of the settings
 
 Each setting is a process of its own, for the libraries read theirs once. All decoded frames of a stream must have one
 MD5 under all settings. A wrong bit or pixel anywhere changes what follows, so that then the largest difference of any
@@ -18,13 +19,17 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 
 import torch
+from tqdm import tqdm
 
-from bsqcodec.api import Decoder, device_of
+from bsqcodec.api import Decoder, Encoder, device_of
 from bsqcodec.codec import frame_headers, grid
 from bsqcodec.exact import freeze
-from bsqcodec.model import Model, find_model
+from bsqcodec.info import Frame
+from bsqcodec.media import open_source
+from bsqcodec.model import DEFAULT, Model, find_model
 from bsqcodec.stream import Gop, StreamReader
 
 SELFTEST = """
@@ -95,6 +100,23 @@ def decode(path: str, device: str, most: int | None = None, oracle: bool = False
     return {"md5": digest.hexdigest(), "frames": frames, "bits": bits}
 
 
+def drift(video: str, frames: int, quality: int, device: str, path: str) -> None:
+    """One group of an I frame and `frames` P frames; a video that is too short is played forth and back."""
+    with open_source(video, audio=False) as source:
+        pictures = [item.rgb for item in itertools.islice(source, frames + 1) if isinstance(item, Frame)]
+        info = source.info
+    there_and_back = itertools.cycle(range(2 * len(pictures) - 2)) if len(pictures) > 1 else itertools.repeat(0)
+    with open(path, "wb") as file:
+        encoder = Encoder(file, info, DEFAULT, quality, frames + 1, device)
+        kinds = ""
+        for pts, i in enumerate(tqdm(itertools.islice(there_and_back, frames + 1), "encode", frames + 1)):
+            encoder.write(pictures[min(i, 2 * len(pictures) - 2 - i)], pts)
+            assert encoder.stats
+            kinds += encoder.stats.kind
+        encoder.close()
+    print(f"{os.path.basename(video)}, quality {quality}: {kinds.count('I')} I frame, {kinds.count('P')} P frames")
+
+
 def in_integers(model: Model) -> Model:
     """The same model, whose networks compute in int64."""
     exact = copy.deepcopy(model.network)
@@ -116,6 +138,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--settings", help="numbers of settings, as in 0,8,21  [default: all]")
     parser.add_argument("--oracle", type=int, default=0, metavar="FRAMES")
+    parser.add_argument("--drift", type=int, metavar="FRAMES", help="P frames of a group to be made")
+    parser.add_argument("--quality", type=int, default=60, help="of --drift")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="highest", help=argparse.SUPPRESS)
@@ -125,6 +149,16 @@ def main() -> None:
         torch.set_num_threads(options.threads or torch.get_num_threads())
         print(json.dumps([decode(path, options.device) for path in options.streams]))
         return
+    with tempfile.TemporaryDirectory() as folder:
+        if options.drift:
+            path = os.path.join(folder, "drift.bsq")
+            drift(options.streams[0], options.drift, options.quality, options.device, path)
+            options.streams = [path]
+        sys.exit(check(options))
+
+
+def check(options: argparse.Namespace) -> bool:
+    """Returns whether anything differs."""
     bits = wrong = 0
     expected: list[str] = []
     chosen = [SETTINGS[int(i)] for i in options.settings.split(",")] if options.settings else SETTINGS
@@ -144,7 +178,7 @@ def main() -> None:
         print(f"{os.path.basename(path)}, int64 oracle: {int64['frames']} frames, {int64['bits']} bits, "
               f"{'the same' if same else 'OTHER'} frames", flush=True)  # fmt: skip
     print(f"{len(chosen)} settings, torch {torch.__version__}: {bits} bits decoded, {wrong} with a mismatch")
-    sys.exit(bool(wrong))
+    return bool(wrong)
 
 
 if __name__ == "__main__":
