@@ -237,7 +237,7 @@ def _bar(quiet: bool, what: str) -> Iterator[Any]:
             if result.size:
                 bits = result.bits or 8 * result.size
                 bar.set_postfix_str(f"{bits / (result.frames * result.info.width * result.info.height):.3f} bpp", False)
-            bar.update()
+            bar.update(result.frames - bar.n)
 
         yield progress
 

@@ -116,16 +116,17 @@ class Encoder:
         decoded = self._group.push(rgb, self._quality.of_next(self.quality))
         self.stats = self._group.stats[-1]
         self._quality.seen(self.stats.kind, rgb, decoded)
-        self._written(pts)
+        self.frames += 1
+        self._pts.append(pts)
         if len(self._pts) == self.gop:
             self._finish_group(self._group.finish())
         return decoded
 
-    def repeat(self, gop: Gop, pts: int) -> None:
-        """In place of `write`, for each frame of a group that was encoded before: the group is written as it is."""
-        self._written(pts)
-        if len(self._pts) == self.gop:
-            self._finish_group(gop.payload)
+    def write_coded(self, pts: list[int], payload: bytes) -> None:
+        """In place of `write` for all frames of a group that was encoded before."""
+        self.frames += len(pts)
+        self._pts += pts
+        self._finish_group(payload)
 
     def write_audio(self, packet: AudioPacket) -> None:
         """Pass on a packet of `info.audio`; it is written after the group of pictures that is being encoded, or before
@@ -139,10 +140,6 @@ class Encoder:
         """Finish the stream. The file is left open."""
         self._finish_group(self._group.finish() if self._group else None)
         self._writer.close()
-
-    def _written(self, pts: int) -> None:
-        self.frames += 1
-        self._pts.append(pts)
 
     def _finish_group(self, payload: bytes | None) -> None:
         if payload is not None:
@@ -357,28 +354,28 @@ def encode_file(
             quality = rate.quality
         before = Unfinished(file, gop) if resume else None
         encoder = Encoder(before.output if before else file, info, model, quality, gop)
+
+        def written(bits: float) -> None:
+            result.bits += bits
+            result.size = encoder.size
+            result.qualities = min(result.qualities[0], encoder.quality), max(result.qualities[1], encoder.quality)
+            if rate and encoder.frames % gop == 0:
+                encoder.quality = rate.next(encoder.frames, encoder.size, encoder.audio_size)
+            if progress:
+                progress(result, opened.total)
+
+        for group in before.again(encoder, items) if before else ():
+            result.frames = result.kept = encoder.frames
+            written(8 * len(group.payload))
         for item in items:
             if isinstance(item, AudioPacket):
                 encoder.write_audio(item)
                 continue
-            if group := before and before.group_of(encoder, item.rgb):
-                encoder.repeat(group, item.pts)
-                result.frames = result.kept = encoder.frames
-                result.bits += 8 * len(group.payload) / gop
-            else:
-                result.add(encoder.write(*item))
-                assert encoder.stats
-                result.bits += encoder.stats.bits + encoder.stats.vector_bits
-            result.qualities = min(result.qualities[0], encoder.quality), max(result.qualities[1], encoder.quality)
-            result.size = encoder.size
-            if rate and result.frames % gop == 0:
-                encoder.quality = rate.next(result.frames, encoder.size, encoder.audio_size)
-            if progress:
-                progress(result, opened.total)
+            result.add(encoder.write(*item))
+            assert encoder.stats
+            written(encoder.stats.bits + encoder.stats.vector_bits)
         if not result.frames:
             raise BsqError(f"{source}: there are no frames")
-        if before:
-            before.check_end(encoder)
         encoder.close()
         result.size = encoder.size
     return result
@@ -400,7 +397,7 @@ def _control(source, opened, items, model, gop, bpp, size):
             return 8 * encoder.size
 
         quality = find_quality(encode, target, tries=8)
-        return [frame], RateControl(quality, target, 1)
+        return iter([frame]), RateControl(quality, target, 1)
     if size is not None and opened.total is None:
         raise BsqError("the number of frames is not known beforehand: give --bpp in place of --size")
     target = 8 * size / opened.total if size is not None else bpp * pixels

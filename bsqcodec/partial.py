@@ -4,6 +4,7 @@ It survives a kill, and a later encode can go on with it. Who writes it holds a 
 """
 
 import contextlib
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import numpy as np
 from . import media
 from .codec import GopEncoder, decode_gop, frame_headers
 from .errors import BsqError, FormatError
+from .info import AudioPacket, Frame
 from .stream import Gop, StreamReader
 
 if TYPE_CHECKING:
@@ -120,32 +122,34 @@ class Unfinished:
                 continue
             self._groups, end = self._groups + 1, self._end
         self.output: Any = _Again(file, end, self._other("another input, model or options"))
-        self._next = self._chunks() if self._groups else iter(())
-        self._gop: Gop | None = None
 
-    def group_of(self, encoder: "Encoder", rgb: np.ndarray) -> Gop | None:
-        """The group that holds the encoder's next frame, which is `rgb`; None if it is to be encoded.
+    def again(self, encoder: "Encoder", items: Iterator[Frame | AudioPacket]) -> Iterator[Gop]:
+        """Write the groups, with their input from `items`, of which the rest is left; yields each when it is written.
 
-        Raises BsqError if the group was made for another quality or, which is seen in the last group, of other frames.
+        Raises BsqError if a group was made for another quality or, which is seen in the last one, of other frames.
         """
-        if encoder.frames % encoder.gop == 0:
-            self._gop = next(self._next) if self._groups else None
-            if self._gop:
-                self._groups -= 1
-                self._check(self._gop, encoder, rgb)
-        return self._gop
+        for number, gop in enumerate(itertools.islice(self._chunks(), self._groups), 1):
+            pts: list[int] = []
+            for item in items:
+                if isinstance(item, AudioPacket):
+                    encoder.write_audio(item)
+                    continue
+                if not pts:
+                    self._check(gop, encoder, item.rgb if number == self._groups else None)
+                pts.append(item.pts)
+                if len(pts) == len(gop.pts):
+                    break
+            else:
+                raise self._other("a longer input")
+            encoder.write_coded(pts, gop.payload)
+            yield gop
 
-    def check_end(self, encoder: "Encoder") -> None:
-        """Raise BsqError if the input ended within the groups that are there."""
-        if self._groups or (self._gop and encoder.frames % encoder.gop):
-            raise self._other("a longer input")
-
-    def _check(self, gop: Gop, encoder: "Encoder", rgb: np.ndarray) -> None:
+    def _check(self, gop: Gop, encoder: "Encoder", rgb: np.ndarray | None) -> None:
         size, frames = (encoder.info.height, encoder.info.width), len(gop.pts)
         quality = frame_headers(gop.payload, frames)[0][1]
         if quality != encoder.quality:
             raise self._other(f"quality {quality}, not {encoder.quality}")
-        if not self._groups:
+        if rgb is not None:
             decoded = next(decode_gop(encoder.model, gop.payload, *size, frames))
             if not np.array_equal(decoded, GopEncoder(encoder.model, *size).push(rgb, quality)):
                 raise self._other("another input or options, or on another machine")

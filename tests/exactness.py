@@ -125,10 +125,11 @@ def in_integers(model: Model) -> Model:
     run, decoder = exact.prior.run, exact.decoder
     model = copy.copy(model)
     model.network = copy.deepcopy(model.network)
-    model.network.prior.run = lambda previous, *rest: run(previous.long(), *rest).float()
+    # what comes out is of the kind that the rest of the codec hands in
+    model.network.prior.run = lambda previous, *rest: run(previous.long(), *rest).to(previous.dtype)
     model.network.decoder.forward = lambda bits, reference, condition: decoder(
         bits.long(), reference.long(), condition
-    ).float()
+    ).to(reference.dtype)
     return model
 
 
