@@ -67,7 +67,7 @@ def rates(images, model) -> None:
             encoder.write(picture)
             encoder.close()
             total += 8 * encoder.size / (picture.shape[0] * picture.shape[1])
-            excess.append((8 * encoder.size, encoder.stats[0].bits))
+            excess.append((8 * encoder.size, encoder.stats.bits))
         means.append(total / len(pictures))
     rising = sum(b > a for a, b in zip(means, means[1:]))
     print(
@@ -86,8 +86,10 @@ def drift(video, model) -> None:
         info = source.info
     for quality in (20, 40, 60, 80):
         encoder = Encoder(io.BytesIO(), info, model, quality, 32)
-        decoded = [encoder.write(frame, t) for t, frame in enumerate(frames)]
-        bits = [s.bits + s.vector_bits for s in encoder.stats]
+        decoded, bits = [], []
+        for t, frame in enumerate(frames):
+            decoded.append(encoder.write(frame, t))
+            bits.append(encoder.stats.bits + encoder.stats.vector_bits)
         which = (0, 1, len(frames) - 1)
         found = ", ".join(f"{psnr(frames[t], decoded[t]):.2f}" for t in which)
         share = np.mean(bits[1:]) / bits[0]

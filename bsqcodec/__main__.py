@@ -96,6 +96,7 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--duration", type=click.FloatRange(0, min_open=True), help="Seconds to encode.  [default: all]")
 @click.option("--audio/--no-audio", default=True, help="Copy the audio track.")
 @click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
+@click.option("--resume", is_flag=True, help="Go on where an encode to OUTPUT was killed; can be interrupted itself.")
 @click.option("--md5", is_flag=True, help="Print the MD5 of the frames as they will be decoded.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
 def encode(
@@ -109,6 +110,8 @@ def encode(
     wanted = _bytes(size) if size else None
     if wanted and options["bpp"]:
         raise BsqError("give --bpp or --size, not both")
+    if md5 and options["resume"]:
+        raise BsqError("--md5 is of frames that --resume does not make again: print it with decode --md5")
     from . import api
 
     _set_threads(threads)
@@ -120,9 +123,10 @@ def encode(
         print(result.md5, file=sys.stderr if target == "-" else sys.stdout)
     if not quiet:
         seconds = time.perf_counter() - began
-        low, high = min(result.qualities), max(result.qualities)
+        low, high = result.qualities
         asked = f"quality {low}" + (f" to {high}" if high > low else "")
-        _say(f"{source}: {_many(result.frames, 'frame')}, {_rate(result)}, {asked}, {seconds:.1f} s")
+        kept = f" ({result.kept} from before)" if result.kept else ""
+        _say(f"{source}: {_many(result.frames, 'frame')}{kept}, {_rate(result)}, {asked}, {seconds:.1f} s")
 
 
 @cli.command()
@@ -239,9 +243,9 @@ def _bar(quiet: bool, what: str) -> Iterator[Any]:
             if bar.total != total:
                 bar.total = total
             if result.size:
-                bits = sum(s.bits + s.vector_bits for s in result.stats) if result.stats else 8 * result.size
+                bits = result.bits or 8 * result.size
                 bar.set_postfix_str(f"{bits / (result.frames * result.info.width * result.info.height):.3f} bpp", False)
-            bar.update()
+            bar.update(result.frames - bar.n)
 
         yield progress
 

@@ -30,7 +30,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 import torch
 
-from . import media
+from . import media, partial
 from .codec import FrameStats, GopEncoder, decode_gop, decode_symbols
 from .config import DEFAULT
 from .errors import BsqError, FormatError
@@ -38,6 +38,7 @@ from .info import AudioPacket, Frame, MediaInfo
 from .model import Model, find_model, load_model
 from .network import GRAY
 from .parallel import MAX_GROUP, EncodedGroup, Workers, choose_jobs, decoded, read_ahead
+from .partial import Unfinished
 from .rate import GroupQuality, RateControl, find_quality
 from .stream import MAX_PIXELS, Gop, IndexEntry, Lost, StreamReader, StreamWriter
 
@@ -45,6 +46,7 @@ DEFAULT_QUALITY = 50
 DEFAULT_GOP = 32
 MAX_GOP = 65535
 _T = TypeVar("_T")
+MAX_PENDING = 1 << 20  # bytes of sound that wait for the end of a group of pictures
 _SAMPLE = 4  # frames of each piece that the rate is tried on
 
 
@@ -75,7 +77,8 @@ class Encoder:
     Raises BsqError for a model that is not there, ValueError for numbers out of range.
 
     Attributes:
-        stats: one entry a frame.
+        frames: written so far.
+        stats: of the last of them.
         size: bytes written so far.
         audio_size: of which audio.
     """
@@ -93,13 +96,15 @@ class Encoder:
             raise ValueError(f"a group of {gop} pictures; it must have 1 to {MAX_GOP}")
         self.model = load_model(model, device_of(device)) if isinstance(model, str) else model
         self.info, self.quality, self.gop = info, quality, gop
-        self.stats: list[FrameStats] = []
+        self.frames = 0
+        self.stats: FrameStats | None = None
         self.audio_size = 0
         self._writer = StreamWriter(file, self.model.id, info)
         self._group: GopEncoder | None = None
         self._quality = GroupQuality()
         self._pts: list[int] = []
         self._audio: list[AudioPacket] = []
+        self._audio_pending = 0  # bytes
 
     @property
     def size(self) -> int:
@@ -107,28 +112,33 @@ class Encoder:
 
     def write(self, rgb: np.ndarray, pts: int = 0) -> np.ndarray:
         """Encode a frame, uint8 (H, W, 3); `pts` must rise. Returns it as every decoder will give it."""
-        if self.info.image and self.stats:
+        if self.info.image and self.frames:
             raise ValueError("a still image has one frame")
         if self._group is None:
             self._group = GopEncoder(self.model, self.info.height, self.info.width)
             self._quality = GroupQuality()
         decoded = self._group.push(rgb, self._quality.of_next(self.quality))
+        self.stats = self._group.stats[-1]
+        self._quality.seen(self.stats.kind, rgb, decoded)
+        self.frames += 1
         self._pts.append(pts)
-        self.stats.append(self._group.stats[-1])
-        self._quality.seen(self.stats[-1].kind, rgb, decoded)
         if len(self._pts) == self.gop:
             self._finish_group(self._group.finish())
         return decoded
 
-    def write_group(self, group: EncodedGroup) -> None:
-        """In place of `write` for all frames of a group that was encoded elsewhere."""
-        self._pts += group.pts
-        self.stats += group.stats
-        self._finish_group(group.payload)
+    def write_coded(self, pts: list[int], payload: bytes) -> None:
+        """In place of `write` for all frames of a group that was encoded before, or elsewhere."""
+        self.frames += len(pts)
+        self._pts += pts
+        self._finish_group(payload)
 
     def write_audio(self, packet: AudioPacket) -> None:
-        """Pass on a packet of `info.audio`; it is written after the group of pictures that is being encoded."""
+        """Pass on a packet of `info.audio`; it is written after the group of pictures that is being encoded, or before
+        if there is more sound than that."""
         self._audio.append(packet)
+        self._audio_pending += len(packet.data)
+        if self._audio_pending > MAX_PENDING:
+            self._write_audio()
 
     def close(self) -> None:
         """Finish the stream. The file is left open."""
@@ -140,10 +150,14 @@ class Encoder:
             self._writer.gop(self._pts, payload)
             self._group, self._pts = None, []
         if self._audio:
-            before = self._writer.size
-            self._writer.audio(self._audio)
-            self._audio = []
-            self.audio_size += self._writer.size - before
+            self._write_audio()
+        self._writer.flush()  # so that whole groups outlive this process
+
+    def _write_audio(self) -> None:
+        before = self._writer.size
+        self._writer.audio(self._audio)
+        self._audio, self._audio_pending = [], 0
+        self.audio_size += self._writer.size - before
 
 
 class Decoder:
@@ -295,17 +309,19 @@ class Result:
     Attributes:
         info: of the video.
         frames: how many.
+        kept: frames of these that were encoded before, by an encode that is now resumed; `md5` does not have them.
         size: of the .bsq stream, in bytes.
-        qualities: that each frame was encoded for.
-        stats: of an encoded stream, one entry a frame.
+        bits: of the pictures of an encoded stream.
+        qualities: lowest and highest that was asked for.
         warnings: a line for each thing that was lost.
     """
 
     info: MediaInfo
     frames: int = 0
+    kept: int = 0
     size: int = 0
-    qualities: list[int] = field(default_factory=list)
-    stats: list[FrameStats] = field(default_factory=list)
+    bits: float = 0.0
+    qualities: tuple[int, int] = (100, 1)
     warnings: list[str] = field(default_factory=list)
     _digest: "hashlib._Hash" = field(default_factory=hashlib.md5, repr=False)
 
@@ -336,6 +352,7 @@ def encode_file(
     duration: float | None = None,
     audio: bool = True,
     force: bool = False,
+    resume: bool = False,
     jobs: int | None = 1,
     progress: Progress | None = None,
 ) -> Result:
@@ -349,11 +366,14 @@ def encode_file(
         size: bytes to aim at, audio included, alike.
         start, duration: part of the source, in seconds.
         force: replace `target` if it is there.
+        resume: go on with what an encode to `target` left that was killed; the result is the same as if it had not
+            been. What this one has done is left to resume if it is interrupted.
         jobs: groups of pictures to encode at the same time, in processes of one thread that are started for it (so the
             program's main module must be importable, as for all of `multiprocessing`); None: as many as are worth it.
             The bytes are the same. Not with a rate, and not on a GPU.
 
-    Raises BsqError in one line for all that can go wrong with files. Nothing is left of a file that was not finished.
+    Raises BsqError in one line for all that can go wrong with files. Nothing is left of a file that was not finished,
+    but for `resume`.
     """
     name = None
     if not isinstance(model, Model):
@@ -363,7 +383,7 @@ def encode_file(
         raise BsqError("several jobs need a quality in place of a rate, the CPU, and a model by its name")
     # the name is checked before the work begins
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(output_file(target, force))
+        file = stack.enter_context(output_file(target, force, resume))
         opened = stack.enter_context(media.open_source(source, start, duration, audio))
         info, items = opened.info, iter(opened)
         result = Result(info, warnings=opened.warnings)
@@ -371,8 +391,21 @@ def encode_file(
         if bpp is not None or size is not None:
             items, rate = _control(source, opened, items, model, gop, bpp, size)
             quality = rate.quality
-        encoder = Encoder(file, info, model, quality, gop)
-        result.stats = encoder.stats
+        before = Unfinished(file, gop) if resume else None
+        encoder = Encoder(before.output if before else file, info, model, quality, gop)
+
+        def written(bits: float) -> None:
+            result.bits += bits
+            result.size = encoder.size
+            result.qualities = min(result.qualities[0], encoder.quality), max(result.qualities[1], encoder.quality)
+            if rate and encoder.frames % gop == 0:
+                encoder.quality = rate.next(encoder.frames, encoder.size, encoder.audio_size)
+            if progress:
+                progress(result, opened.total)
+
+        for group in before.again(encoder, items) if before else ():
+            result.frames = result.kept = encoder.frames
+            written(8 * len(group.payload))
         frame_bytes = 3 * info.width * info.height
         if jobs is None:
             jobs = 1 if alone else choose_jobs(opened.total, gop, frame_bytes)
@@ -386,18 +419,15 @@ def encode_file(
                 encoder.write_audio(item)
                 continue
             if isinstance(item, EncodedGroup):
-                encoder.write_group(item)
-                pictures = item.decoded
+                encoder.write_coded(item.pts, item.payload)
+                coded = list(zip(item.decoded, item.stats))
             else:
-                pictures = [encoder.write(*item)]
-            for picture in pictures:
-                result.qualities.append(encoder.quality)
+                picture = encoder.write(*item)
+                assert encoder.stats
+                coded = [(picture, encoder.stats)]
+            for picture, stats in coded:
                 result.add(picture)
-                result.size = encoder.size
-                if progress:
-                    progress(result, opened.total)
-            if rate and result.frames % gop == 0:
-                encoder.quality = rate.next(result.frames, encoder.size, encoder.audio_size)
+                written(stats.bits + stats.vector_bits)
         if not result.frames:
             raise BsqError(f"{source}: there are no frames")
         encoder.close()
@@ -421,7 +451,7 @@ def _control(source, opened, items, model, gop, bpp, size):
             return 8 * encoder.size
 
         quality = find_quality(encode, target, tries=8)
-        return [frame], RateControl(quality, target, 1)
+        return iter([frame]), RateControl(quality, target, 1)
     if size is not None and opened.total is None:
         raise BsqError("the number of frames is not known beforehand: give --bpp in place of --size")
     target = 8 * size / opened.total if size is not None else bpp * pixels
@@ -432,9 +462,11 @@ def _control(source, opened, items, model, gop, bpp, size):
         total = 0.0
         for piece in pieces:
             encoder = Encoder(io.BytesIO(), info, model, quality, gop)
+            bits = []
             for t, frame in enumerate(piece):
                 encoder.write(frame, t)
-            bits = [s.bits + s.vector_bits for s in encoder.stats]
+                assert encoder.stats
+                bits.append(encoder.stats.bits + encoder.stats.vector_bits)
             total += bits[0] if len(bits) == 1 else (bits[0] + (gop - 1) * sum(bits[1:]) / (len(bits) - 1)) / gop
         return total / len(pieces)
 
@@ -591,20 +623,31 @@ def check_free(path: str, force: bool) -> None:
 
 
 @contextlib.contextmanager
-def output_file(path: str, force: bool) -> Iterator[BinaryIO]:
-    """A binary file that gets its name when all went well, and is gone when not. "-" is standard output."""
+def output_file(path: str, force: bool, resume: bool = False) -> Iterator[BinaryIO]:
+    """A binary file that gets its name when all went well, and is gone when not. "-" is standard output.
+
+    With `resume` it is what an interrupted process left, if there is that, and is left behind when something fails.
+    """
     if path == "-":
+        if resume:
+            raise BsqError("only a file can be resumed, not standard output")
         yield sys.stdout.buffer
         return
     check_free(path, force)
-    with media.replacing(path) as part:
-        try:
-            with open(part, "wb") as file:
+    final, part = media.hidden_part(path)
+    try:
+        if part == final:
+            if resume:
+                raise BsqError(f"only a file can be resumed, and {path} is none")
+            with open(final, "wb") as file:
                 yield file
-        except BrokenPipeError:
-            raise
-        except OSError as e:
-            raise BsqError(f"cannot write {path}: {e.strerror}") from e
+        else:
+            with partial.opened(final, part, resume) as file:
+                yield file
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise BsqError(f"cannot write {path}: {e.strerror}") from e
 
 
 @contextlib.contextmanager

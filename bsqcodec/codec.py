@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import bands
 from .coder import BitDecoder, BitEncoder
 from .errors import FormatError
 from .model import Model
@@ -67,8 +68,9 @@ class _Picture:
         return compensate(self.canvas, field)
 
     def reconstruct(self, bits: Tensor, reference: Tensor, kind: int, quality: int) -> np.ndarray:
-        decoded = self.model.network.decoder(bits, reference, _condition(self.model, kind, quality))
-        self.canvas = to_pixels(decoded).to(torch.uint8)
+        condition = _condition(self.model, kind, quality)
+        decoder = self.model.network.decoder
+        self.canvas = bands.decode(decoder, bits, reference, condition, lambda x: to_pixels(x).to(torch.uint8))
         return self.canvas[0, :, : self.height, : self.width].permute(1, 2, 0).contiguous().cpu().numpy()
 
 
@@ -109,7 +111,7 @@ class GopEncoder:
             self._vectors, self._bits = VectorCoder(), no_bits(self._model, s.rows, s.columns)
         middle = self._coder.bits
         network = self._model.network
-        bits = network.bits(x, reference, _condition(self._model, kind, quality))
+        bits = bands.encode(network, x, reference, _condition(self._model, kind, quality))
         network.prior.run(self._bits, kind, quality, self._encode, bits)
         self._bits = bits
         self.stats.append(FrameStats("IP"[kind], quality, self._coder.bits - middle, middle - before))

@@ -537,29 +537,39 @@ def _display(frame: av.VideoFrame) -> tuple[bool, int]:
 # ---------------------------------------------------------------- output
 
 
-@contextlib.contextmanager
-def replacing(path: str) -> Iterator[str]:
-    """Path of a hidden file or folder beside `path`, for the caller to make.
+def hidden_part(path: str) -> tuple[str, str]:
+    """What `path` stands for, and a hidden file or folder beside it to write into until all is whole.
 
-    It gets the name `path` on normal exit, and is removed on an exception. A device or a pipe stands for itself.
-
-    Raises:
-        BsqError: there is no folder for it, or it cannot be renamed.
+    A device or a pipe is both. Raises BsqError if there is no folder for them.
     """
     final = os.path.realpath(path)  # a link stays, what it points to is replaced
     folder, name = os.path.split(final)
     if not os.path.isdir(folder):
         raise BsqError(f"{path}: the folder {folder} does not exist")
-    if _is_special(final):
+    return final, final if _is_special(final) else os.path.join(folder, f".{name}.{os.getpid()}.part")
+
+
+def rename(part: str, final: str) -> None:
+    """Give a finished part its name. Raises BsqError."""
+    try:
+        os.replace(part, final)
+    except OSError as error:
+        raise BsqError(f"cannot write {final}: {_reason(error)}") from None
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """The path of `hidden_part`, for the caller to make.
+
+    It gets the name `path` on normal exit, and is removed on an exception. Raises BsqError as those two do.
+    """
+    final, part = hidden_part(path)
+    if part == final:
         yield final
         return
-    part = os.path.join(folder, f".{name}.{os.getpid()}.part")
     try:
         yield part
-        try:
-            os.replace(part, final)
-        except OSError as error:
-            raise BsqError(f"cannot write {path}: {_reason(error)}") from None
+        rename(part, final)
     except BaseException:
         if os.path.isdir(part):
             shutil.rmtree(part, ignore_errors=True)

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from .api import Decoder, device_of
 from .codec import Symbols, decode_symbols
-from .config import DEFAULT
 from .errors import BsqError
 from .exact import freeze
-from .model import Model, find_model, load_model
+from .model import Model, find_model
 from .stream import Gop, StreamReader
 
 FOLDER = resources.files("bsqcodec") / "conformance"
@@ -106,7 +105,8 @@ def selftest(device: str = "auto") -> Report:
         wrong = [key for key in found if found[key] != vector[key]]
         if wrong:
             report.differences.append(f"{vector['file']}: other {' and '.join(wrong)}")
-    report.differences += oracle(load_model(DEFAULT, device_of(device)))
+    for model in models.values():
+        report.differences += oracle(model)
     return report
 
 
@@ -121,6 +121,7 @@ def oracle(model: Model) -> list[str]:
     reference = torch.randint(0, 256, (1, 3, 16 * rows, 16 * columns), generator=generator)
     differences = []
     for kind, quality in ((0, 1), (1, 60), (1, 100)):
+        where = f"{model.name}, quality {quality}"
         mask = exact.prior.active_mask(torch.tensor(quality)).long()
         shape = (1, rows, columns, len(mask))
         bits = torch.randint(0, 2, shape, generator=generator) * mask
@@ -132,14 +133,14 @@ def oracle(model: Model) -> list[str]:
         wrong = sum(int((a != b).sum()) for a, b in zip(known, seen, strict=True))
         if wrong:
             total = sum(a.numel() for a in known)
-            differences.append(f"prior, quality {quality}: {wrong} of {total} probabilities are not the oracle's")
+            differences.append(f"{where}, prior: {wrong} of {total} probabilities are not the oracle's")
         condition = torch.tensor([kind]), torch.tensor([quality])
         right = exact.decoder(bits, reference, condition)
         there = condition[0].to(model.device), condition[1].to(model.device)
         got = model.network.decoder(_float(bits, model), _float(reference, model), there).cpu().long()
         if not torch.equal(got, right):
             wrong = int((got != right).sum())
-            differences.append(f"decoder, quality {quality}: {wrong} of {got.numel()} values are not the oracle's")
+            differences.append(f"{where}, decoder: {wrong} of {got.numel()} values are not the oracle's")
     return differences
 
 

@@ -170,7 +170,7 @@ def unpack_header(read, max_pixels: int = MAX_PIXELS) -> tuple[bytes, MediaInfo]
     rate = _ratio(numerator, denominator) if numerator else None
     aspect = fields.varint(MAX_NUMBER), fields.varint(MAX_NUMBER)
     info = MediaInfo(
-        *(width, height, time_base, rate, aspect, 90 * fields.varint(3)),
+        *(width, height, time_base, rate, aspect if all(aspect) else (0, 1), 90 * fields.varint(3)),
         *(fields.varint(255), fields.varint(255), fields.varint(255), fields.varint(2)),
     )
     return model, info
@@ -190,7 +190,9 @@ class StreamWriter:
         self.size = 0
         self.frames = 0
         self._end = -MAX_TIME  # time of the last frame
-        self._index: list[IndexEntry] = []
+        self._groups = 0
+        self._index = bytearray()  # as it is written at the end: a list would grow with the length of the video
+        self._last = IndexEntry(0, 0)
         self._write(pack_header(model, info))
         if info.audio:
             a = info.audio
@@ -210,7 +212,10 @@ class StreamWriter:
             body += varint(steps[0])
         elif steps:
             body += varint(0) + b"".join(map(varint, steps))
-        self._index.append(IndexEntry(self.size, self.frames))
+        entry = IndexEntry(self.size, self.frames)
+        self._index += varint(entry.offset - self._last.offset) + varint(entry.first - self._last.first)
+        self._last = entry
+        self._groups += 1
         self.frames += len(pts)
         self._chunk(GOP, body + payload)
 
@@ -224,15 +229,14 @@ class StreamWriter:
 
     def close(self) -> None:
         """Write the end. The file is left open."""
-        index = self._index if len(self._index) > 1 else []
-        body = varint(self.frames) + varint(len(index))
-        offset = first = 0
-        for entry in index:
-            body += varint(entry.offset - offset) + varint(entry.first - first)
-            offset, first = entry
+        body = varint(self.frames) + (varint(self._groups) + self._index if self._groups > 1 else varint(0))
         # chunk type, length of the length, body, its own size, checksum
         size = 1 + len(varint(len(body) + 4)) + len(body) + 4 + 4
         self._chunk(END, body + struct.pack("<I", size))
+        self.flush()
+
+    def flush(self) -> None:
+        """Pass on all that was written."""
         self._file.flush()
 
     def _chunk(self, kind: bytes, body: bytes) -> None:

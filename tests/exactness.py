@@ -1,17 +1,38 @@
-"""Run `bsqcodec selftest` under every setting that changes how floats are summed, and count bits and mismatches.
+"""Decode under every setting that changes how floats are summed, and count bits and mismatches.
 
-    python tests/exactness.py [--device cuda]
+    python tests/exactness.py [--device cuda]                 # the conformance streams and the int64 oracle (selftest)
+    python tests/exactness.py a.bsq b.bsq [--oracle 4]        # these streams
+    python tests/exactness.py --drift 250 a.mp4               # one group of 250 P frames, encoded from this video
+    python tests/exactness.py ... --settings 0,8,21           # some of the settings
 
-Each setting is a process of its own, for the libraries read theirs once.
+Each setting is a process of its own, for the libraries read theirs once. All decoded frames of a stream must have one
+MD5 under all settings. A wrong bit or pixel anywhere changes what follows, so that then the largest difference of any
+pixel, after any number of P frames, is 0. `--oracle N` also runs the networks on the first N frames in int64.
 """
 
 import argparse
+import copy
+import hashlib
+import itertools
+import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 
-CODE = """
+import torch
+from tqdm import tqdm
+
+from bsqcodec.api import Decoder, Encoder, device_of
+from bsqcodec.codec import frame_headers, grid
+from bsqcodec.exact import freeze
+from bsqcodec.info import Frame
+from bsqcodec.media import open_source
+from bsqcodec.model import DEFAULT, Model, find_model
+from bsqcodec.stream import Gop, StreamReader
+
+SELFTEST = """
 import sys, torch
 torch.set_float32_matmul_precision(sys.argv.pop(1))
 from bsqcodec.__main__ import main
@@ -31,24 +52,134 @@ SETTINGS: list[dict[str, str]] = [
 ]
 
 
+def of(setting: dict[str, str], *words: str) -> subprocess.CompletedProcess:
+    variables = {k: v for k, v in setting.items() if k.isupper()}
+    return subprocess.run([sys.executable, *words], env=os.environ | variables, capture_output=True, text=True)
+
+
+def selftest(setting: dict[str, str], device: str) -> tuple[str, int, bool]:
+    """What it says, the number of bits, and whether all is well."""
+    words = ["selftest", "--device", device]
+    words += ["--threads", setting["threads"]] if "threads" in setting else []
+    done = of(setting, "-c", SELFTEST, setting.get("precision", "highest"), *words)
+    counted = re.search(r"([0-9]+) bits", done.stdout)
+    return (done.stdout + done.stderr).strip(), int(counted[1]) if counted else 0, done.returncode == 0
+
+
+def streams(setting: dict[str, str], device: str, paths: list[str], expected: list[str]) -> tuple[str, int, bool]:
+    """As `selftest`. expected: MD5 of each stream, filled in by the first setting."""
+    words = ["--here", "--device", device, "--threads", setting.get("threads", "0")]
+    done = of(setting, __file__, *paths, *words, "--precision", setting.get("precision", "highest"))
+    if done.returncode:
+        return (done.stdout + done.stderr).strip(), 0, False
+    found = json.loads(done.stdout)
+    digests = [f["md5"] for f in found]
+    if not expected:
+        expected += digests
+    frames, bits = (sum(f[key] for f in found) for key in ("frames", "bits"))
+    same = digests == expected
+    return f"{frames} frames, {bits} bits, {'the same' if same else 'OTHER'} frames", bits, same
+
+
+def decode(path: str, device: str, most: int | None = None, oracle: bool = False) -> dict:
+    """MD5 of the frames, their number, and the number of bits of tokens that were decoded."""
+    bits = 0
+    with open(path, "rb") as file:
+        reader = StreamReader(file)
+        model = find_model(reader.model, device_of(device))
+        rows, columns = grid(reader.info.height, reader.info.width)
+        headers = (h for c in reader.chunks() if isinstance(c, Gop) for h in frame_headers(c.payload, len(c.pts)))
+        for _, quality in itertools.islice(headers, most):
+            mask = model.network.prior.active_mask(torch.tensor(quality, device=model.device))
+            bits += int(mask.sum()) * rows * columns
+    digest, frames = hashlib.md5(), 0
+    with open(path, "rb") as file:
+        for frame in Decoder(file, device, in_integers(model) if oracle else model).frames(0, most):
+            digest.update(frame.rgb.tobytes())
+            frames += 1
+    return {"md5": digest.hexdigest(), "frames": frames, "bits": bits}
+
+
+def drift(video: str, frames: int, quality: int, device: str, path: str) -> None:
+    """One group of an I frame and `frames` P frames; a video that is too short is played forth and back."""
+    with open_source(video, audio=False) as source:
+        pictures = [item.rgb for item in itertools.islice(source, frames + 1) if isinstance(item, Frame)]
+        info = source.info
+    there_and_back = itertools.cycle(range(2 * len(pictures) - 2)) if len(pictures) > 1 else itertools.repeat(0)
+    with open(path, "wb") as file:
+        encoder = Encoder(file, info, DEFAULT, quality, frames + 1, device)
+        kinds = ""
+        for pts, i in enumerate(tqdm(itertools.islice(there_and_back, frames + 1), "encode", frames + 1)):
+            encoder.write(pictures[min(i, 2 * len(pictures) - 2 - i)], pts)
+            assert encoder.stats
+            kinds += encoder.stats.kind
+        encoder.close()
+    print(f"{os.path.basename(video)}, quality {quality}: {kinds.count('I')} I frame, {kinds.count('P')} P frames")
+
+
+def in_integers(model: Model) -> Model:
+    """The same model, whose networks compute in int64."""
+    exact = copy.deepcopy(model.network)
+    freeze(exact.prior, torch.int64)
+    freeze(exact.decoder, torch.int64)
+    run, decoder = exact.prior.run, exact.decoder
+    model = copy.copy(model)
+    model.network = copy.deepcopy(model.network)
+    # what comes out is of the kind that the rest of the codec hands in
+    model.network.prior.run = lambda previous, *rest: run(previous.long(), *rest).to(previous.dtype)
+    model.network.decoder.forward = lambda bits, reference, condition: decoder(
+        bits.long(), reference.long(), condition
+    ).to(reference.dtype)
+    return model
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("streams", nargs="*")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--settings", help="numbers of settings, as in 0,8,21  [default: all]")
+    parser.add_argument("--oracle", type=int, default=0, metavar="FRAMES")
+    parser.add_argument("--drift", type=int, metavar="FRAMES", help="P frames of a group to be made")
+    parser.add_argument("--quality", type=int, default=60, help="of --drift")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--precision", default="highest", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.here:
+        torch.set_float32_matmul_precision(options.precision)
+        torch.set_num_threads(options.threads or torch.get_num_threads())
+        print(json.dumps([decode(path, options.device) for path in options.streams]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if options.drift:
+            path = os.path.join(folder, "drift.bsq")
+            drift(options.streams[0], options.drift, options.quality, options.device, path)
+            options.streams = [path]
+        sys.exit(check(options))
+
+
+def check(options: argparse.Namespace) -> bool:
+    """Returns whether anything differs."""
     bits = wrong = 0
-    for setting in SETTINGS:
-        variables = {k: v for k, v in setting.items() if k.isupper()}
-        words = ["selftest", "--device", options.device]
-        words += ["--threads", setting["threads"]] if "threads" in setting else []
-        command = [sys.executable, "-c", CODE, setting.get("precision", "highest"), *words]
-        done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
-        counted = re.search(r"([0-9]+) bits", done.stdout)
-        bits += int(counted[1]) if counted else 0
-        wrong += done.returncode != 0
+    expected: list[str] = []
+    chosen = [SETTINGS[int(i)] for i in options.settings.split(",")] if options.settings else SETTINGS
+    for setting in chosen:
+        if options.streams:
+            said, count, well = streams(setting, options.device, options.streams, expected)
+        else:
+            said, count, well = selftest(setting, options.device)
+        bits += count
+        wrong += not well
         name = ", ".join(f"{k}={v}" for k, v in setting.items()) or "default"
-        print(f"{name}: {(done.stdout + done.stderr).strip()}", flush=True)
-    print(f"{len(SETTINGS)} settings, {bits} bits decoded, {wrong} settings with a mismatch")
-    sys.exit(bool(wrong))
+        print(f"{name}: {said}", flush=True)
+    for path in options.streams if options.oracle else []:
+        float32, int64 = (decode(path, options.device, options.oracle, oracle) for oracle in (False, True))
+        same = float32 == int64
+        wrong += not same
+        print(f"{os.path.basename(path)}, int64 oracle: {int64['frames']} frames, {int64['bits']} bits, "
+              f"{'the same' if same else 'OTHER'} frames", flush=True)  # fmt: skip
+    print(f"{len(chosen)} settings, torch {torch.__version__}: {bits} bits decoded, {wrong} with a mismatch")
+    return bool(wrong)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,12 @@ def test_still_image_header_is_short():
     assert reader.info == MediaInfo(768, 512) and reader.info.image
 
 
+@pytest.mark.parametrize("aspect", [(0, 0), (4, 0), (0, 3)])
+def test_an_aspect_with_a_zero_is_unknown(aspect):
+    data = stream(MediaInfo(8, 8, sample_aspect_ratio=aspect), [((0,), b"p")])
+    assert StreamReader(io.BytesIO(data)).info.sample_aspect_ratio == (0, 1)
+
+
 def test_index_leads_to_every_group():
     data = stream()
     reader = StreamReader(io.BytesIO(data))
