@@ -89,6 +89,7 @@ class GopEncoder:
         self._vectors = VectorCoder()
         self._coder = BitEncoder()
         self._frames = bytearray()
+        self._error = torch.tensor(0.0)  # mean absolute error of the last frame
         self.stats: list[FrameStats] = []
 
     @torch.inference_mode()
@@ -116,7 +117,10 @@ class GopEncoder:
         self._bits = bits
         self.stats.append(FrameStats("IP"[kind], quality, self._coder.bits - middle, middle - before))
         self._frames.append(quality | (P_FRAME if kind else 0))
-        return s.reconstruct(bits, reference, kind, quality)
+        decoded = s.reconstruct(bits, reference, kind, quality)
+        assert s.canvas is not None
+        self._error = (x - s.canvas).abs().mean()
+        return decoded
 
     def finish(self) -> bytes:
         """The payload of all frames pushed."""
@@ -129,9 +133,10 @@ class GopEncoder:
             step = float(self._model.network.step(torch.tensor(quality)))
             vectors = search(x.to(torch.uint8), s.canvas, MOTION_LAMBDA * step)[0].cpu().numpy()
             reference = s.predicted(vectors)
-            # a scene cut: the frame is closer to the mean of each of its tokens than to its prediction
+            # a scene cut: the frame is closer to the mean of each of its tokens than to its prediction, and that is
+            # not because the last frame was coded as coarsely
             mean = F.interpolate(F.avg_pool2d(x, TOKEN), scale_factor=float(TOKEN))
-            if (x - reference).abs().mean() < (x - mean).abs().mean():
+            if (x - reference).abs().mean() < max((x - mean).abs().mean(), 1.2 * self._error):
                 return reference, vectors
         return s.gray(), None
 
