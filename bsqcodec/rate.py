@@ -67,7 +67,7 @@ class GroupQuality:
     """
 
     PERIOD, BETTER = 8, 12
-    GAIN, MOST = 40, 36  # steps of quality for each doubling of the squared error, at most
+    GAIN, MOST = 14, 10  # steps of quality for each doubling of the squared error, at most
 
     def __init__(self) -> None:
         self._frames = 0
