@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_network
+from skimage import data as skdata
 
 from bsqcodec.codec import GopEncoder, decode_gop
 from bsqcodec.errors import BsqError, FormatError, ModelError
@@ -45,12 +46,20 @@ def test_file_is_as_long_as_the_ideal_code(model):
     assert ideal <= 8 * len(payload) <= ideal * 1.002 + 8 * len(stats) + 64
 
 
-def test_a_scene_cut_starts_over(model):
+def test_a_scene_cut_starts_over():
+    model = load_model()
     x = np.concatenate([clip(32, 32, 2), 255 - clip(32, 32, 2, seed=9)])
     x[:2] //= 8
     payload, decoded, stats = encode(model, x, [90] * 4)
     assert stats[2].kind == "I"
     assert np.array_equal(list(decode_gop(model, payload, 32, 32, 4))[3], decoded[3])
+
+
+def test_coarse_coding_is_no_scene_cut():
+    picture = skdata.astronaut()
+    frames = [picture[100 + t : 164 + t, 100:196] for t in range(4)]
+    _, _, stats = encode(load_model(), np.stack(frames), [1] * 4)
+    assert [s.kind for s in stats] == ["I", "P", "P", "P"]
 
 
 def test_decoder_uses_no_state_of_the_encoder(model):
