@@ -31,9 +31,9 @@ class Model:
         device: where they are.
     """
 
-    def __init__(self, network: Network, name: str, device: str | torch.device = "cpu"):
+    def __init__(self, network: Network, name: str, device: str | torch.device = "cpu", identity: bytes | None = None):
         self.name = name
-        self.id = model_id(network.config, integers(network))
+        self.id = identity or model_id(network.config, integers(network))
         self.device = torch.device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
         freeze(network.decoder)
@@ -109,9 +109,9 @@ def load_model(name: str = DEFAULT, device: str | torch.device = "cpu") -> Model
     Raises ModelError if there is none, if it is damaged, or if its contents do not have the id it claims.
     """
     path = find_file(name)
-    network = read_network(path)
+    network, identity = read_network(path)
     try:
-        return Model(network, path.stem, device)
+        return Model(network, path.stem, device, identity)
     except AssertionError as e:
         raise ModelError(f"{path}: not a readable model file ({e})") from e
 
@@ -125,21 +125,21 @@ def find_file(name: str) -> Path:
     return path
 
 
-def read_network(path: Path) -> Network:
-    """The networks of a model file, not frozen: they can be trained on. Raises ModelError as `load_model`."""
+def read_network(path: Path) -> tuple[Network, bytes]:
+    """The networks of a model file, ready to be trained on, and their id. Raises ModelError as `load_model`."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             stored = {key: file.get_tensor(key) for key in file.keys()}
         network = Network(ModelConfig.from_dict(json.loads(metadata["config"])))
         restore(network, stored)
-        identity = model_id(network.config, integers(network)).hex()
-        intact = identity == metadata["id"] and encoder_hash(stored) == metadata["encoder"]
+        identity = model_id(network.config, integers(network))
+        intact = identity.hex() == metadata["id"] and encoder_hash(stored) == metadata["encoder"]
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as e:
         raise ModelError(f"{path}: not a readable model file ({type(e).__name__})") from e
     if not intact:
         raise ModelError(f"{path}: the weights are not the ones the file was made with")
-    return network
+    return network, identity
 
 
 @torch.no_grad()

@@ -159,7 +159,7 @@ class Trainer:
 
     def start(self) -> None:
         if self.config.start:
-            network = read_network(find_file(self.config.start))
+            network, _ = read_network(find_file(self.config.start))
             if replace(network.config, name="") != replace(self.config.model, name=""):
                 raise BsqError(f"{self.config.start} is a model of another architecture")
             self.network.load_state_dict(network.state_dict())
