@@ -80,10 +80,11 @@ class GopEncoder:
     Args:
         model: from `load_model`.
         height, width: of the frames, in pixels.
+        effort: steps of the search for better bits (`refine`).
     """
 
-    def __init__(self, model: Model, height: int, width: int):
-        self._model = model
+    def __init__(self, model: Model, height: int, width: int, effort: int = 0):
+        self._model, self._effort = model, effort
         self._picture = _Picture(model, height, width)
         self._bits = no_bits(model, self._picture.rows, self._picture.columns)
         self._vectors = VectorCoder()
@@ -112,7 +113,13 @@ class GopEncoder:
             self._vectors, self._bits = VectorCoder(), no_bits(self._model, s.rows, s.columns)
         middle = self._coder.bits
         network = self._model.network
-        bits = bands.encode(network, x, reference, _condition(self._model, kind, quality))
+        condition = _condition(self._model, kind, quality)
+        if self._effort:
+            from . import refine  # which loads much that is not needed otherwise
+
+            bits = refine.encode(self._model, x, reference, self._bits, condition, self._effort)
+        else:
+            bits = bands.encode(network, x, reference, condition)
         network.prior.run(self._bits, kind, quality, self._encode, bits)
         self._bits = bits
         self.stats.append(FrameStats("IP"[kind], quality, self._coder.bits - middle, middle - before))

@@ -24,8 +24,12 @@ def ssim_terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def msssim(x: Tensor, y: Tensor) -> Tensor:
-    """MS-SSIM (Wang et al. 2003) with box windows, (B,); x, y: (B, 3, H, W) pixels 0..255. Four scales fit a crop."""
-    weights = (0.0448, 0.2856, 0.3001, 0.3695)
+    """MS-SSIM (Wang et al. 2003) with box windows, (B,); x, y: (B, 3, H, W) pixels 0..255, sides of at least 8.
+
+    It has four scales, which need sides of 64, and else as many as fit.
+    """
+    weights = (0.0448, 0.2856, 0.3001, 0.3695)[: (min(x.shape[2:]) // 8).bit_length()]
+    weights = tuple(w / sum(weights) for w in weights)
     out = torch.ones(len(x), device=x.device)
     for i, w in enumerate(weights):
         full, structure = ssim_terms(x, y)

@@ -27,7 +27,7 @@ class Network(nn.Module):
         """Encode: (B, 3, H, W) pixels 0..255, sides multiples of 16, to (B, H/16, W/16, L) of 0.0 and 1.0."""
         quality = condition[1]
         y, widen = self.encoder.coefficients(frame, reference, condition, self.step(quality))
-        return self.encoder.quantise(y, widen) * self.prior.active_mask(quality)[:, None, None]
+        return self.encoder.quantise(y, widen, self.prior.active_mask(quality)[:, None, None])
 
 
 @torch.no_grad()
@@ -54,6 +54,7 @@ def initialise(network: Network, photos: Tensor, pairs: tuple[Tensor, Tensor] | 
         for a in range(ANCHORS):
             step = network.step(torch.tensor(1 + a * ANCHOR_STEP))
             y = patches(frames - reference, TOKEN) @ network.encoder.analysis.T / step
-            ones = network.encoder.quantise(y, torch.zeros_like(y)).flatten(0, 2)
+            every = torch.ones((1, config.bits), dtype=torch.bool, device=y.device)
+            ones = network.encoder.quantise(y, torch.zeros_like(y), every).flatten(0, 2)
             p = (ones.sum(0) + 0.3) / (len(ones) + 0.6)
             network.prior.logit_bias.anchors[kind, a] = torch.logit(p)

@@ -94,7 +94,7 @@ class Workers:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def encode(self, items: Iterable[Any], gop: int, quality: int) -> Iterator[Any]:
+    def encode(self, items: Iterable[Any], gop: int, quality: int, effort: int) -> Iterator[Any]:
         """Replace the frames among `items` by EncodedGroup of `gop` frames, each at the place of its last frame."""
 
         def grouped() -> Iterator[Any]:
@@ -111,7 +111,7 @@ class Workers:
                 yield group
 
         def start(item: Any) -> Future | None:
-            return self._submit(_encode, item, quality) if isinstance(item, list) else None
+            return self._submit(_encode, item, quality, effort) if isinstance(item, list) else None
 
         def size(item: Any) -> int:
             return sum(frame.rgb.nbytes for frame in item)
@@ -192,9 +192,9 @@ def _follow_parent() -> None:
         os._exit(1)
 
 
-def _encode(frames: list[Frame], quality: int) -> EncodedGroup:
+def _encode(frames: list[Frame], quality: int, effort: int) -> EncodedGroup:
     height, width, _ = frames[0].rgb.shape
-    encoder, control, pictures = GopEncoder(_model, height, width), GroupQuality(), []
+    encoder, control, pictures = GopEncoder(_model, height, width, effort), GroupQuality(), []
     for frame in frames:
         pictures.append(encoder.push(frame.rgb, control.of_next(quality)))
         control.seen(encoder.stats[-1].kind, frame.rgb, pictures[-1])

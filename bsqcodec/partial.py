@@ -151,7 +151,7 @@ class Unfinished:
             raise self._other(f"quality {quality}, not {encoder.quality}")
         if rgb is not None:
             decoded = next(decode_gop(encoder.model, gop.payload, *size, frames))
-            if not np.array_equal(decoded, GopEncoder(encoder.model, *size).push(rgb, quality)):
+            if not np.array_equal(decoded, GopEncoder(encoder.model, *size, encoder.effort).push(rgb, quality)):
                 raise self._other("another input or options, or on another machine")
 
     def _chunks(self) -> Iterator[Gop]:

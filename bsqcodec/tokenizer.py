@@ -143,9 +143,11 @@ class Encoder(nn.Module):
         share = 1 - 255 * self.config.step_fine / step
         return (self.masking * torch.log2((activity + 2) / (0.3 * step + 2))).clamp(-0.1, 0.9) * share
 
-    def quantise(self, y: Tensor, widen: Tensor) -> Tensor:
-        """y, widen: (..., coefficients), as `coefficients` gives them. Returns (..., L) of 0.0 and 1.0: the "above"
-        bit of every trit, coarse plane first, then the "below" bits.
+    def quantise(self, y: Tensor, widen: Tensor, active: Tensor) -> Tensor:
+        """y, widen: (..., coefficients), as `coefficients` gives them; active: bool (..., L), bits that are coded.
+
+        Returns (..., L) of 0.0 and 1.0: the "above" bit of every trit, coarse plane first, then the "below" bits.
+        Those that are not active are 0, and finer planes make up for them as far as they can.
 
         The gradient of a bit is that of sigmoid(SLOPE v): straight-through, but only near the threshold, since far
         from it a change of y changes nothing. It reaches y through the finest plane alone: one path, however many
@@ -153,6 +155,7 @@ class Encoder(nn.Module):
         """
         out = []
         rest = y.detach()
+        coded = active[..., : self.config.bits // 2].split(self.config.planes, -1)
         for i, n in enumerate(self.config.planes):
             unit = 3.0 ** (len(self.config.planes) - 1 - i)
             r = rest[..., :n]
@@ -163,7 +166,7 @@ class Encoder(nn.Module):
             v = torch.cat([(r - w) / unit - t[0], (-r - w) / unit - t[1]], -1)
             soft = torch.sigmoid(SLOPE * v)
             bits = (bsq(v) > 0).to(v.dtype) + (soft - soft.detach())
-            out.append(bits.unflatten(-1, (2, n)))
+            out.append(bits.unflatten(-1, (2, n)) * coded[i].unsqueeze(-2))
             digit = (out[-1][..., 0, :] - out[-1][..., 1, :]).detach()
             rest = torch.cat([r.detach() - unit * digit, rest[..., n:]], -1)
         return torch.cat(out, -1).flatten(-2)

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -26,10 +25,11 @@ from .config import ModelConfig
 from .data import Sampler, load_images, load_videos
 from .errors import BsqError
 from .exact import ConditionTable, Linear, set_arithmetic
-from .losses import Discriminator, msssim, st_lpips
+from .losses import Discriminator, st_lpips
 from .model import find_file, read_network, save_model
 from .motion import compensate, search
 from .network import GRAY, Network, initialise
+from .objective import Weights, cost, half_way, measure
 from .tokenizer import TOKEN, to_pixels
 
 log = logging.getLogger(__name__)
@@ -250,43 +250,24 @@ class Trainer:
         n, c = self.network, self.config
         with torch.set_grad_enabled(self.progress() >= c.encoder_start):
             bits = n.bits(frame, reference, condition)
-        decoded = n.decoder(bits, reference, condition) * (1 / 16)
-        hard = bits.detach()
-        logits = n.prior(hard, previous, condition).clamp(-11.1, 11.1)
-        # the gradient of the target -logit * t is the rate's gradient in the bits, passed straight through
-        rate = F.softplus(logits) - bits * logits
-        bpp = (rate * n.prior.active_mask(condition[1])[:, None, None]).sum((1, 2, 3)) / (
-            math.log(2) * frame.shape[2] * frame.shape[3]
-        )
-        shown = decoded.clamp(0, 255)
-        mse = (shown - frame).square().mean((1, 2, 3))
-        similarity = msssim(shown, frame)
-        step = n.step(condition[1])
-        # High-rate theory of a uniform quantiser gives dD/dR = step^2 ln(2) / 6 a coefficient. The other constants
-        # bring 1 - MS-SSIM and ST-LPIPS to the mean squared error they typically come with.
-        # From quality 50 on MS-SSIM, which saturates, gives way to the squared error.
-        high = ((condition[1] - 50) / 50).clamp(min=0)
-        share = c.msssim * (1 - 0.6 * high)
-        distortion = (1 - share - c.stlpips) * mse + share * 1700.0 * (1 - similarity)
+        weights = Weights(c.msssim, c.fidelity, c.predicted)
+        m, decoded = measure(n, bits, frame, reference, previous, condition, weights)
+        shown, distortion = decoded.clamp(0, 255), m.distortion
         if c.stlpips:
-            distortion = distortion + c.stlpips * STLPIPS_SCALE * st_lpips(shown, frame)
+            distortion = distortion + c.stlpips * (STLPIPS_SCALE * st_lpips(shown, frame) - m.mse)
         if self.discriminator and self.progress() >= c.adversarial_start:
             self.discriminator.requires_grad_(False)  # it does not learn from the decoder's gain
             distortion = distortion - c.adversarial * 100.0 * self.discriminator.realism(frame, shown)
             self.discriminator.requires_grad_(True)
             self.discriminator.loss(frame, shown.detach()).backward()
-        distortion = distortion * torch.where(condition[0] == 1, c.predicted, 1.0)
-        fidelity = c.fidelity ** high.square()
-        cost = bpp + distortion * fidelity * (3 * 6 / math.log(2)) / step.square()
-        weight = 1 / (0.1 + 0.13 * 255 / step) / fidelity.sqrt()  # all qualities count alike, not by their rate
-        loss = (weight * cost).mean()
+        total, fidelity = cost(n, m.bpp, distortion, condition, weights)
+        # all qualities count alike, not by their rate
+        weight = 1 / (0.1 + 0.13 * 255 / n.step(condition[1])) / fidelity.sqrt()
+        loss = (weight * total).mean()
         if bits.requires_grad:
-            # A bit moves by whole units, so what counts is the distortion's slope half way, at 1/2. For a squared
-            # error in the transform's domain that is the slope at the bit plus curvature * (1/2 - bit).
-            curvature = 2 * 6 / math.log(2) / (frame.shape[2] * frame.shape[3])
-            loss = loss + (weight * ((0.5 - hard) * bits * curvature).sum((1, 2, 3))).mean()
-        measures = {"bpp": bpp, "mse": mse, "msssim": similarity, "cost": weight * cost}
-        return loss, to_pixels(decoded.detach() * 16), hard, {k: v.detach() for k, v in measures.items()}
+            loss = loss + (weight * half_way(bits, frame.shape[2] * frame.shape[3])).mean()
+        measures = {"bpp": m.bpp, "mse": m.mse, "msssim": m.msssim, "cost": weight * total}
+        return loss, to_pixels(decoded.detach() * 16), bits.detach(), {k: v.detach() for k, v in measures.items()}
 
     def train_step(self, batch: Tensor) -> dict:
         c = self.config

@@ -98,6 +98,22 @@ def test_both_signs_of_a_trit_are_never_set(started):
     assert not (above * below).any()
 
 
+def test_finer_planes_make_up_for_bits_that_are_not_coded(started):
+    network, _ = started
+    encoder, config = network.encoder, network.config
+    y = torch.zeros(1, config.coefficients)
+    y[0, 0] = 0.9 * 3.0 ** (len(config.planes) - 1)
+    every = torch.ones(1, config.bits, dtype=torch.bool)
+    without = every.clone()
+    without[0, [0, config.bits // 2]] = False  # the coarsest trit of the first coefficient
+    for active in (every, without):
+        bits = encoder.quantise(y, torch.zeros_like(y), active)
+        assert not bits[~active].any()
+        above, below = bits.chunk(2, -1)
+        digits = [x[0, 0].item() for x in (above - below).split(config.planes, -1)]
+        assert digits[0] == (active is every) and (active is every or digits[1:] == [1.0] * (len(digits) - 1))
+
+
 def test_texture_masks_errors_but_not_at_the_finest_step(network):
     x = torch.full((1, 3, 32, 32), 128.0)
     x[..., :16, :16] += 60 * torch.randn(16, 16, generator=torch.Generator().manual_seed(0))

@@ -316,6 +316,7 @@ class Bsq(Codec):
 
     name, label = "bsq", "bsqcodec"
     points = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
+    effort: ClassVar[int] = 0
 
     @property
     def model(self) -> Model:
@@ -324,7 +325,10 @@ class Bsq(Codec):
     def options(self) -> str:
         model = self.model
         weights = f"model {model.name} (id {model.id.hex()}, weights {_digest(model)})"
-        return f".bsq file of stream version {stream.VERSION}, {weights}, {model.device}, gop {self.settings.gop}"
+        effort = f", effort {self.effort}" if self.effort else ""
+        return (
+            f".bsq file of stream version {stream.VERSION}, {weights}, {model.device}, gop {self.settings.gop}{effort}"
+        )
 
     def load(self) -> float:
         return _model(self.settings.model, self.settings.device)[1]
@@ -340,7 +344,7 @@ class Bsq(Codec):
         rate = Fraction(fps).limit_denominator(1001) if fps else None
         info = MediaInfo(first.shape[1], first.shape[0], 1 / rate if rate else Fraction(1, 25), rate)
         file = io.BytesIO()
-        encoder = Encoder(file, info, self.model, int(point), self.settings.gop)
+        encoder = Encoder(file, info, self.model, int(point), self.settings.gop, effort=self.effort)
         for t, frame in enumerate(itertools.chain([first], frames)):
             encoder.write(frame, t)
         encoder.close()
@@ -351,7 +355,16 @@ class Bsq(Codec):
             yield frame.rgb
 
 
-CODECS: dict[str, type[Codec]] = {c.name: c for c in (Bsq, Jpeg, Jpeg2000, WebP, Avif, H264, Hevc, Av1, Identity)}
+class BsqSearch(Bsq):
+    """Ours, with the encoder's search."""
+
+    name, label = "bsq-search", "bsqcodec --effort 8"
+    effort = 8
+
+
+CODECS: dict[str, type[Codec]] = {
+    c.name: c for c in (Bsq, BsqSearch, Jpeg, Jpeg2000, WebP, Avif, H264, Hevc, Av1, Identity)
+}
 DEFAULTS = {"image": ("bsq", "jpeg", "jpeg2000", "webp", "avif"), "video": ("bsq", "h264", "hevc", "av1")}
 
 

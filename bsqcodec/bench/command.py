@@ -59,9 +59,11 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> tuple
 )
 @click.option("--download", is_flag=True, help="Fetch what is missing, where that is possible.")
 @click.option("--items", callback=_names, help="Only these items, for example 'kodim0*,kodim23'.")
-@click.option("--codecs", callback=_names, help="Codecs, ours first [default: bsq and the usual anchors].")
+@click.option(
+    "--codecs", callback=_names, help="Codecs, ours first [default: bsq and the usual anchors; not bsq-search]."
+)
 @click.option("--metrics", callback=_names, default=IMAGE_METRICS, show_default=True, help="Metrics.")
-@click.option("--qualities", callback=_numbers, help="Points of bsq, 1..100 [default: 1,10,20,...,100].")
+@click.option("--qualities", callback=_numbers, help="Our points, 1..100 [default: 1,10,20,...,100].")
 @click.option("--points", multiple=True, callback=_points, help="Points of a codec: h264=22,27,32,37. Repeatable.")
 @click.option("--model", default=DEFAULT, show_default=True, help="Our model: a name or a file.")
 @click.option("--device", default="cpu", show_default=True, help="Of our codec: auto, cpu or cuda.")
@@ -173,7 +175,9 @@ def _bench(context: click.Context, options: dict[str, Any]) -> bool:
     if not codecs:
         raise BsqError("no codec left: " + "; ".join(skipped))
     problems += skipped
-    points = options["points"] | ({"bsq": options["qualities"]} if options["qualities"] else {})
+    points = options["points"]
+    if options["qualities"]:
+        points = points | {"bsq": options["qualities"], "bsq-search": options["qualities"]}
     published: dict[str, dict[str, Any]] = {}
     for path in options["published"]:
         curves, notes = report.read_published(Path(path), options["dataset"])

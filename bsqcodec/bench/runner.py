@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BsqError
-from .anchors import Codec
+from .anchors import Bsq, Codec
 from .datasets import Item, frames_of
 from .metrics import METRICS, measure
 
@@ -102,7 +102,7 @@ def _run(task: Task) -> dict[str, Any]:
         "encode_peak_mib": encode_peak,
         "decode_peak_mib": decode_peak,
         "device": codec.device(),
-        "threads": task.threads if codec.name == "bsq" else 1,
+        "threads": task.threads if isinstance(codec, Bsq) else 1,
         "metrics": values,
     }
 
