@@ -31,11 +31,10 @@ def _pieces(p1: np.ndarray) -> Iterator[tuple[slice, np.ndarray | float]]:
     """
     if p1.size and not (1 <= p1.min() and p1.max() < ONE):
         raise ValueError("probabilities must lie in 1..65535")
-    edges = np.flatnonzero(p1[1:] != p1[:-1]) + 1
-    edges = np.concatenate([[0], edges, [p1.size]])
+    edges = np.concatenate([[0], np.flatnonzero(p1[1:] != p1[:-1]) + 1, [p1.size]])
     done = 0
     for i in np.flatnonzero(np.diff(edges) >= _RUN):
-        start, stop = edges[i], edges[i + 1]
+        start, stop = int(edges[i]), int(edges[i + 1])
         if start > done:
             yield slice(done, start), p1[done:start] * (1.0 / ONE)
         yield slice(start, stop), p1[start] * (1.0 / ONE)
@@ -47,8 +46,8 @@ def _pieces(p1: np.ndarray) -> Iterator[tuple[slice, np.ndarray | float]]:
 def _cost(symbols: np.ndarray, p: np.ndarray | float) -> float:
     """-sum log2 P of symbols 0/1 with P(1) = p."""
     if not isinstance(p, np.ndarray):
-        ones = np.count_nonzero(symbols)
-        return -float(ones * np.log2(p) + (len(symbols) - ones) * np.log2(1 - p))
+        count = np.count_nonzero(symbols)
+        return -float(count * np.log2(p) + (len(symbols) - count) * np.log2(1 - p))
     q = 1 - p
     ones = np.flatnonzero(symbols)
     q[ones] = p[ones]
