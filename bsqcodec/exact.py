@@ -111,6 +111,11 @@ def int8_is_exact() -> bool:
     return True
 
 
+def bf16_is_fast(device: torch.device) -> bool:
+    """Whether bfloat16 products take less time than float32 there. They are for what need not be exact."""
+    return device.type == "cuda" or getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+
+
 def _int8_matrix(x: Tensor) -> Tensor:
     """A matrix in int8, row by row. `contiguous` keeps the strides of a single row or column, which mislead _int_mm."""
     if x.dtype == torch.int8 and x.stride() == (x.shape[1], 1):
@@ -261,7 +266,8 @@ class Linear(ExactModule):
     def product(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         """The product with a part of `integers()`, for layers that are applied group by group."""
         if self.bf16:
-            y = F.linear(x.bfloat16(), w.bfloat16()).float()
+            # as a matrix: a copy of the weight for each token is made for some strides
+            y = F.linear(x.bfloat16().reshape(-1, x.shape[-1]), w.bfloat16()).float().view(*x.shape[:-1], len(w))
         elif x.is_floating_point():
             return F.linear(x.contiguous(), w, b)
         else:

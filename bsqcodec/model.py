@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .config import DEFAULT, ModelConfig
 from .errors import ModelError
-from .exact import ExactModule, freeze
+from .exact import ExactModule, bf16_is_fast, freeze, set_arithmetic
 from .network import Network
 from .stream import ID_BYTES
 
@@ -38,6 +38,7 @@ class Model:
         self.network = network.to(self.device).eval().requires_grad_(False)
         freeze(network.decoder)
         freeze(network.prior)
+        set_arithmetic(network.encoder, False, bf16_is_fast(self.device))
 
 
 @torch.no_grad()

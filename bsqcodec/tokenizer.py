@@ -129,14 +129,19 @@ class Encoder(nn.Module):
         Returns the coefficients and by how much each one's dead zone is wider than `thresholds`, both
         (B, H/16, W/16, coefficients) in quantiser steps.
         """
-        difference = patches(frame - reference, TOKEN)
-        inputs = torch.cat([difference, patches(reference - 128, TOKEN)], -1) * (1 / 64)
-        # the blocks work in the integer layers' units
-        x = self.embed(inputs).unsqueeze(3) * 256
+
+        def first(frame: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+            difference = frame - reference
+            inputs = torch.cat([difference, reference - 128], -1) * (1 / 64)
+            # the blocks work in the integer layers' units
+            return self.embed(inputs) * 256, F.linear(difference, self.analysis)
+
+        x, y = in_parts(first, patches(frame, TOKEN), patches(reference, TOKEN))
+        x = x.unsqueeze(3)
         for block in self.blocks:
             x = block(x, condition)
         x = self.norm(x, condition).squeeze(3) * 2.0**-ACT_BITS
-        y = F.linear(difference, self.analysis) / step.view(-1, 1, 1, 1) + self.out(x)
+        y = y / step.view(-1, 1, 1, 1) + self.out(x)
         widen = self.widen(x) + self.dead_zone(*condition)[:, None, None]
         return y, widen + self.masked(frame, step).unsqueeze(-1)
 
@@ -171,8 +176,11 @@ class Encoder(nn.Module):
             t = self.thresholds[i]
             w = widen[..., :n]
             v = torch.cat([(r - w) / unit - t[0], (-r - w) / unit - t[1]], -1)
-            soft = torch.sigmoid(SLOPE * v)
-            bits = (bsq(v) > 0).to(v.dtype) + (soft - soft.detach())
+            if torch.is_grad_enabled():
+                soft = torch.sigmoid(SLOPE * v)
+                bits = (bsq(v) > 0).to(v.dtype) + (soft - soft.detach())
+            else:
+                bits = (v > 0).to(v.dtype)  # the same signs
             out.append(bits.unflatten(-1, (2, n)))
             digit = (out[-1][..., 0, :] - out[-1][..., 1, :]).detach()
             rest = torch.cat([r.detach() - unit * digit, rest[..., n:]], -1)
@@ -230,6 +238,15 @@ class Decoder(ExactModule):
         above, below = bits.chunk(2, -1)
         return self.sum_planes(above * levels[0] - below * levels[1])
 
+    def inverse_transform(self, bits: Tensor) -> Tensor:
+        """Pixels in quantiser steps, (B, H, W, 3 * 16 * 16) with COEFFICIENT_BITS + SYNTHESIS_BITS fractional bits."""
+        some = bits.amax(-1) > 0
+        if torch.is_grad_enabled() or some.all():
+            return self.synthesis(self.dequantise(bits))
+        out = bits.new_zeros((*bits.shape[:-1], 3 * TOKEN * TOKEN))
+        out[some] = self.synthesis(self.dequantise(bits[some]))  # of no bits it is 0
+        return out
+
     def forward(
         self, bits: Tensor, reference: Tensor, condition, finish: Callable[[Tensor], Tensor] = lambda x: x
     ) -> Tensor:
@@ -245,7 +262,7 @@ class Decoder(ExactModule):
         def coarse(bits: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """The frame without correction, the tokens' features, and what the correction is to see of the frame."""
             shift = COEFFICIENT_BITS + SYNTHESIS_BITS + STEP_BITS - PIXEL_BITS
-            pixels = multiply_shift(self.synthesis(self.dequantise(bits)), step, shift, rounding)
+            pixels = multiply_shift(self.inverse_transform(bits), step, shift, rounding)
             pixels = pixels + reference * (1 << PIXEL_BITS)
             small_reference = self.embed_reference.narrow((reference - 128).clamp(-127, 127))
             x = self.embed_bits.residual(bits) + self.embed_reference.residual(small_reference)
