@@ -48,13 +48,13 @@ def pixels(rows: slice) -> slice:
 
 
 def decode(decoder, bits: Tensor, reference: Tensor, condition, finish: Callable[[Tensor], Tensor]) -> Tensor:
-    """`finish(decoder(bits, reference, condition))` of a `tokenizer.Decoder`; `finish` works on each pixel alone."""
+    """`decoder(bits, reference, condition, finish)` of a `tokenizer.Decoder`."""
     reach = halo(decoder.blocks, len(decoder.detail_blocks))
     rows, columns = bits.shape[1:3]
     parts = []
     for run, keep in bands(rows, columns, decoder.config.window, reach):
-        part = decoder(bits[:, run], reference[:, :, pixels(run)], condition)
-        parts.append(finish(part[:, :, pixels(keep)]))
+        part = decoder(bits[:, run], reference[:, :, pixels(run)], condition, finish)
+        parts.append(part[:, :, pixels(keep)])
     return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
 

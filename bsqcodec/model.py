@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .config import DEFAULT, ModelConfig
 from .errors import ModelError
-from .exact import ExactModule, freeze, set_arithmetic
+from .exact import ExactModule, bf16_is_fast, freeze, set_arithmetic
 from .network import Network
 from .stream import ID_BYTES
 
@@ -39,15 +39,14 @@ class Model:
         self.network = network.to(self.device).eval().requires_grad_(False)
         freeze(network.decoder)
         freeze(network.prior)
+        set_arithmetic(network.encoder, False, bf16_is_fast(self.device))
 
     @functools.cached_property
     def unrounded(self) -> Network:
         """The networks in the real arithmetic that they were trained in, to take gradients through."""
         network = Network(self.network.config).to(self.device)
         network.load_state_dict(self.network.state_dict())
-        bf16 = self.device.type != "cpu" or getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-        set_arithmetic(network.decoder, False, bf16)
-        set_arithmetic(network.prior, False, bf16)
+        set_arithmetic(network, False, bf16_is_fast(self.device))
         return network.requires_grad_(False)
 
 

@@ -13,7 +13,6 @@ BLOCK = 16
 LIMIT = 2047  # largest |component| of a vector, in quarter pixels
 TAPS = ((0, 0, 0, 64, 0, 0, 0, 0), (-1, 4, -10, 58, 17, -5, 1, 0),
         (-1, 4, -11, 40, 40, -11, 4, -1), (0, 1, -5, 17, 58, -10, 4, -1))  # fmt: skip
-_REACH = BLOCK + 7  # side of the square an interpolated block reads
 _CHUNK = 256  # blocks a step: keeps the working set in the cache
 
 # search
@@ -48,39 +47,49 @@ def compensate(ref: Tensor, vectors: Tensor) -> Tensor:
     device = ref.device
     pixels = ref.to(torch.float32).transpose(0, 1).reshape(c, b * h * w)
     taps = torch.tensor(TAPS, dtype=torch.float32, device=device)
-    grid = torch.meshgrid(
-        torch.arange(b, device=device) * (h * w),
-        torch.arange(rows, device=device) * BLOCK - 3,
-        torch.arange(columns, device=device) * BLOCK - 3,
-        indexing="ij",
-    )
-    frame = grid[0].reshape(-1)
-    v = vectors.reshape(-1, 2).long()
-    top, left = (grid[1].reshape(-1) + (v[:, 0] >> 2)), (grid[2].reshape(-1) + (v[:, 1] >> 2))
-    span = torch.arange(_REACH, device=device)[:, None]
-    out = torch.empty((c, BLOCK, BLOCK, len(v)), device=device)
-    step = _CHUNK if device.type == "cpu" else len(v)
-    # blocks are the last axis, so that every operation runs over long contiguous rows
-    for n in range(0, len(v), step):
+    v = vectors.long()
+    whole, fraction = v >> 2, v & 3
+    inside = torch.arange(BLOCK, device=device)
+    frame = torch.arange(b, device=device)[:, None, None] * (h * w)
+    top = torch.arange(rows, device=device)[:, None] * BLOCK + whole[..., 0]
+    left = torch.arange(columns, device=device) * BLOCK + whole[..., 1]
+    out = torch.empty((c, b, rows, BLOCK, columns, BLOCK), device=device)
+    # every block without its fraction
+    step = max(1, 16 * _CHUNK // columns) if device.type == "cpu" else rows
+    for n in range(0, rows, step):
         s = slice(n, n + step)
-        y = (top[s] + span).clamp_(0, h - 1) * w + frame[s]
-        x = (left[s] + span).clamp_(0, w - 1)
-        index = (y[:, None] + x[None]).reshape(-1)
-        p = pixels.index_select(1, index).view(c, _REACH, _REACH, -1)
-        fraction = v[s] & 3
-        if fraction.any():
-            horizontal, vertical = taps[fraction[:, 1]].T, taps[fraction[:, 0]].T
-            q = p[:, :, :BLOCK] * horizontal[0]
-            for k in range(1, 8):
-                q.addcmul_(p[:, :, k : k + BLOCK], horizontal[k])
-            r = q[:, :BLOCK] * vertical[0]
-            for k in range(1, 8):
-                r.addcmul_(q[:, k : k + BLOCK], vertical[k])
-            out[..., s] = r.add_(2048).mul_(2.0**-12).floor_().clamp_(0, 255)
-        else:
-            out[..., s] = p[:, 3 : 3 + BLOCK, 3 : 3 + BLOCK]
-    out = out.view(c, BLOCK, BLOCK, b, rows, columns).permute(3, 0, 4, 1, 5, 2)
-    return out.reshape(b, c, rows * BLOCK, columns * BLOCK)[:, :, :h, :w].contiguous()
+        y = (top[:, s, None] + inside[:, None]).clamp_(0, h - 1) * w + frame[..., None]
+        x = (left[:, s, :, None] + inside).clamp_(0, w - 1)
+        index = y[..., None] + x[:, :, None]
+        out[:, :, s] = pixels.index_select(1, index.view(-1)).view(c, *index.shape)
+    # those that have one; a filter of a fraction of 0 changes nothing
+    for down, across in ((False, True), (True, False), (True, True)):
+        those = ((fraction[..., 0] > 0) == down) & ((fraction[..., 1] > 0) == across)
+        span_y = torch.arange(-3 if down else 0, BLOCK + 4 if down else BLOCK, device=device)[:, None]
+        span_x = torch.arange(-3 if across else 0, BLOCK + 4 if across else BLOCK, device=device)[:, None]
+        for at in those.nonzero().split(_CHUNK if device.type == "cpu" else rows * columns * b):
+            i, j, k = at.unbind(1)
+            # blocks are the last axis, so that every operation runs over long contiguous rows
+            y = (top[i, j, k] + span_y).clamp_(0, h - 1) * w + i * (h * w)
+            x = (left[i, j, k] + span_x).clamp_(0, w - 1)
+            p = pixels.index_select(1, (y[:, None] + x[None]).view(-1)).view(c, len(span_y), len(span_x), len(at))
+            if across:
+                p = _filtered(p, 2, taps[fraction[i, j, k, 1]].T)
+            if down:
+                p = _filtered(p, 1, taps[fraction[i, j, k, 0]].T)
+            bits = 6 * (across + down)
+            p = p.add_(1 << (bits - 1)).mul_(2.0**-bits).floor_().clamp_(0, 255)
+            out[:, i, j, :, k] = p.permute(3, 0, 1, 2)
+    return out.view(c, b, rows * BLOCK, columns * BLOCK).transpose(0, 1)[:, :, :h, :w].contiguous()
+
+
+def _filtered(p: Tensor, dim: int, taps: Tensor) -> Tensor:
+    """p: (..., blocks), 7 longer along `dim` than the result; taps: (8, blocks)."""
+    size = p.shape[dim] - 7
+    total = p.narrow(dim, 0, size) * taps[0]
+    for k in range(1, 8):
+        total.addcmul_(p.narrow(dim, k, size), taps[k])
+    return total
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .exact import ANCHOR_STEP, ANCHORS, QUALITIES
+from .exact import ANCHOR_STEP, ANCHORS, QUALITIES, in_parts
 from .prior import Prior
 from .tokenizer import STEP_BITS, TOKEN, Decoder, Encoder, patches
 
@@ -27,7 +27,8 @@ class Network(nn.Module):
         """Encode: (B, 3, H, W) pixels 0..255, sides multiples of 16, to (B, H/16, W/16, L) of 0.0 and 1.0."""
         quality = condition[1]
         y, widen = self.encoder.coefficients(frame, reference, condition, self.step(quality))
-        return self.encoder.quantise(y, widen, self.prior.active_mask(quality)[:, None, None])
+        active = self.prior.active_mask(quality)[:, None, None]
+        return in_parts(lambda y, widen: self.encoder.quantise(y, widen, active), y, widen)
 
 
 @torch.no_grad()

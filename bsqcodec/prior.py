@@ -68,9 +68,10 @@ def probability_table() -> Tensor:
 
 
 class _Group(NamedTuple):
-    """What a step of the coding needs: the place of its bits among the active ones, and their weights."""
+    """What a step of the coding needs: the place of its bits among the active ones, their runs among all, weights."""
 
     place: slice
+    runs: list[slice]
     logits: Matrix
     within: Matrix
 
@@ -122,7 +123,10 @@ class Prior(ExactModule):
             for index in indices:
                 if len(index):
                     place = slice(start, start + len(index))
-                    groups.append(_Group(place, Matrix(logits[index]), Matrix(within[:, index])))
+                    ends = (index.diff() > 1).nonzero().squeeze(1).tolist() + [len(index) - 1]
+                    firsts = [0] + [end + 1 for end in ends[:-1]]
+                    runs = [slice(int(index[first]), int(index[end]) + 1) for first, end in zip(firsts, ends)]
+                    groups.append(_Group(place, runs, Matrix(logits[index]), Matrix(within[:, index])))
                     start += len(index)
             if len(self.active_groups) == _KEPT:
                 self.active_groups.pop(next(iter(self.active_groups)))
@@ -191,7 +195,7 @@ class Prior(ExactModule):
         hc, wc = base.shape[1:3]
         _, offset = self.logits.integers()
         assert offset is not None
-        bias = (self.logit_bias(*condition) + offset)[:, active].view(b, 1, 1, -1)
+        bias = (self.logit_bias(*condition)[0] + offset)[active]
         if kind_of_bits == torch.int8:
             bias = bias.to(torch.int32)
         out = base.new_zeros((b, 2 * hc, 2 * wc, self.config.bits), dtype=kind_of_bits)
@@ -201,20 +205,30 @@ class Prior(ExactModule):
             rows, columns = (height - i + 1) // 2, (width - j + 1) // 2  # cells whose token lies inside the grid
             x = (base + self.integer("phase")[k]).unsqueeze(3)
             x = self.trunk(x, condition, cache).squeeze(3)[:, :rows, :columns]
-            total = self.head.rounded(x, 0, -LIMIT, LIMIT)
-            known = None if bits is None else bits[:, i::2, j::2].index_select(-1, active)
-            coded = []
+            total = self.head.rounded(x.flatten(0, 2), 0, -LIMIT, LIMIT)
+            hidden = self.hidden(total)
+            now = out[:, i::2, j::2][:, :rows, :columns]
+            known = None if bits is None else bits[:, i::2, j::2].flatten(0, 2).to(torch.uint8)
             for group in groups:
-                hidden = scale(total, -WEIGHT_BITS, 0, 127)
-                p = self.probabilities(group.logits.product(hidden).add_(bias[..., group.place]))
-                truth = None if known is None else known[..., group.place].flatten(0, 2)
-                new = coder(p.flatten(0, 2), truth).view(p.shape).to(kind_of_bits)
-                total += group.within.product(new)
-                coded.append(new)
-            out[:, i::2, j::2][:, :rows, :columns].index_copy_(-1, active, torch.cat(coded, -1))
+                p = self.probabilities(group.logits.product(hidden).add_(bias[group.place]))
+                truth = None if known is None else torch.cat([known[:, run] for run in group.runs], 1)
+                new = coder(p, truth).view(p.shape)
+                if not new.any():
+                    continue
+                widths = [run.stop - run.start for run in group.runs]
+                for run, part in zip(group.runs, new.view(*now.shape[:3], -1).split(widths, -1)):
+                    now[..., run] = part
+                # in most tokens all bits are 0 and change nothing
+                at = new.any(1).nonzero().squeeze(1)
+                more = total[at] + group.within.product(new[at].to(kind_of_bits))
+                total[at], hidden[at] = more, self.hidden(more)
             if k < 3:
                 base = base + self.earlier[k](out[:, i::2, j::2])
         return out[:, :height, :width].to(previous.dtype)
+
+    def hidden(self, total: Tensor) -> Tensor:
+        """Activations of the last layer from their sum, in the type that its product takes."""
+        return self.logits.narrow(scale(total, -WEIGHT_BITS, 0, 127))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Integer logits -> P(1) * 65536, int32 in 1..65535."""

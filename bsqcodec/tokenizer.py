@@ -13,6 +13,8 @@ almost nothing once the prior has seen them. An I frame is a P frame whose refer
 All grids are channels-last. Only the decoder must be exact; the encoder is free.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,6 +89,14 @@ def unpatch(x: Tensor, size: int) -> Tensor:
     return x.reshape(b, 3, h * size, w * size)
 
 
+def quarters(x: Tensor) -> Tensor:
+    """(B, H, W, C of `patches`, one or several), patches of TOKEN pixels, to (B, 2 H, 2 W, ...) of half their side."""
+    b, h, w, c = x.shape
+    n = TOKEN // 2
+    x = x.view(b, h, w, -1, 2, n, 2, n).permute(0, 1, 4, 2, 6, 3, 5, 7)
+    return x.reshape(b, 2 * h, 2 * w, c // 4)
+
+
 class Encoder(nn.Module):
     """Chooses the bits. Float arithmetic: two encoders may differ, every decoder follows either."""
 
@@ -119,14 +129,19 @@ class Encoder(nn.Module):
         Returns the coefficients and by how much each one's dead zone is wider than `thresholds`, both
         (B, H/16, W/16, coefficients) in quantiser steps.
         """
-        difference = patches(frame - reference, TOKEN)
-        inputs = torch.cat([difference, patches(reference - 128, TOKEN)], -1) * (1 / 64)
-        # the blocks work in the integer layers' units
-        x = self.embed(inputs).unsqueeze(3) * 256
+
+        def first(frame: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+            difference = frame - reference
+            inputs = torch.cat([difference, reference - 128], -1) * (1 / 64)
+            # the blocks work in the integer layers' units
+            return self.embed(inputs) * 256, F.linear(difference, self.analysis)
+
+        x, y = in_parts(first, patches(frame, TOKEN), patches(reference, TOKEN))
+        x = x.unsqueeze(3)
         for block in self.blocks:
             x = block(x, condition)
         x = self.norm(x, condition).squeeze(3) * 2.0**-ACT_BITS
-        y = F.linear(difference, self.analysis) / step.view(-1, 1, 1, 1) + self.out(x)
+        y = y / step.view(-1, 1, 1, 1) + self.out(x)
         widen = self.widen(x) + self.dead_zone(*condition)[:, None, None]
         return y, widen + self.masked(frame, step).unsqueeze(-1)
 
@@ -164,8 +179,11 @@ class Encoder(nn.Module):
             t = self.thresholds[i]
             w = widen[..., :n]
             v = torch.cat([(r - w) / unit - t[0], (-r - w) / unit - t[1]], -1)
-            soft = torch.sigmoid(SLOPE * v)
-            bits = (bsq(v) > 0).to(v.dtype) + (soft - soft.detach())
+            if torch.is_grad_enabled():
+                soft = torch.sigmoid(SLOPE * v)
+                bits = (bsq(v) > 0).to(v.dtype) + (soft - soft.detach())
+            else:
+                bits = (v > 0).to(v.dtype)  # the same signs
             out.append(bits.unflatten(-1, (2, n)) * coded[i].unsqueeze(-2))
             digit = (out[-1][..., 0, :] - out[-1][..., 1, :]).detach()
             rest = torch.cat([r.detach() - unit * digit, rest[..., n:]], -1)
@@ -223,35 +241,55 @@ class Decoder(ExactModule):
         above, below = bits.chunk(2, -1)
         return self.sum_planes(above * levels[0] - below * levels[1])
 
-    def forward(self, bits: Tensor, reference: Tensor, condition) -> Tensor:
+    def inverse_transform(self, bits: Tensor) -> Tensor:
+        """Pixels in quantiser steps, (B, H, W, 3 * 16 * 16) with COEFFICIENT_BITS + SYNTHESIS_BITS fractional bits."""
+        some = bits.amax(-1) > 0
+        if torch.is_grad_enabled() or some.all():
+            return self.synthesis(self.dequantise(bits))
+        out = bits.new_zeros((*bits.shape[:-1], 3 * TOKEN * TOKEN))
+        out[some] = self.synthesis(self.dequantise(bits[some]))  # of no bits it is 0
+        return out
+
+    def forward(
+        self, bits: Tensor, reference: Tensor, condition, finish: Callable[[Tensor], Tensor] = lambda x: x
+    ) -> Tensor:
         """bits: (B, H/16, W/16, L); reference: (B, 3, H, W) integers 0..255; condition: (kind, quality), int64 (B,).
 
-        Returns the frame with PIXEL_BITS fractional bits, neither rounded to pixels nor clamped.
+        Returns what `finish`, which works on each pixel alone, makes of the frame with PIXEL_BITS fractional bits,
+        neither rounded to pixels nor clamped.
         """
         rounding = self.rounding
         kind, quality = condition
         step = self.steps[quality - 1].view(-1, 1, 1, 1)
-        coarse = in_parts(lambda bits: self.synthesis(self.dequantise(bits)), bits)
-        shift = COEFFICIENT_BITS + SYNTHESIS_BITS + STEP_BITS - PIXEL_BITS
-        pixels = unpatch(multiply_shift(coarse, step, shift, rounding), TOKEN) + reference * (1 << PIXEL_BITS)
 
-        small_reference = self.embed_reference.narrow((reference - 128).clamp(-127, 127))
-        x = self.embed_bits.residual(bits) + self.embed_reference.residual(patches(small_reference, TOKEN))
+        def coarse(bits: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            """The frame without correction, the tokens' features, and what the correction is to see of the frame."""
+            shift = COEFFICIENT_BITS + SYNTHESIS_BITS + STEP_BITS - PIXEL_BITS
+            pixels = multiply_shift(self.inverse_transform(bits), step, shift, rounding)
+            pixels = pixels + reference * (1 << PIXEL_BITS)
+            small_reference = self.embed_reference.narrow((reference - 128).clamp(-127, 127))
+            x = self.embed_bits.residual(bits) + self.embed_reference.residual(small_reference)
+            small = scale(pixels - (128 << PIXEL_BITS), -PIXEL_BITS, -127, 127, rounding)
+            small = torch.cat([self.embed_detail.narrow(small), small_reference], -1)
+            return pixels, x, small
+
+        def correct(x: Tensor, pixels: Tensor) -> Tensor:
+            shift = ACT_BITS + WEIGHT_BITS + STEP_BITS + CORRECTION_BITS - PIXEL_BITS
+            correction = self.out(self.detail_norm(x.flatten(1, 2), condition))
+            corrected = multiply_shift(correction, step, shift, rounding) + quarters(pixels)
+            return finish(corrected).unflatten(1, (-1, 2))
+
+        pixels, x, small = in_parts(coarse, bits, patches(reference, TOKEN))
         x = x.unsqueeze(3)
         for block in self.blocks:
             x = block(x, condition)
         x = self.up.residual(self.norm(x, condition).squeeze(3))
         b, h, w, c = x.shape
         x = x.view(b, h, w, 2, 2, c // 4).transpose(2, 3).reshape(b, 2 * h, 2 * w, c // 4)
-
-        small = scale(pixels - (128 << PIXEL_BITS), -PIXEL_BITS, -127, 127, rounding)
-        small = self.embed_detail.narrow(small)
-        x = x + self.embed_detail.residual(torch.cat([patches(small, 8), patches(small_reference, 8)], -1))
+        x = in_parts(lambda x, small: x + self.embed_detail.residual(small), x, quarters(small))
         for block in self.detail_blocks:
             x = block(x, condition)
-        correction = in_parts(lambda x: self.out(self.detail_norm(x, condition)), x)
-        shift = ACT_BITS + WEIGHT_BITS + STEP_BITS + CORRECTION_BITS - PIXEL_BITS
-        return pixels + unpatch(multiply_shift(correction, step, shift, rounding), 8)
+        return unpatch(in_parts(correct, x.unflatten(1, (-1, 2)), pixels).flatten(1, 2), TOKEN // 2)
 
 
 def multiply_shift(x: Tensor, factor: Tensor, bits: int, rounding: bool) -> Tensor:

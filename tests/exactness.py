@@ -127,9 +127,9 @@ def in_integers(model: Model) -> Model:
     model.network = copy.deepcopy(model.network)
     # what comes out is of the kind that the rest of the codec hands in
     model.network.prior.run = lambda previous, *rest: run(previous.long(), *rest).to(previous.dtype)
-    model.network.decoder.forward = lambda bits, reference, condition: decoder(
-        bits.long(), reference.long(), condition
-    ).to(reference.dtype)
+    model.network.decoder.forward = lambda bits, reference, condition, finish: finish(
+        decoder(bits.long(), reference.long(), condition).to(reference.dtype)
+    )
     return model
 
 

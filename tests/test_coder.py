@@ -1,5 +1,7 @@
 """The range coder: exact round trips, its integer definition, and damaged data."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,26 @@ def test_integer_definition() -> None:
     bits, k = sample(20000, 1)
     decoder = IntegerDecoder(encoded(bits, k))
     assert [decoder.bit(int(i)) for i in k] == bits.tolist()
+
+
+def test_runs_of_equal_probabilities_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are coded in another way, to the same bytes."""
+    rng = np.random.default_rng(4)
+    lengths = np.r_[1, 511, 512, 513, 2000, 3, 512, 512, rng.integers(1, 1200, 40)]
+    k = np.repeat(np.r_[1, 1, 65535, 32768, 1, 7, 40000, 40001, rng.integers(1, 65536, 40)], lengths)
+    bits = (rng.random(len(k)) < k / 65536).astype(np.uint8)
+    coder = BitEncoder()
+    coder.encode(bits, k)
+    data = coder.finish()
+    assert coder.bits == pytest.approx(-np.log2(np.where(bits, k, 65536 - k) / 65536).sum())
+    assert np.array_equal(BitDecoder(data).decode(k), bits)
+    decoder = IntegerDecoder(data)
+    assert [decoder.bit(int(i)) for i in k] == bits.tolist()
+    for broken in (data[:100], b"\xff" * 5000):
+        with contextlib.suppress(FormatError):
+            assert BitDecoder(broken).decode(k).size == k.size
+    monkeypatch.setattr("bsqcodec.coder._RUN", 1 << 30)
+    assert encoded(bits, k) == data
 
 
 def test_every_probability_matches_its_weight() -> None:

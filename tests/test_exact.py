@@ -7,7 +7,7 @@ import torch
 from conftest import TINY, random_network
 
 from bsqcodec import exact
-from bsqcodec.exact import LIMIT, Linear, Matrix, divide, freeze, scale
+from bsqcodec.exact import LIMIT, Linear, Matrix, Norm, divide, freeze, scale
 from bsqcodec.prior import PHASES, cells, pad_even, tokens
 
 KIND, QUALITY = 1, 37
@@ -104,6 +104,24 @@ def test_overflow_is_refused_at_freeze():
         freeze(layer)
     layer.in_max = LIMIT // (2000 * 127) - 1
     freeze(layer)
+
+
+def test_norm_equals_int64_oracle():
+    """Also where the quotient is an integer and a half, and for large gains."""
+    for width, gain in ((192, 1.0), (144, 1.0), (96, 40.0)):
+        norm = Norm(width)
+        with torch.no_grad():
+            norm.gain.anchors.mul_(gain)
+            norm.gain.anchors[:, :, ::2].add_(torch.randn(width // 2))
+            norm.offset.anchors.add_(5 * torch.randn(width))
+        oracle = copy.deepcopy(norm)
+        freeze(norm)
+        freeze(oracle, torch.int64)
+        for largest in (1, 2, 3, 50, 65535):
+            x = torch.randint(-largest, largest + 1, (1, 500, width))
+            x[0, :width] = largest * torch.eye(width, dtype=torch.int64)
+            with torch.no_grad():
+                assert torch.equal(norm(x.float(), condition()).long(), oracle(x, condition()))
 
 
 def test_prior_equals_int64_oracle(frozen, oracle):
