@@ -445,7 +445,7 @@ def main(words: list[str] | None = None, base: TrainConfig = BASE) -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--crops", type=int, default=24, help="held-out photographs, and twice the strips")
+    parser.add_argument("--crops", type=int, default=24, help="held-out photographs to measure; half as many strips")
     parser.add_argument("--side", type=int, default=256, help="of a held-out crop, in pixels")
     parser.add_argument("--qualities", default="10,30,50,70,90")
     options = parser.parse_intermixed_args(words)
@@ -453,7 +453,8 @@ def main(words: list[str] | None = None, base: TrainConfig = BASE) -> None:
         parser.error(f"no variant {', '.join(sorted(unknown))}")
     options.out.mkdir(parents=True, exist_ok=True)
     base = replace(base, photos=options.photos, strips=options.strips, steps=options.steps, seed=options.seed)
-    torch.set_num_threads(base.threads)
+    if base.threads:
+        torch.set_num_threads(base.threads)
     log = options.out / "ablations.jsonl"
     records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     done = {(r["name"], r["steps"], r["seed"]) for r in records}
