@@ -247,9 +247,9 @@ def flat(trits: int, groups: tuple[int, ...], finest: float) -> dict:
 
 
 def prior(what: str, trainer: type[PriorAlone] = PriorAlone, **model) -> Variant:
-    # the prior alone is cheap to train: more P frames and more steps
+    # the prior alone is cheap to train: more P frames
     model = ModelConfig().to_dict() | model  # the packaged models have these sizes
-    return Variant(f"{TOKENIZER}'s tokens: {what}", model, {"sequences": 4}, trainer, "prior", 2.0)
+    return Variant(f"{TOKENIZER}'s tokens: {what}", model, {"sequences": 4}, trainer, "prior")
 
 
 # Steps of the flat ones end where their trits cover 2.5 standard deviations of every coefficient: finer, they clip.
@@ -458,7 +458,7 @@ def main(words: list[str] | None = None, base: TrainConfig = BASE) -> None:
     log = options.out / "ablations.jsonl"
     records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     done = {(r["name"], r["steps"], r["seed"]) for r in records}
-    todo = [n for n in options.names or VARIANTS if (n, base.steps, base.seed) not in done]
+    todo = [n for n in dict.fromkeys(options.names or VARIANTS) if (n, base.steps, base.seed) not in done]
     data = split(load_data(base), options.crops, options.side) if todo else None
     for name in todo:
         assert data
