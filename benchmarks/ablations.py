@@ -228,6 +228,18 @@ class NoHistory(PriorAlone):
         self.network.prior.register_forward_pre_hook(lambda _, args: (args[0], torch.zeros_like(args[1]), args[2]))
 
 
+class PriorOn(PriorAlone):
+    """Goes on from the packaged model's own prior."""
+
+    def start(self) -> None:
+        source, _ = read_network(packaged()[TOKENIZER])
+        self.network.prior.load_state_dict(source.prior.state_dict())
+
+
+class PriorOnNoHistory(NoHistory, PriorOn):
+    """Both."""
+
+
 @dataclass(frozen=True)
 class Variant:
     what: str
@@ -246,10 +258,12 @@ def flat(trits: int, groups: tuple[int, ...], finest: float) -> dict:
     return {"planes": (trits,), "groups": groups, "step_fine": finest}
 
 
-def prior(what: str, trainer: type[PriorAlone] = PriorAlone, **model) -> Variant:
-    # the prior alone is cheap to train: more P frames
+def prior(what: str, trainer: type[PriorAlone] = PriorAlone, against: str = "prior", **model) -> Variant:
     model = ModelConfig().to_dict() | model  # the packaged models have these sizes
-    return Variant(f"{TOKENIZER}'s tokens: {what}", model, {"sequences": 4}, trainer, "prior")
+    training: dict[str, float] = {"sequences": 4}  # the prior alone is cheap to train: more P frames
+    if issubclass(trainer, PriorOn):
+        training |= {"muon_lr": 0.01, "adam_lr": 1e-3, "table_lr": 2.5e-3}  # as the model itself was trained on
+    return Variant(f"{TOKENIZER}'s tokens: {what}", model, training, trainer, against)
 
 
 # Steps of the flat ones end where their trits cover 2.5 standard deviations of every coefficient: finer, they clip.
@@ -273,6 +287,7 @@ VARIANTS = {
     "random": Variant("transform started at random and trained", {}, {"encoder_start": 0.0}, RandomTransform),
     "mse": Variant("MSE alone", {}, {"msssim": 0.0}),
     "ms-ssim": Variant("MS-SSIM alone up to quality 50", {}, {"msssim": 1.0}),
+    "encoder-fixed": Variant("the encoder stays as it was started", {}, {"encoder_start": 1.0}),
     "prior": prior("width 192, 3 blocks, G = 16"),
     "prior-width-96": prior("width 96", prior_width=96),
     "prior-width-256": prior("width 256", prior_width=256),
@@ -282,6 +297,11 @@ VARIANTS = {
     "prior-G-8": prior("G = 8", groups=(52, 144, 256, 320)),
     "prior-G-32": prior("G = 32", groups=(12, 40, 56, 88, 32, 32, 88, 104, 16, 16, 32, 32, 48, 48, 64, 64)),
     "prior-no-history": prior("no temporal context", NoHistory),
+    "released": Variant(
+        f"{TOKENIZER} as it is", ModelConfig().to_dict(), {"start": TOKENIZER}, against="prior", length=0.0
+    ),
+    "released-on": prior("its own prior, trained on", PriorOn, "released"),
+    "released-no-history": prior("its own prior, trained on without temporal context", PriorOnNoHistory, "released-on"),
 }
 
 
