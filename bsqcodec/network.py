@@ -49,7 +49,12 @@ def initialise(network: Network, photos: Tensor, pairs: tuple[Tensor, Tensor] | 
         for j, n in enumerate(config.planes):
             unit = 3.0 ** (len(config.planes) - 1 - j)
             network.prior.active[j, q - 1] = int((level[:n] > 0.05 * unit).sum())
-    photos = photos[:80]
+    count_bits(network, photos[:80], pairs)
+
+
+@torch.no_grad()
+def count_bits(network: Network, photos: Tensor, pairs: tuple[Tensor, Tensor] | None) -> None:
+    """Set the prior's bias to the zero-order statistics of the bits. Arguments as those of `initialise`."""
     statistics = [(photos, torch.full_like(photos, GRAY))] + ([pairs] if pairs else [])
     for kind, (frames, reference) in enumerate(statistics):
         for a in range(ANCHORS):

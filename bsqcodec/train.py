@@ -122,8 +122,22 @@ def orthogonalise(g: Tensor) -> Tensor:
     return (x.T if g.shape[0] > g.shape[1] else x).to(g.dtype)
 
 
+def load_data(config: TrainConfig) -> Sampler:
+    """The photographs and strips of a configuration. Raises BsqError where there are none."""
+    photos = load_images(config.photos, max(config.crop, config.late_crop))
+    strips = load_images(config.strips, config.late_crop) if config.strips else []
+    strips += load_videos(config.videos, config.late_crop, config.unroll) if config.videos else []
+    whole = [s for s in strips if s.shape[0] % s.shape[1] == 0 and s.shape[0] >= config.unroll * s.shape[1]]
+    if len(whole) < len(strips):
+        log.warning("%d strips have not %d square frames and are left out", len(strips) - len(whole), config.unroll)
+    log.info("%d photographs, %d strips", len(photos), len(whole))
+    return Sampler(photos, whole)
+
+
 class Trainer:
-    def __init__(self, config: TrainConfig):
+    """One run, from its data to its checkpoints. `sampler` stands for the configuration's data if that is loaded."""
+
+    def __init__(self, config: TrainConfig, sampler: Sampler | None = None):
         self.config = config
         torch.manual_seed(config.seed)
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -135,14 +149,7 @@ class Trainer:
             torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         self.out = Path(config.out)
         self.out.mkdir(parents=True, exist_ok=True)
-        photos = load_images(config.photos, max(config.crop, config.late_crop))
-        strips = load_images(config.strips, config.late_crop) if config.strips else []
-        strips += load_videos(config.videos, config.late_crop, config.unroll) if config.videos else []
-        whole = [s for s in strips if s.shape[0] % s.shape[1] == 0 and s.shape[0] >= config.unroll * s.shape[1]]
-        if len(whole) < len(strips):
-            log.warning("%d strips have not %d square frames and are left out", len(strips) - len(whole), config.unroll)
-        self.sampler = Sampler(photos, whole)
-        log.info("%d photographs, %d strips", len(photos), len(whole))
+        self.sampler = sampler or load_data(config)
         self.network = Network(config.model).to(self.device)
         self.step = 0
         self.elapsed = 0.0
@@ -163,13 +170,17 @@ class Trainer:
             if replace(network.config, name="") != replace(self.config.model, name=""):
                 raise BsqError(f"{self.config.start} is a model of another architecture")
             self.network.load_state_dict(network.state_dict())
-            return
+        else:
+            initialise(self.network, *self.samples())
+
+    def samples(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """What a network is started from: photographs, and P frames with their references; (N, 3, S, S)."""
         rng = np.random.default_rng([self.config.seed, 1 << 40])
         photos = np.stack([self.sampler.photo(rng, 256) for _ in range(400)])
         frames = np.stack([self.sampler.sequence(rng, 128, 2) for _ in range(200)])
         now, before = self.tensor(frames[:, 1]), self.tensor(frames[:, 0])
         reference = compensate(before, search(now, before, self.config.motion_lambda))
-        initialise(self.network, self.tensor(photos).float(), (now.float(), reference))
+        return self.tensor(photos).float(), (now.float(), reference)
 
     def tensor(self, x: np.ndarray) -> Tensor:
         """uint8 (B, H, W, 3) -> (B, 3, H, W) on the device."""
@@ -299,6 +310,12 @@ class Trainer:
                 records[k] += v.tolist()
         if not math.isfinite(total.item()):
             raise BsqError(f"the loss is {total.item()} at step {self.step}; the last checkpoint is kept")
+        self.update()
+        return records
+
+    def update(self) -> None:
+        """One step of the optimisers, and of the average."""
+        c = self.config
         if self.world > 1:
             self.share_gradients()
         torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
@@ -311,7 +328,6 @@ class Trainer:
         decay = min(c.ema, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.trained.values()), 1 - decay)
-        return records
 
     def share_gradients(self) -> None:
         """Replace every gradient by its mean over the processes."""

@@ -21,7 +21,9 @@ from skimage import data as skdata
 from bsqcodec import train as trainer
 from bsqcodec.data import Sampler, load_images, load_videos
 from bsqcodec.errors import BsqError
+from bsqcodec.exact import freeze
 from bsqcodec.model import load_model
+from bsqcodec.network import Network
 from bsqcodec.train import TrainConfig, Trainer, train
 
 
@@ -129,6 +131,16 @@ def test_unknown_keys_and_impossible_models(tmp_path, line):
     (tmp_path / "c.toml").write_text(line)
     with pytest.raises(BsqError, match="unknown key|groups hold"):
         TrainConfig.from_toml(tmp_path / "c.toml")
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parent.parent / "models").glob("*.toml")), ids=lambda f: f.stem)
+def test_the_shipped_configurations(file):
+    """They are read, and what they describe has no partial sum that could overflow."""
+    config = TrainConfig.from_toml(file)
+    network = Network(config.model)
+    freeze(network)
+    size = sum(p.numel() for p in network.parameters()) / 1e6
+    assert config.model.name == file.stem and size < 25
 
 
 def test_bad_data(config, tmp_path):
