@@ -60,7 +60,7 @@ def count_bits(network: Network, photos: Tensor, pairs: tuple[Tensor, Tensor] | 
         for a in range(ANCHORS):
             step = network.step(torch.tensor(1 + a * ANCHOR_STEP))
             y = patches(frames - reference, TOKEN) @ network.encoder.analysis.T / step
-            every = torch.ones((1, config.bits), dtype=torch.bool, device=y.device)
+            every = torch.ones((1, network.config.bits), dtype=torch.bool, device=y.device)
             ones = network.encoder.quantise(y, torch.zeros_like(y), every).flatten(0, 2)
             p = (ones.sum(0) + 0.3) / (len(ones) + 0.6)
             network.prior.logit_bias.anchors[kind, a] = torch.logit(p)

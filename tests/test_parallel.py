@@ -211,11 +211,11 @@ def test_order_bounds_and_errors_of_the_queue():
 def test_groups_take_the_place_of_their_last_frame(monkeypatch):
     workers = _Instant(2)
     monkeypatch.setattr(_Instant, "encode", Workers.encode, raising=False)
-    monkeypatch.setattr(_Instant, "_submit", lambda self, task, group, quality: self.done(len(group)), raising=False)
+    monkeypatch.setattr(_Instant, "_submit", lambda self, task, group, *options: self.done(len(group)), raising=False)
     monkeypatch.setattr(_Instant, "done", lambda self, n: self.start(n), raising=False)
     sound = AudioPacket(0, 1, b"x")
     frame = Frame(np.zeros((1, 1, 3), np.uint8), 0)
-    assert list(workers.encode([frame, sound, frame, sound, frame], 2, 50)) == [sound, 2, sound, 1]
+    assert list(workers.encode([frame, sound, frame, sound, frame], 2, 50, 0)) == [sound, 2, sound, 1]
 
 
 def test_reading_ahead_keeps_order_errors_and_bounds():

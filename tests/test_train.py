@@ -18,7 +18,7 @@ from conftest import TINY
 from PIL import Image
 from skimage import data as skdata
 
-from bsqcodec import train as trainer
+from bsqcodec import objective
 from bsqcodec.data import Sampler, load_images, load_videos
 from bsqcodec.errors import BsqError
 from bsqcodec.exact import freeze
@@ -168,7 +168,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(config, monkeypatch):
     t = Trainer(config)
     t.save()
     before = t.checkpoint.read_bytes()
-    monkeypatch.setattr(trainer, "msssim", lambda x, y: torch.full((len(x),), float("nan")) * x.mean())
+    monkeypatch.setattr(objective, "msssim", lambda x, y: torch.full((len(x),), float("nan")) * x.mean())
     with pytest.raises(BsqError, match="nan at step 0"):
         t.run()
     assert t.checkpoint.read_bytes() == before
