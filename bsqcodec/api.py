@@ -74,7 +74,7 @@ class Encoder:
         quality: 1..100, of I frames; P frames get at least that (`rate.GroupQuality`). May be changed between frames.
         gop: frames from one I frame to the next; each such group decodes without the others.
         effort: steps of a search for better bits, for each frame; 0 to 1000. Each takes about three times as long as
-            encoding without any. Most is gained by the first 8.
+            encoding without any. Most is gained by the first 16.
         device: "auto", "cpu" or "cuda"; not used if `model` is loaded already.
 
     Raises BsqError for a model that is not there, ValueError for numbers out of range.

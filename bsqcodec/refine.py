@@ -12,7 +12,7 @@ from .model import Model
 from .objective import Weights, cost, half_way, measure
 
 WEIGHTS = Weights(msssim=0.9, fidelity=4.0, predicted=0.6)
-RATE = 0.1  # of the first step, in quantiser steps a coefficient
+RATE = 0.07  # of the first step, in quantiser steps a coefficient
 MOST = 1 << 12  # tokens that are worked on at once
 
 

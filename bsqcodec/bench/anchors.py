@@ -358,8 +358,8 @@ class Bsq(Codec):
 class BsqSearch(Bsq):
     """Ours, with the encoder's search."""
 
-    name, label = "bsq-search", "bsqcodec --effort 8"
-    effort = 8
+    name, label = "bsq-search", "bsqcodec --effort 16"
+    effort = 16
 
 
 CODECS: dict[str, type[Codec]] = {
