@@ -31,13 +31,14 @@ import numpy as np
 import torch
 
 from . import media, partial
+from .ahead import read_ahead
 from .codec import FrameStats, GopEncoder, decode_gop, decode_symbols
 from .config import DEFAULT
 from .errors import BsqError, FormatError
 from .info import AudioPacket, Frame, MediaInfo
 from .model import Model, find_model, load_model
 from .network import GRAY
-from .parallel import MAX_GROUP, EncodedGroup, Workers, choose_jobs, decoded, read_ahead
+from .parallel import MAX_GROUP, EncodedGroup, Workers, choose_jobs, decoded
 from .partial import Unfinished
 from .rate import GroupQuality, RateControl, find_quality
 from .stream import MAX_PIXELS, Gop, IndexEntry, Lost, StreamReader, StreamWriter

@@ -1,10 +1,8 @@
-"""Groups of pictures in several processes, and stages of the work in several threads: the same bytes and pictures as
-from one, in the same order, with bounded queues. Whatever fails or stops one of them stops all.
+"""Groups of pictures in several processes: the same bytes and pictures as from one, in the same order, with bounded
+queues. Whatever fails or stops one of them stops all.
 """
 
-import contextlib
 import os
-import queue
 import signal
 import threading
 from collections import deque
@@ -212,50 +210,3 @@ def _decode(payload: bytes, height: int, width: int, frames: int, count: int) ->
     except FormatError as e:
         return pictures, str(e)
     return pictures, ""
-
-
-# ---------------------------------------------------------------- threads
-
-
-@contextlib.contextmanager
-def read_ahead(items: Iterable[_T], most: int) -> Iterator[Iterator[_T]]:
-    """Iterate over `items` in a thread of its own that keeps up to `most` of them ready.
-
-    What the thread raises is raised where the item would be. On leaving, the thread ends with the item it is at.
-    """
-    ready: queue.Queue = queue.Queue(most)
-    stop = threading.Event()
-
-    def put(entry: tuple[str, Any]) -> bool:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(entry, timeout=0.1)
-                return True
-        return False
-
-    def run() -> None:
-        try:
-            for item in items:
-                if not put(("item", item)):
-                    return
-        except BaseException as e:
-            put(("error", e))
-        else:
-            put(("end", None))
-
-    def received() -> Iterator[_T]:
-        while True:
-            what, value = ready.get()
-            if what == "error":
-                raise value
-            if what == "end":
-                return
-            yield value
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield received()
-    finally:
-        stop.set()
-        thread.join()

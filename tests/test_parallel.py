@@ -17,9 +17,10 @@ from skimage import data as skdata
 
 import bsqcodec
 from bsqcodec import BsqError, FormatError, parallel
+from bsqcodec.ahead import read_ahead
 from bsqcodec.info import AudioPacket, Frame
 from bsqcodec.model import load_model
-from bsqcodec.parallel import Workers, choose_jobs, read_ahead
+from bsqcodec.parallel import Workers, choose_jobs
 
 
 def no_children_left():
