@@ -2,6 +2,7 @@
 queues. Whatever fails or stops one of them stops all.
 """
 
+import functools
 import os
 import signal
 import threading
@@ -26,7 +27,7 @@ _IN_FLIGHT = 1 << 30  # bytes of the frames of all groups that are handed over
 _WORTH = 10_000_000  # pixels: less takes no longer than starting a process
 _PROCESS = 500 << 20  # bytes of a process
 _T = TypeVar("_T")
-_model: Model
+_loaded = threading.local()  # "key", "model"
 
 
 def choose_jobs(frames: int | None, gop: int, frame_bytes: int) -> int:
@@ -65,11 +66,12 @@ class Workers:
     Leaving by an exception stops them at once. A process that dies raises BsqError in the one that waits for it.
     """
 
-    def __init__(self, jobs: int, load: Callable[[], Model]):
+    def __init__(self, jobs: int, load: "functools.partial[Model]"):
         self.jobs = jobs
         self._threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        self._pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start, (load,))
+        self._load = load
+        self._pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start)
 
     def __enter__(self) -> "Workers":
         return self
@@ -85,10 +87,10 @@ class Workers:
     def _submit(self, task: Callable[..., Any], *arguments: Any) -> Future:
         # Ctrl-C reaches every process of the terminal: workers are born deaf to it, and are stopped by this one
         if not hasattr(signal, "pthread_sigmask"):
-            return self._pool.submit(task, *arguments)
+            return self._pool.submit(run, self._load, task, *arguments)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return self._pool.submit(task, *arguments)
+            return self._pool.submit(run, self._load, task, *arguments)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -175,11 +177,9 @@ def _result(future: Future) -> Any:
 # ---------------------------------------------------------------- in the worker
 
 
-def _start(load: Callable[[], Model]) -> None:
-    global _model
+def _start() -> None:
     torch.set_num_threads(1)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    _model = load()
 
 
 def _follow_parent() -> None:
@@ -190,20 +190,31 @@ def _follow_parent() -> None:
         os._exit(1)
 
 
-def _encode(frames: list[Frame], quality: int, effort: int) -> EncodedGroup:
+def run(load: "functools.partial[Model]", task: Callable[..., _T], *arguments: Any) -> _T:
+    """`task` of the model, which each thread loads once, and the arguments."""
+    key = load.func, load.args
+    if getattr(_loaded, "key", None) != key:
+        _loaded.model = load()
+        _loaded.key = key
+    return task(_loaded.model, *arguments)
+
+
+def _encode(model: Model, frames: list[Frame], quality: int, effort: int) -> EncodedGroup:
     height, width, _ = frames[0].rgb.shape
-    encoder, control, pictures = GopEncoder(_model, height, width, effort), GroupQuality(), []
+    encoder, control, pictures = GopEncoder(model, height, width, effort), GroupQuality(), []
     for frame in frames:
         pictures.append(encoder.push(frame.rgb, control.of_next(quality)))
         control.seen(encoder.stats[-1].kind, frame.rgb, pictures[-1])
     return EncodedGroup([frame.pts for frame in frames], encoder.finish(), encoder.stats, pictures)
 
 
-def _decode(payload: bytes, height: int, width: int, frames: int, count: int) -> tuple[list[np.ndarray], str]:
+def _decode(
+    model: Model, payload: bytes, height: int, width: int, frames: int, count: int
+) -> tuple[list[np.ndarray], str]:
     """The frames before the first error, and the error."""
     pictures: list[np.ndarray] = []
     try:
-        for picture in decode_gop(_model, payload, height, width, frames):
+        for picture in decode_gop(model, payload, height, width, frames):
             pictures.append(picture)
             if len(pictures) == count:
                 break
