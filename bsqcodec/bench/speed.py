@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -53,11 +54,18 @@ def pictures(source: str, width: int, height: int, frames: int) -> list[np.ndarr
 
 
 class _Clock:
-    """Seconds spent in functions and iterators, by part; what is inside another part counts there alone."""
+    """Seconds spent in functions and iterators, by part; what is inside another part counts there alone.
+
+    What threads do side by side adds up.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._within: list[float] = []
+        self._threads: dict[int, list[float]] = defaultdict(list)
+
+    @property
+    def _within(self) -> list[float]:
+        return self._threads[threading.get_ident()]
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
