@@ -238,7 +238,7 @@ def _dask(tasks: list[Task], address: str) -> Iterator[dict[str, Any]]:
     client = connect(address)
     from dask.distributed import as_completed as completed
 
-    with client:
+    with client, client.as_current():  # of which `completed` is
         try:
             for _, record in completed(client.map(run_task, tasks, pure=False), with_results=True):
                 yield record
