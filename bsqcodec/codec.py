@@ -216,12 +216,14 @@ def decode_gop(model: Model, payload: bytes, height: int, width: int, frames: in
     """Decode `frames` frames, uint8 (H, W, 3) RGB each. Raises FormatError if the payload cannot be theirs.
 
     On a CPU with several threads the symbols of the next frame are decoded beside the pixels of this one, each with
-    half of the threads: the steps of the prior are too small to keep several busy.
+    half of the threads: the steps of the prior are too small to keep several busy. That takes a third more memory, and
+    is not done to frames that are too large for one band.
     """
     picture = _Picture(model, height, width)
     symbols = decode_symbols(model, payload, height, width, frames)
     threads = torch.get_num_threads()
-    if frames == 1 or threads == 1 or model.device.type != "cpu":
+    large = picture.rows * picture.columns > bands.MOST
+    if frames == 1 or threads == 1 or large or model.device.type != "cpu":
         for s in symbols:
             yield picture.of(s)
         return
