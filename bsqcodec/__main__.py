@@ -62,6 +62,7 @@ def _device(command):
 
 def _jobs(command):
     text = "Groups of pictures to work on at the same time, each in a process of one thread.  [default: auto]"
+    command = click.option("--dask", default="", help="Scheduler of a dask.distributed cluster to do that.")(command)
     return click.option("--jobs", type=click.IntRange(1), help=text)(command)
 
 

@@ -31,13 +31,14 @@ import numpy as np
 import torch
 
 from . import media, partial
+from .ahead import read_ahead
 from .codec import FrameStats, GopEncoder, decode_gop, decode_symbols
 from .config import DEFAULT
 from .errors import BsqError, FormatError
 from .info import AudioPacket, Frame, MediaInfo
 from .model import Model, find_model, load_model
 from .network import GRAY
-from .parallel import MAX_GROUP, EncodedGroup, Workers, choose_jobs, decoded, read_ahead
+from .parallel import MAX_GROUP, EncodedGroup, Workers, choose_jobs, decoded
 from .partial import Unfinished
 from .rate import GroupQuality, RateControl, find_quality
 from .stream import MAX_PIXELS, Gop, IndexEntry, Lost, StreamReader, StreamWriter
@@ -361,6 +362,7 @@ def encode_file(
     resume: bool = False,
     jobs: int | None = 1,
     effort: int = 0,
+    dask: str = "",
     progress: Progress | None = None,
 ) -> Result:
     """Encode a picture, a video, or a folder of frames into a .bsq file.
@@ -379,6 +381,8 @@ def encode_file(
             program's main module must be importable, as for all of `multiprocessing`); None: as many as are worth it.
             The bytes are the same. Not with a rate, and not on a GPU.
         effort: steps of a search for better bits, as for `Encoder`.
+        dask: address of a dask.distributed scheduler whose workers encode the groups in place of `jobs`. They need this
+            package, and a model file under the same path.
 
     Raises BsqError in one line for all that can go wrong with files. Nothing is left of a file that was not finished,
     but for `resume`.
@@ -387,8 +391,10 @@ def encode_file(
     if not isinstance(model, Model):
         name, model = model, load_model(model, device_of(device))
     alone = name is None or bpp is not None or size is not None or model.device.type != "cpu"
-    if alone and jobs is not None and jobs > 1:
-        raise BsqError("several jobs need a quality in place of a rate, the CPU, and a model by its name")
+    _one_way(jobs, dask)
+    if alone and (dask or (jobs is not None and jobs > 1)):
+        what = "--dask needs" if dask else "several jobs need"
+        raise BsqError(f"{what} a quality in place of a rate, the CPU, and a model by its name")
     # the name is checked before the work begins
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(output_file(target, force, resume))
@@ -416,11 +422,12 @@ def encode_file(
             written(8 * len(group.payload))
         frame_bytes = 3 * info.width * info.height
         if jobs is None:
-            jobs = 1 if alone else choose_jobs(opened.total, gop, frame_bytes)
+            jobs = 1 if alone or dask else choose_jobs(opened.total, gop, frame_bytes)
         if source != "-" and not info.image:  # reading from a pipe cannot be stopped from here
             items = stack.enter_context(read_ahead(items, 4))
-        if name is not None and jobs > 1 and gop * frame_bytes <= MAX_GROUP:
-            workers = stack.enter_context(Workers(jobs, functools.partial(load_model, name)))
+        if name is not None and (dask or jobs > 1) and gop * frame_bytes <= MAX_GROUP:
+            load = functools.partial(load_model, name)
+            workers = stack.enter_context(_cluster(dask, name, model.id) if dask else Workers(jobs, load))
             items = workers.encode(items, gop, quality, effort)
         for item in items:
             if isinstance(item, AudioPacket):
@@ -516,6 +523,7 @@ def decode_file(
     conceal: bool = False,
     max_pixels: int = MAX_PIXELS,
     jobs: int | None = 1,
+    dask: str = "",
     progress: Progress | None = None,
 ) -> Result:
     """Decode a .bsq file.
@@ -530,6 +538,7 @@ def decode_file(
         conceal: go on after damage, with the last good frame in place of those that are lost; `warnings` tells which.
         max_pixels: of a frame; streams of larger ones are refused.
         jobs: groups of pictures to decode at the same time, as for `encode_file`; a pipe decodes in one process.
+        dask: as for `encode_file`; of a pipe too, but then nothing is decoded until every worker has got a group.
 
     Raises BsqError as `encode_file` does.
     """
@@ -543,7 +552,7 @@ def decode_file(
         result = Result(decoder.info)
         total = _count(decoder, frames)
         with contextlib.ExitStack() as stack:
-            workers = _workers(decoder, model, device, total, jobs)
+            workers = _workers(decoder, model, device, total, jobs, dask)
             if workers:
                 stack.enter_context(workers)
                 decoder.model  # noqa: B018 that it is there is found out here, not in a worker
@@ -573,13 +582,16 @@ def decode_file(
 
 
 def _workers(
-    decoder: Decoder, model: Model | str | None, device: str, frames: int | None, jobs: int | None
+    decoder: Decoder, model: Model | str | None, device: str, frames: int | None, jobs: int | None, dask: str
 ) -> Workers | None:
     """Processes that decode `frames` frames of a file, if it is to be several, or (None) if several are worth it."""
+    _one_way(jobs, dask)
     if isinstance(model, Model) or device_of(device).type != "cpu":
-        if jobs is not None and jobs > 1:
-            raise BsqError("several jobs need the CPU, and a model by its name")
+        if dask or (jobs is not None and jobs > 1):
+            raise BsqError(f"{'--dask needs' if dask else 'several jobs need'} the CPU, and a model by its name")
         return None
+    if dask:
+        return _cluster(dask, model, decoder.reader.model)
     if jobs == 1 or frames is None:
         return None
     if jobs is None:
@@ -590,6 +602,17 @@ def _workers(
         return None
     load = functools.partial(find_model, decoder.reader.model)
     return Workers(jobs, load if model is None else functools.partial(load_model, model))
+
+
+def _one_way(jobs: int | None, dask: str) -> None:
+    if dask and jobs is not None and jobs > 1:
+        raise BsqError("give --jobs or --dask, not both")
+
+
+def _cluster(address: str, model: str | None, identity: bytes) -> Workers:
+    from .cluster import Cluster
+
+    return Cluster(address, model, identity)
 
 
 def _count(decoder: Decoder, frames: tuple[int, int | None]) -> int | None:

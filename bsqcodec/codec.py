@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import bands
+from .ahead import read_ahead
 from .coder import BitDecoder, BitEncoder
 from .errors import FormatError
 from .model import Model
@@ -66,6 +67,11 @@ class _Picture:
         assert self.canvas is not None
         field = torch.from_numpy(vectors.astype(np.int32))[None].to(self.model.device)
         return compensate(self.canvas, field)
+
+    def of(self, s: "Symbols") -> np.ndarray:
+        """The frame that follows, uint8 (H, W, 3)."""
+        reference = self.gray() if s.vectors is None else self.predicted(s.vectors)
+        return self.reconstruct(s.bits, reference, s.kind, s.quality)
 
     def reconstruct(self, bits: Tensor, reference: Tensor, kind: int, quality: int) -> np.ndarray:
         condition = _condition(self.model, kind, quality)
@@ -207,8 +213,30 @@ def decode_symbols(model: Model, payload: bytes, height: int, width: int, frames
 
 @torch.inference_mode()
 def decode_gop(model: Model, payload: bytes, height: int, width: int, frames: int) -> Iterator[np.ndarray]:
-    """Decode `frames` frames, uint8 (H, W, 3) RGB each. Raises FormatError if the payload cannot be theirs."""
+    """Decode `frames` frames, uint8 (H, W, 3) RGB each. Raises FormatError if the payload cannot be theirs.
+
+    On a CPU with several threads the symbols of the next frame are decoded beside the pixels of this one, each with
+    half of the threads: the steps of the prior are too small to keep several busy. That takes a third more memory, and
+    is not done to frames that are too large for one band.
+    """
     picture = _Picture(model, height, width)
-    for s in decode_symbols(model, payload, height, width, frames):
-        reference = picture.gray() if s.vectors is None else picture.predicted(s.vectors)
-        yield picture.reconstruct(s.bits, reference, s.kind, s.quality)
+    symbols = decode_symbols(model, payload, height, width, frames)
+    threads = torch.get_num_threads()
+    large = picture.rows * picture.columns > bands.MOST
+    if frames == 1 or threads == 1 or large or model.device.type != "cpu":
+        for s in symbols:
+            yield picture.of(s)
+        return
+
+    def beside() -> Iterator[Symbols]:
+        torch.set_num_threads(threads - threads // 2)  # of this thread alone
+        yield from symbols
+
+    with read_ahead(beside(), 1) as ready:
+        for s in ready:
+            torch.set_num_threads(threads // 2)
+            try:
+                decoded = picture.of(s)
+            finally:
+                torch.set_num_threads(threads)
+            yield decoded

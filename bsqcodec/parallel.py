@@ -1,10 +1,9 @@
-"""Groups of pictures in several processes, and stages of the work in several threads: the same bytes and pictures as
-from one, in the same order, with bounded queues. Whatever fails or stops one of them stops all.
+"""Groups of pictures in several processes: the same bytes and pictures as from one, in the same order, with bounded
+queues. Whatever fails or stops one of them stops all.
 """
 
-import contextlib
+import functools
 import os
-import queue
 import signal
 import threading
 from collections import deque
@@ -28,7 +27,7 @@ _IN_FLIGHT = 1 << 30  # bytes of the frames of all groups that are handed over
 _WORTH = 10_000_000  # pixels: less takes no longer than starting a process
 _PROCESS = 500 << 20  # bytes of a process
 _T = TypeVar("_T")
-_model: Model
+_loaded = threading.local()  # "key", "model"
 
 
 def choose_jobs(frames: int | None, gop: int, frame_bytes: int) -> int:
@@ -67,11 +66,12 @@ class Workers:
     Leaving by an exception stops them at once. A process that dies raises BsqError in the one that waits for it.
     """
 
-    def __init__(self, jobs: int, load: Callable[[], Model]):
+    def __init__(self, jobs: int, load: "functools.partial[Model]"):
         self.jobs = jobs
         self._threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        self._pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start, (load,))
+        self._load = load
+        self._pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start)
 
     def __enter__(self) -> "Workers":
         return self
@@ -87,10 +87,10 @@ class Workers:
     def _submit(self, task: Callable[..., Any], *arguments: Any) -> Future:
         # Ctrl-C reaches every process of the terminal: workers are born deaf to it, and are stopped by this one
         if not hasattr(signal, "pthread_sigmask"):
-            return self._pool.submit(task, *arguments)
+            return self._pool.submit(run, self._load, task, *arguments)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return self._pool.submit(task, *arguments)
+            return self._pool.submit(run, self._load, task, *arguments)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -177,11 +177,9 @@ def _result(future: Future) -> Any:
 # ---------------------------------------------------------------- in the worker
 
 
-def _start(load: Callable[[], Model]) -> None:
-    global _model
+def _start() -> None:
     torch.set_num_threads(1)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    _model = load()
 
 
 def _follow_parent() -> None:
@@ -192,70 +190,34 @@ def _follow_parent() -> None:
         os._exit(1)
 
 
-def _encode(frames: list[Frame], quality: int, effort: int) -> EncodedGroup:
+def run(load: "functools.partial[Model]", task: Callable[..., _T], *arguments: Any) -> _T:
+    """`task` of the model, which each thread loads once, and the arguments."""
+    key = load.func, load.args
+    if getattr(_loaded, "key", None) != key:
+        _loaded.model = load()
+        _loaded.key = key
+    return task(_loaded.model, *arguments)
+
+
+def _encode(model: Model, frames: list[Frame], quality: int, effort: int) -> EncodedGroup:
     height, width, _ = frames[0].rgb.shape
-    encoder, control, pictures = GopEncoder(_model, height, width, effort), GroupQuality(), []
+    encoder, control, pictures = GopEncoder(model, height, width, effort), GroupQuality(), []
     for frame in frames:
         pictures.append(encoder.push(frame.rgb, control.of_next(quality)))
         control.seen(encoder.stats[-1].kind, frame.rgb, pictures[-1])
     return EncodedGroup([frame.pts for frame in frames], encoder.finish(), encoder.stats, pictures)
 
 
-def _decode(payload: bytes, height: int, width: int, frames: int, count: int) -> tuple[list[np.ndarray], str]:
+def _decode(
+    model: Model, payload: bytes, height: int, width: int, frames: int, count: int
+) -> tuple[list[np.ndarray], str]:
     """The frames before the first error, and the error."""
     pictures: list[np.ndarray] = []
     try:
-        for picture in decode_gop(_model, payload, height, width, frames):
+        for picture in decode_gop(model, payload, height, width, frames):
             pictures.append(picture)
             if len(pictures) == count:
                 break
     except FormatError as e:
         return pictures, str(e)
     return pictures, ""
-
-
-# ---------------------------------------------------------------- threads
-
-
-@contextlib.contextmanager
-def read_ahead(items: Iterable[_T], most: int) -> Iterator[Iterator[_T]]:
-    """Iterate over `items` in a thread of its own that keeps up to `most` of them ready.
-
-    What the thread raises is raised where the item would be. On leaving, the thread ends with the item it is at.
-    """
-    ready: queue.Queue = queue.Queue(most)
-    stop = threading.Event()
-
-    def put(entry: tuple[str, Any]) -> bool:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(entry, timeout=0.1)
-                return True
-        return False
-
-    def run() -> None:
-        try:
-            for item in items:
-                if not put(("item", item)):
-                    return
-        except BaseException as e:
-            put(("error", e))
-        else:
-            put(("end", None))
-
-    def received() -> Iterator[_T]:
-        while True:
-            what, value = ready.get()
-            if what == "error":
-                raise value
-            if what == "end":
-                return
-            yield value
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield received()
-    finally:
-        stop.set()
-        thread.join()

@@ -115,7 +115,8 @@ class Prior(ExactModule):
 
     def groups(self, quality: int) -> tuple[Tensor, list[_Group]]:
         """The active bits of a quality in the order of coding, int64 (n,), and the groups that hold any."""
-        if quality not in self.active_groups:
+        found = self.active_groups.get(quality)
+        if found is None:
             mask = self.active_mask(torch.tensor(quality, device=self.active.device))
             indices = [mask[group].nonzero().squeeze(1) + group.start for group in self.group_slices]
             (logits, _), (within, _) = self.logits.integers(), self.within.integers()
@@ -128,10 +129,10 @@ class Prior(ExactModule):
                     runs = [slice(int(index[first]), int(index[end]) + 1) for first, end in zip(firsts, ends)]
                     groups.append(_Group(place, runs, Matrix(logits[index]), Matrix(within[:, index])))
                     start += len(index)
-            if len(self.active_groups) == _KEPT:
-                self.active_groups.pop(next(iter(self.active_groups)))
-            self.active_groups[quality] = torch.cat(indices), groups
-        return self.active_groups[quality]
+            found = torch.cat(indices), groups
+            # a new one, for another thread may be reading the old
+            self.active_groups = dict([*self.active_groups.items()][1 - _KEPT :] + [(quality, found)])
+        return found
 
     def active_mask(self, quality: Tensor) -> Tensor:
         """bool (..., L): which bits are coded at `quality`, int64 (...)."""

@@ -1,11 +1,15 @@
 """Groups of pictures: what the decoder gives is what the encoder predicted from."""
 
+import itertools
+import threading
+
 import numpy as np
 import pytest
 import torch
 from conftest import random_network
 from skimage import data as skdata
 
+from bsqcodec import codec
 from bsqcodec.codec import GopEncoder, decode_gop
 from bsqcodec.errors import BsqError, FormatError, ModelError
 from bsqcodec.model import Model, find_model, integers, load_model, model_id, save_model
@@ -38,6 +42,54 @@ def test_decoder_gives_the_frames_the_encoder_predicted_from(model, height, widt
     assert len(out) == frames
     assert all(np.array_equal(a, b) for a, b in zip(out, decoded))
     assert [s.kind for s in stats][0] == "I"
+
+
+@pytest.fixture
+def set_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_symbols_are_decoded_beside_the_pixels_where_there_are_threads(model, monkeypatch, set_threads):
+    payload, decoded, _ = encode(model, clip(33, 48, 4), [30, 60, 90, 40])
+    seen = []
+    original = codec.decode_symbols
+
+    def watched(*arguments):
+        for s in original(*arguments):
+            seen.append((threading.current_thread() is threading.main_thread(), s.bits.is_inference()))
+            yield s
+
+    monkeypatch.setattr(codec, "decode_symbols", watched)
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        for frame, expected in zip(decode_gop(model, payload, 33, 48, 4), decoded, strict=True):
+            assert np.array_equal(frame, expected) and torch.get_num_threads() == threads
+        assert seen == [(threads == 1, True)] * 4
+        seen.clear()
+
+
+def test_an_error_beside_comes_in_its_place_and_nothing_is_left(model, monkeypatch, set_threads):
+    payload, decoded, _ = encode(model, clip(32, 32, 4), [50] * 4)
+    set_threads(2)
+    threads = threading.active_count()
+    frames = decode_gop(model, payload, 32, 32, 4)
+    assert np.array_equal(next(frames), decoded[0])
+    frames.close()
+    assert threading.active_count() == threads and torch.get_num_threads() == 2
+    original = codec.decode_symbols
+
+    def broken(*arguments):
+        yield from itertools.islice(original(*arguments), 3)
+        raise FormatError("broken")
+
+    monkeypatch.setattr(codec, "decode_symbols", broken)
+    frames = decode_gop(model, payload, 32, 32, 4)
+    assert all(np.array_equal(next(frames), decoded[i]) for i in range(3))
+    with pytest.raises(FormatError, match="broken"):
+        next(frames)
+    assert threading.active_count() == threads
 
 
 def test_file_is_as_long_as_the_ideal_code(model):

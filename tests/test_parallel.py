@@ -16,10 +16,13 @@ from conftest import exit_status
 from skimage import data as skdata
 
 import bsqcodec
-from bsqcodec import BsqError, FormatError, parallel
+from bsqcodec import BsqError, FormatError, cluster, parallel
+from bsqcodec.ahead import read_ahead
+from bsqcodec.cluster import Cluster
+from bsqcodec.errors import ModelError
 from bsqcodec.info import AudioPacket, Frame
 from bsqcodec.model import load_model
-from bsqcodec.parallel import Workers, choose_jobs, read_ahead
+from bsqcodec.parallel import Workers, choose_jobs
 
 
 def no_children_left():
@@ -85,14 +88,13 @@ def test_a_damaged_group_keeps_the_frames_before_the_damage(clip, monkeypatch):
         raise FormatError("the coded bits are damaged")
 
     monkeypatch.setattr(parallel, "decode_gop", broken)
-    monkeypatch.setattr(parallel, "_model", None, raising=False)
     future = parallel.Future()
-    future.set_result(parallel._decode(b"", 2, 2, 3, 3))
+    future.set_result(parallel._decode(None, b"", 2, 2, 3, 3))
     frames = parallel.decoded(future)
     assert [int(next(frames)[0, 0, 0]) for _ in range(2)] == [0, 1]
     with pytest.raises(FormatError, match="damaged"):
         next(frames)
-    assert len(parallel._decode(b"", 2, 2, 3, 1)[0]) == 1
+    assert len(parallel._decode(None, b"", 2, 2, 3, 1)[0]) == 1
 
 
 def test_a_broken_source_stops_the_workers(clip, tmp_path):
@@ -123,6 +125,51 @@ def test_jobs_are_refused_where_groups_depend_on_each_other(clip, tmp_path, caps
         bsqcodec.encode_file(str(folder / "in"), str(tmp_path / "x.bsq"), model=load_model(), jobs=2)
     with pytest.raises(BsqError, match="name"):
         bsqcodec.decode_file(str(folder / "one.bsq"), None, model=load_model(), jobs=2)
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as local:
+        yield local.scheduler_address
+
+
+def test_same_bytes_and_pictures_from_a_cluster(clip, scheduler, tmp_path):
+    folder, one = clip
+    out = tmp_path / "cluster.bsq"
+    assert exit_status("encode", folder / "in", out, "--gop", 2, "--dask", scheduler, "--quiet") == 0
+    assert out.read_bytes() == (folder / "one.bsq").read_bytes()
+    assert bsqcodec.decode_file(str(out), None, dask=scheduler).md5 == one.md5
+    part = bsqcodec.decode_file(str(out), None, (3, 6))
+    assert bsqcodec.decode_file(str(out), None, (3, 6), dask=scheduler).md5 == part.md5
+
+
+def test_a_cluster_that_fails_is_one_line(clip, scheduler, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "_PATIENCE", 1)
+    with Cluster(scheduler, None, bytes(8)) as workers, pytest.raises(ModelError, match="not installed"):
+        next(workers.encode([Frame(np.zeros((16, 16, 3), np.uint8), 0)], 1, 50, 0))
+    with Cluster(scheduler, "small", bytes(8)) as workers, pytest.raises(ModelError, match="another model"):
+        next(workers.encode([Frame(np.zeros((16, 16, 3), np.uint8), 0)], 1, 50, 0))
+    with Cluster(scheduler, None, load_model().id) as workers, pytest.raises(BsqError, match="gave up"):
+        workers.decode(b"", "no height", 16, 1, 1).result()
+    with pytest.raises(BsqError, match="no dask scheduler"):
+        bsqcodec.encode_file(str(clip[0] / "in"), str(tmp_path / "x.bsq"), dask="tcp://127.0.0.1:1")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cluster_is_refused_where_it_cannot_work(clip, tmp_path, monkeypatch, capsys):
+    folder, _ = clip
+    source, address = folder / "in", "tcp://127.0.0.1:1"
+    for more in (("--bpp", 0.5), ("--jobs", 2)):
+        assert exit_status("encode", source, tmp_path / "x.bsq", "--dask", address, *more) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(BsqError, match="name"):
+        bsqcodec.decode_file(str(folder / "one.bsq"), None, model=load_model(), dask=address)
+    monkeypatch.setitem(sys.modules, "dask.distributed", None)
+    for words in (("encode", source, tmp_path / "x.bsq"), ("decode", folder / "one.bsq", "--md5")):
+        assert exit_status(*words, "--dask", address) == 1
+        assert "pip install" in (error := capsys.readouterr().err) and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_processes_are_only_started_where_they_are_worth_it(monkeypatch):

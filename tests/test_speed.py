@@ -21,11 +21,14 @@ def test_parts_make_up_the_whole(result):
     assert [(x["size"], x["frames"], x["threads"]) for x in result["ours"]] == [([768, 512], 1, 1), ([64, 48], 2, 1)]
     for entry in result["ours"]:
         assert entry["bytes"] > 0 and entry["load"] > 0
+        width, height = entry["size"]
         for what, wanted in (("encode", {"read"}), ("decode", {"write"})):
             parts = entry["parts"][what]
             assert {"tokenizer", "prior", "range coder"} | wanted <= set(parts) <= set(speed.PARTS)
             assert ("motion" in parts) == (entry["frames"] > 1)
             assert all(seconds > 0 for seconds in parts.values()) and sum(parts.values()) <= entry[what]
+            alone = entry[what] - parts.get("read", 0) - parts.get("write", 0)
+            assert entry[f"{what} a megapixel"] == pytest.approx(alone / (width * height / 1e6))
             assert entry[f"{what} peak MiB"] > 50
 
 
@@ -47,6 +50,14 @@ def test_the_machine_the_command_and_whole_processes_are_told(result):
     assert "core" in result["meta"]["machine"] and result["meta"]["torch"]
     assert 0 < result["process"]["help"] < result["process"]["decode"]
     assert "whole process" in speed.table(result)
+
+
+def test_growth_compares_videos_of_as_many_frames():
+    entry = {"size": (10, 20), "frames": 2, "threads": 1, "encode a megapixel": 3.0}
+    ours = [entry | {"frames": 1, "encode a megapixel": 9.0}, entry, entry | {"threads": 2},
+            entry | {"size": (20, 20), "encode a megapixel": 2.0}]  # fmt: skip
+    line = speed.growth({"ours": ours}, "encode", 1)
+    assert line == "encode, 1 thr., s/megapixel: 10x20 3.000, 20x20 2.000: +-20 %"
 
 
 def test_time_inside_another_part_counts_once(monkeypatch):

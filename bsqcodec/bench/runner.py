@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cluster import connect
 from ..errors import BsqError
 from .anchors import Bsq, Codec
 from .datasets import Item, frames_of
@@ -234,16 +235,10 @@ def _ignore_interrupt() -> None:
 
 
 def _dask(tasks: list[Task], address: str) -> Iterator[dict[str, Any]]:
-    try:
-        from dask.distributed import Client
-        from dask.distributed import as_completed as completed
-    except ImportError:
-        raise BsqError("--dask needs dask.distributed: pip install 'dask[distributed]'") from None
-    try:
-        client = Client(address, timeout=20)
-    except (OSError, ValueError) as error:
-        raise BsqError(f"no dask scheduler at {address}: {_line(error)}") from None
-    with client:
+    client = connect(address)
+    from dask.distributed import as_completed as completed
+
+    with client, client.as_current():  # of which `completed` is
         try:
             for _, record in completed(client.map(run_task, tasks, pure=False), with_results=True):
                 yield record

@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -53,11 +54,18 @@ def pictures(source: str, width: int, height: int, frames: int) -> list[np.ndarr
 
 
 class _Clock:
-    """Seconds spent in functions and iterators, by part; what is inside another part counts there alone."""
+    """Seconds spent in functions and iterators, by part; what is inside another part counts there alone.
+
+    What threads do side by side adds up.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._within: list[float] = []
+        self._threads: dict[int, list[float]] = defaultdict(list)
+
+    @property
+    def _within(self) -> list[float]:
+        return self._threads[threading.get_ident()]
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -91,7 +99,7 @@ class _Clock:
 
 
 def _ours(job: dict[str, Any]) -> dict[str, Any]:
-    """Seconds a frame of one encode and one decode, file to file, by part."""
+    """Seconds a frame of one encode and one decode, file to file, by part; and a megapixel, without the files."""
     import torch
 
     from .. import codec, media
@@ -119,25 +127,31 @@ def _ours(job: dict[str, Any]) -> dict[str, Any]:
         for _ in range(job["repeats"]):
             clock.seconds.clear()
             start = time.perf_counter()
-            if what == "encode":
-                with media.open_source(job["input"]) as source, open(job["stream"], "wb") as file:
-                    encoder = Encoder(file, source.info, model, QUALITY)
+            with contextlib.ExitStack() as files:
+                if what == "encode":
+                    with clock.part("read"):
+                        source = files.enter_context(media.open_source(job["input"]))
+                    encoder = Encoder(files.enter_context(open(job["stream"], "wb")), source.info, model, QUALITY)
                     for item in clock.iterate(source, "read"):
                         encoder.write(*item)
                     with clock.part("write"):
                         encoder.close()
-            else:
-                with open(job["stream"], "rb") as file:
-                    decoder = Decoder(file, model=model)
-                    with media.open_sink(job["output"], decoder.info) as sink:
-                        for frame in decoder.frames():
-                            with clock.part("write"):
-                                sink.write(*frame)
+                else:
+                    decoder = Decoder(files.enter_context(open(job["stream"], "rb")), model=model)
+                    with clock.part("write"):
+                        sink = files.enter_context(media.open_sink(job["output"], decoder.info))
+                    for frame in decoder.frames():
+                        with clock.part("write"):
+                            sink.write(*frame)
+                with clock.part("write"):
+                    files.close()
             totals.append((time.perf_counter() - start) / job["frames"])
             parts.append({name: clock.seconds[name] / job["frames"] for name in PARTS if name in clock.seconds})
         middle = statistics.median_low(totals)
         result[what] = middle
-        result["parts"][what] = parts[totals.index(middle)]
+        result["parts"][what] = found = parts[totals.index(middle)]
+        alone = middle - found.get("read", 0) - found.get("write", 0)
+        result[f"{what} a megapixel"] = alone / (source.info.width * source.info.height / 1e6)
         result[f"{what} peak MiB"] = _peak()
     result["bytes"] = os.path.getsize(job["stream"])
     return result
@@ -244,10 +258,9 @@ def run(
     result: dict[str, Any] = {"ours": [], "peers": [], "process": {}, "problems": []}
     base = {"source": source, "repeats": repeats, "model": model, "device": device}
     with tempfile.TemporaryDirectory(prefix="bsqcodec-speed-") as folder:
-        for size, count in ((IMAGE, 1), *((size, frames) for size in sizes)):
+        for suffix, size, count in ((".png", IMAGE, 1), *((".mkv", size, frames) for size in sizes)):
             name = str(Path(folder, f"{size[0]}x{size[1]}"))
-            names = {"input": name + (".png" if count == 1 else ".mkv"), "stream": name + ".bsq",
-                     "output": name + (".out.png" if count == 1 else ".out.mkv")}  # fmt: skip
+            names = {"input": name + suffix, "stream": name + ".bsq", "output": name + ".out" + suffix}
             info = MediaInfo(*size, Fraction(1, 25), Fraction(25))
             with media.open_sink(names["input"], info) as sink:
                 for t, picture in enumerate(pictures(source, *size, count)):
@@ -256,7 +269,7 @@ def run(
                 tell(f"ours {size[0]}x{size[1]}, {count} frames, {n} threads")
                 job = base | names | {"threads": n, "frames": count}
                 result["ours"].append({"size": size, "frames": count, "threads": n} | _measure("ours", job))
-            if count == 1:
+            if suffix == ".png":
                 words = ["--threads", str(threads[0]), "-f", "--quiet", "--device", device]
                 tell("whole processes")
                 result["process"] = {
@@ -294,6 +307,15 @@ def machine(device: str) -> dict[str, Any]:
     return found | {"device": device, "int8 products": exact.int8_is_exact()}
 
 
+def growth(result: dict[str, Any], what: str, threads: int) -> str:
+    """How seconds a megapixel, reading and writing left out, change with the size; all of as many frames."""
+    same = [x for x in result["ours"] if x["threads"] == threads and x["frames"] == result["ours"][-1]["frames"]]
+    costs = [x[f"{what} a megapixel"] for x in same]
+    middle = (max(costs) + min(costs)) / 2
+    each = ", ".join(f"{x['size'][0]}x{x['size'][1]} {cost:.3f}" for x, cost in zip(same, costs))
+    return f"{what}, {threads} thr., s/megapixel: {each}: +-{100 * (max(costs) / middle - 1):.0f} %"
+
+
 def table(result: dict[str, Any]) -> str:
     """For the terminal."""
     lines = [f"{'':24}{'frames/s':>9}{'ms/frame':>9}" + "".join(f"{part:>12}" for part in (*PARTS, "peak MiB"))]
@@ -303,6 +325,8 @@ def table(result: dict[str, Any]) -> str:
             name = f"{what} {x['size'][0]}x{x['size'][1]}, {x['threads']} thr."
             peak = x[f"{what} peak MiB"]
             lines.append(f"{name:26}{1 / x[what]:7.2f}{1000 * x[what]:9.1f}{parts}{peak or 0:12.0f}")
+    for what in ("encode", "decode"):
+        lines += [growth(result, what, n) for n in dict.fromkeys(x["threads"] for x in result["ours"])]
     process = result["process"]
     words = ", ".join(f"{what} {process[what]:.2f} s" for what in ("help", "encode", "decode"))
     lines.append(f"whole process, {process['size'][0]}x{process['size'][1]}, {process['threads']} thread: {words}")
