@@ -177,7 +177,7 @@ def _bench(context: click.Context, options: dict[str, Any]) -> bool:
     problems += skipped
     points = options["points"]
     if options["qualities"]:
-        points = points | {"bsq": options["qualities"], "bsq-search": options["qualities"]}
+        points = {"bsq": options["qualities"], "bsq-search": options["qualities"]} | points
     published: dict[str, dict[str, Any]] = {}
     for path in options["published"]:
         curves, notes = report.read_published(Path(path), options["dataset"])
