@@ -42,7 +42,7 @@ FRAMES = 3  # of a held-out strip: one I frame, then P frames
 TOKENIZER = "small2"  # whose tokens the prior is trained on alone
 BASE = TrainConfig(
     images=8, sequences=2, unroll=2, minutes=1e6, warmup=20, rounding=0.3, bf16=0.9, msssim=0.7, fidelity=4.0,
-    predicted=0.6, threads=1, workers=1,
+    predicted=0.6, threads=1,
 )  # fmt: skip
 MEASURES = ("bpp", "psnr", "ms_ssim", "cost")
 
@@ -316,13 +316,14 @@ class Data:
 
 def split(sampler: Sampler, crops: int, side: int) -> Data:
     """Hold out every 20th item, and take the centre of `crops` of these."""
-    photos = [np.asarray(p) for p in sampler.photos]
+    photos = [p.numpy() for p in sampler.photos]
+    clips = [s.numpy() for s in sampler.strips]
     kept = Sampler(
-        [p for i, p in enumerate(photos) if i % HELD_OUT], [s for i, s in enumerate(sampler.strips) if i % HELD_OUT]
+        [p for i, p in enumerate(photos) if i % HELD_OUT],
+        [s.reshape(-1, *s.shape[2:]) for i, s in enumerate(clips) if i % HELD_OUT],
     )
     chosen = [_centre(p[None], side) for p in photos[::HELD_OUT]][:crops]
-    strips = [s.reshape(-1, s.shape[1], s.shape[1], 3)[:FRAMES] for s in sampler.strips[::HELD_OUT]]
-    strips = [_centre(s, side) for s in strips if len(s) == FRAMES][: crops // 2]
+    strips = [_centre(s[:FRAMES], side) for s in clips[::HELD_OUT] if len(s) >= FRAMES][: crops // 2]
     frames = [torch.from_numpy(np.stack(x).transpose(0, 1, 4, 2, 3).copy()) for x in (chosen, strips)]
     return Data(kept, frames[0][:, 0], frames[1])
 
@@ -479,7 +480,7 @@ def main(words: list[str] | None = None, base: TrainConfig = BASE) -> None:
     records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     done = {(r["name"], r["steps"], r["seed"]) for r in records}
     todo = [n for n in dict.fromkeys(options.names or VARIANTS) if (n, base.steps, base.seed) not in done]
-    data = split(load_data(base), options.crops, options.side) if todo else None
+    data = split(load_data(base, torch.device("cpu")), options.crops, options.side) if todo else None
     for name in todo:
         assert data
         print(f"{name}: {VARIANTS[name].what}", file=sys.stderr, flush=True)

@@ -6,7 +6,10 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
 
 from .errors import BsqError
 
@@ -102,75 +105,68 @@ def _items(path: Path):
 class Sampler:
     """Draws random sequences of crops from photographs (synthetic motion) and frame strips (real motion).
 
+    The images lie in the memory of `device`, and crops are made there.
+
     Args:
         photos: uint8 (H, W, 3) each.
         strips: uint8 (T * W, W, 3) each, T frames one above the other.
     """
 
-    def __init__(self, photos: list[np.ndarray], strips: list[np.ndarray]):
-        self.photos = [Image.fromarray(p) for p in photos]
-        self.strips = strips
+    def __init__(self, photos: list[np.ndarray], strips: list[np.ndarray], device: str | torch.device = "cpu"):
+        self.photos = [torch.tensor(p, device=device) for p in photos]
+        self.strips = [torch.tensor(s, device=device).unflatten(0, (-1, s.shape[1])) for s in strips]
 
-    def photo(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """One crop, uint8 (size, size, 3)."""
+    def photo(self, rng: np.random.Generator, size: int) -> Tensor:
+        """One crop, uint8 (3, size, size)."""
         image = self.photos[rng.integers(len(self.photos))]
-        w, h = image.size
+        h, w, _ = image.shape
         # photographs are seen at 1:1 and reduced by up to 2, so that blurred ones become sharp ones
         factor = min(rng.choice([1.0, 1.0, rng.uniform(1.0, 2.0)]), w / size, h / size)
         span = int(size * factor)
         x, y = int(rng.integers(0, w - span + 1)), int(rng.integers(0, h - span + 1))
-        crop = image.crop((x, y, x + span, y + span))
+        crop = image[y : y + span, x : x + span].permute(2, 0, 1)
         if span != size:
-            crop = crop.resize((size, size), Image.Resampling.LANCZOS)
-        return flip(np.asarray(crop), rng)
+            crop = F.interpolate(crop[None].float(), (size, size), mode="bicubic", antialias=True)[0]
+            crop = crop.round().clamp(0, 255).to(torch.uint8)
+        return flip(crop, rng)
 
-    def sequence(self, rng: np.random.Generator, size: int, length: int) -> np.ndarray:
-        """uint8 (length, size, size, 3)."""
+    def sequence(self, rng: np.random.Generator, size: int, length: int) -> Tensor:
+        """uint8 (length, 3, size, size)."""
         if self.strips and rng.random() < 0.6:
-            frames = self.clip(rng, size, length)
-        else:
-            frames = self.moving_photo(rng, size, length)
-        return flip(frames.transpose(1, 2, 0, 3), rng).transpose(2, 0, 1, 3)
+            return flip(self.clip(rng, size, length), rng)
+        return flip(self.moving_photo(rng, size, length), rng)
 
-    def clip(self, rng: np.random.Generator, size: int, length: int) -> np.ndarray:
-        strip = self.strips[rng.integers(len(self.strips))]
-        side = strip.shape[1]
-        frames = strip.reshape(-1, side, side, 3)
-        step = 1 if rng.random() < 0.8 else -1
+    def clip(self, rng: np.random.Generator, size: int, length: int) -> Tensor:
+        frames = self.strips[rng.integers(len(self.strips))]
+        forwards = rng.random() < 0.8
         first = rng.integers(0, len(frames) - length + 1)
-        frames = frames[first : first + length][::step]
-        x, y = rng.integers(0, side - size + 1, 2)
-        return frames[:, y : y + size, x : x + size]
+        x, y = rng.integers(0, frames.shape[1] - size + 1, 2)
+        frames = frames[first : first + length, y : y + size, x : x + size].permute(0, 3, 1, 2)
+        return frames if forwards else frames.flip(0)
 
-    def moving_photo(self, rng: np.random.Generator, size: int, length: int) -> np.ndarray:
+    def moving_photo(self, rng: np.random.Generator, size: int, length: int) -> Tensor:
         """Pan, zoom and rotation of a photograph, now and then with a moving patch, noise or a change of brightness."""
-        layers = [self._path(rng, size, length)]
+        out = self._path(rng, size, length)
+        device = out.device
         if rng.random() < 0.4:
-            layers.append(self._path(rng, size, length))
-            mask = Image.new("L", (size, size))
+            other = self._path(rng, size, length)
             radius = size * rng.uniform(0.15, 0.4)
-            y, x = np.mgrid[:size, :size]
-            centre = rng.uniform(0.2, 0.8, 2) * size
-            velocity = rng.normal(0, 3, 2)
-            masks = []
-            for t in range(length):
-                cy, cx = centre + velocity * t
-                inside = ((y - cy) ** 2 + (x - cx) ** 2 < radius**2).astype(np.uint8) * 255
-                mask = Image.fromarray(inside).filter(ImageFilter.GaussianBlur(1))
-                masks.append(np.asarray(mask, np.float32)[..., None] / 255)
-            frames = [a * (1 - m) + b * m for a, b, m in zip(*layers, masks)]
-        else:
-            frames = layers[0]
-        out = np.stack(frames)
+            time = np.arange(length)[:, None]
+            centre = rng.uniform(0.2, 0.8, 2) * size + rng.normal(0, 3, 2) * time
+            cy, cx = torch.tensor(centre, dtype=torch.float32, device=device).T[:, :, None, None, None]
+            at = torch.arange(size, device=device)
+            inside = (radius - torch.hypot(at[:, None] - cy, at - cx)).clamp(-1, 1) / 2 + 0.5
+            out = torch.lerp(other, out, inside)
         if rng.random() < 0.2:
-            out = out * (1 + np.linspace(0, rng.normal(0, 0.08), length)[:, None, None, None])
+            out = out * torch.linspace(1, 1 + rng.normal(0, 0.08), length, device=device)[:, None, None, None]
         if rng.random() < 0.3:
-            out = out + rng.normal(0, rng.uniform(0.5, 3), out.shape)
-        return out.clip(0, 255).round().astype(np.uint8)
+            generator = torch.Generator(device).manual_seed(int(rng.integers(1 << 62)))
+            out = out + rng.uniform(0.5, 3) * torch.randn(out.shape, generator=generator, device=device)
+        return out.round().clamp(0, 255).to(torch.uint8)
 
-    def _path(self, rng: np.random.Generator, size: int, length: int) -> list[np.ndarray]:
+    def _path(self, rng: np.random.Generator, size: int, length: int) -> Tensor:
         image = self.photos[rng.integers(len(self.photos))]
-        w, h = image.size
+        h, w, _ = image.shape
         zoom, turn = rng.uniform(0.8, 1.4), 0.0
         dz, dturn = rng.normal(0, 0.01), rng.normal(0, 0.01) * (rng.random() < 0.5)
         speed = rng.exponential(3.0) * (rng.random() < 0.85)
@@ -178,17 +174,19 @@ class Sampler:
         vx, vy = speed * np.cos(angle), speed * np.sin(angle)
         margin = min(size * 0.75, w / 2 - 1, h / 2 - 1)
         cx, cy = rng.uniform(margin, w - margin), rng.uniform(margin, h - margin)
-        frames = []
+        views = []
         for _ in range(length):
-            a, b = zoom * np.cos(turn), zoom * np.sin(turn)
-            matrix = (a, -b, cx - (a - b) * size / 2, b, a, cy - (a + b) * size / 2)
-            frame = image.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
-            frames.append(np.asarray(frame, np.float32))
+            # affine_grid has both views and image reach from -1 to 1
+            a, b = size * zoom * np.cos(turn), size * zoom * np.sin(turn)
+            views.append([[a / w, -b / w, 2 * cx / w - 1], [b / h, a / h, 2 * cy / h - 1]])
             cx, cy, zoom, turn = cx + vx, cy + vy, zoom * (1 + dz), turn + dturn
-        return frames
+        matrices = torch.tensor(views, dtype=torch.float32, device=image.device)
+        grid = F.affine_grid(matrices, [length, 3, size, size], align_corners=False)
+        source = image.permute(2, 0, 1).float().expand(length, -1, -1, -1)
+        return F.grid_sample(source, grid, mode="bicubic", padding_mode="border", align_corners=False)
 
 
-def flip(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random one of the eight symmetries of the square, on the first two axes."""
-    x = np.rot90(x, int(rng.integers(4)))
-    return x[::-1] if rng.random() < 0.5 else x
+def flip(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """A random one of the eight symmetries of the square, on the last two axes."""
+    x = torch.rot90(x, int(rng.integers(4)), (-2, -1))
+    return x.flip(-1) if rng.random() < 0.5 else x

@@ -44,7 +44,8 @@ def st_lpips(x: Tensor, y: Tensor, net: str = "alex") -> Tensor:
     Raises BsqError if stlpips-pytorch is not installed.
     """
     network = st_lpips_network(net).to(x.device)
-    return network(x / 127.5 - 1, y / 127.5 - 1).flatten()
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=torch.is_grad_enabled()):
+        return network(x / 127.5 - 1, y / 127.5 - 1).flatten().float()
 
 
 @functools.lru_cache

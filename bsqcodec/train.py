@@ -8,12 +8,7 @@ import signal
 import sys
 import time
 import tomllib
-from collections import deque
-from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +28,8 @@ from .objective import Weights, cost, half_way, measure
 from .tokenizer import TOKEN, to_pixels
 
 log = logging.getLogger(__name__)
-STLPIPS_SCALE = 700.0
+STLPIPS_SCALE = 700.0  # brings it to the mean squared error that it typically comes with
+STLPIPS_SIDE = 96  # pixels of the window that it looks at: its network takes longer than ours
 
 
 @dataclass
@@ -74,7 +70,6 @@ class TrainConfig:
     motion_lambda: float = 8.0
     checkpoint_minutes: float = 3.0
     threads: int = 0  # of torch on the CPU; 0: torch's own choice
-    workers: int = 2  # threads that make batches
     device: str = "auto"  # the GPU if there is one; under torchrun each process takes one
     model: ModelConfig = field(default_factory=ModelConfig)
 
@@ -88,7 +83,10 @@ class TrainConfig:
             values["model"] = ModelConfig.from_dict(values.get("model", {}))
         except (TypeError, ValueError) as e:
             raise BsqError(f"{path}: {e}") from e
-        return cls(**values)
+        config = cls(**values)
+        if min(config.msssim, config.stlpips) < 0 or config.msssim + config.stlpips > 1:
+            raise BsqError(f"{path}: msssim and stlpips are shares of the distortion and add up to at most 1")
+        return config
 
 
 class Muon(torch.optim.Optimizer):
@@ -122,7 +120,7 @@ def orthogonalise(g: Tensor) -> Tensor:
     return (x.T if g.shape[0] > g.shape[1] else x).to(g.dtype)
 
 
-def load_data(config: TrainConfig) -> Sampler:
+def load_data(config: TrainConfig, device: torch.device) -> Sampler:
     """The photographs and strips of a configuration. Raises BsqError where there are none."""
     photos = load_images(config.photos, max(config.crop, config.late_crop))
     strips = load_images(config.strips, config.late_crop) if config.strips else []
@@ -131,7 +129,7 @@ def load_data(config: TrainConfig) -> Sampler:
     if len(whole) < len(strips):
         log.warning("%d strips have not %d square frames and are left out", len(strips) - len(whole), config.unroll)
     log.info("%d photographs, %d strips", len(photos), len(whole))
-    return Sampler(photos, whole)
+    return Sampler(photos, whole, device)
 
 
 class Trainer:
@@ -149,7 +147,7 @@ class Trainer:
             torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         self.out = Path(config.out)
         self.out.mkdir(parents=True, exist_ok=True)
-        self.sampler = sampler or load_data(config)
+        self.sampler = sampler or load_data(config, self.device)
         self.network = Network(config.model).to(self.device)
         self.step = 0
         self.elapsed = 0.0
@@ -176,15 +174,10 @@ class Trainer:
     def samples(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """What a network is started from: photographs, and P frames with their references; (N, 3, S, S)."""
         rng = np.random.default_rng([self.config.seed, 1 << 40])
-        photos = np.stack([self.sampler.photo(rng, 256) for _ in range(400)])
-        frames = np.stack([self.sampler.sequence(rng, 128, 2) for _ in range(200)])
-        now, before = self.tensor(frames[:, 1]), self.tensor(frames[:, 0])
+        photos = torch.stack([self.sampler.photo(rng, 256) for _ in range(400)])
+        before, now = torch.stack([self.sampler.sequence(rng, 128, 2) for _ in range(200)], 1)
         reference = compensate(before, search(now, before, self.config.motion_lambda))
-        return self.tensor(photos).float(), (now.float(), reference)
-
-    def tensor(self, x: np.ndarray) -> Tensor:
-        """uint8 (B, H, W, 3) -> (B, 3, H, W) on the device."""
-        return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).to(self.device)
+        return photos.float(), (now.float(), reference)
 
     def make_optimisers(self) -> list[torch.optim.Optimizer]:
         c, n = self.config, self.network
@@ -253,8 +246,8 @@ class Trainer:
         scale = (c.crop / size) ** 2
         images, sequences = max(2, round(c.images * scale)), max(1, round(c.sequences * scale))
         rows = [self.sampler.sequence(rng, size, c.unroll) for _ in range(sequences)]
-        rows += [np.repeat(self.sampler.photo(rng, size)[None], c.unroll, 0) for _ in range(images - sequences)]
-        return torch.from_numpy(np.ascontiguousarray(np.stack(rows).transpose(0, 1, 4, 2, 3)))
+        rows += [self.sampler.photo(rng, size).expand(c.unroll, -1, -1, -1) for _ in range(images - sequences)]
+        return torch.stack(rows)
 
     def loss(self, frame, reference, previous, condition) -> tuple[Tensor, Tensor, Tensor, dict]:
         """One frame of a batch. Returns loss, pixels and bits (both detached), and measures of each sample."""
@@ -265,7 +258,10 @@ class Trainer:
         m, decoded = measure(n, bits, frame, reference, previous, condition, weights)
         shown, distortion = decoded.clamp(0, 255), m.distortion
         if c.stlpips:
-            distortion = distortion + c.stlpips * (STLPIPS_SCALE * st_lpips(shown, frame) - m.mse)
+            rng = np.random.default_rng([c.seed, self.step, 2, self.rank])
+            y, x = (slice(i, i + STLPIPS_SIDE) for i in rng.integers(0, max(1, shown.shape[2] - STLPIPS_SIDE + 1), 2))
+            perceived = st_lpips(shown[:, :, y, x], frame[:, :, y, x])
+            distortion = distortion + c.stlpips * (STLPIPS_SCALE * perceived - m.mse)
         if self.discriminator and self.progress() >= c.adversarial_start:
             self.discriminator.requires_grad_(False)  # it does not learn from the decoder's gain
             distortion = distortion - c.adversarial * 100.0 * self.discriminator.realism(frame, shown)
@@ -283,7 +279,6 @@ class Trainer:
     def train_step(self, batch: Tensor) -> dict:
         c = self.config
         rng = np.random.default_rng([c.seed, self.step, 1, self.rank])
-        batch = batch.to(self.device)
         frames = batch.float()
         quality = torch.from_numpy(rng.integers(1, 101, len(batch))).to(self.device)
         kind = torch.zeros_like(quality)
@@ -399,18 +394,14 @@ class Trainer:
         recent: list[dict] = []
         log_file = self.out / f"log{self.rank or ''}.jsonl"
         try:
-            with (
-                open(log_file, "a") as out,
-                ThreadPoolExecutor(c.workers) as pool,
-                closing(self.batches(pool)) as batches,
-            ):
+            with open(log_file, "a") as out:
                 while self.progress() < 1 and not self.stopped():
                     began = time.monotonic()
                     rounding, bf16 = self.progress() >= 1 - c.rounding, self.progress() < c.bf16
                     set_arithmetic(self.network.encoder, False, bf16)
                     set_arithmetic(self.network.decoder, rounding, bf16)
                     set_arithmetic(self.network.prior, rounding, bf16)
-                    records = self.train_step(next(batches))
+                    records = self.train_step(self.batch(self.step, self.progress() >= 1 - c.late))
                     self.elapsed += time.monotonic() - began
                     self.step += 1
                     line = {"step": self.step, "elapsed": round(self.elapsed, 1), **rounded(records)}
@@ -436,22 +427,6 @@ class Trainer:
             torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
             stop, self.elapsed = bool(flag[0]), float(flag[1])
         return stop
-
-    def batches(self, pool: ThreadPoolExecutor) -> Generator[Tensor]:
-        """The batches from the present step on, made ahead. Their order does not depend on the threads."""
-        ahead = 2 * self.config.workers
-        late = self.progress() >= 1 - self.config.late
-        queue = deque(pool.submit(self.batch, self.step + i, late) for i in range(ahead))
-        try:
-            for step in count(self.step + ahead):
-                if not late and self.progress() >= 1 - self.config.late:
-                    late = True
-                    queue = deque(pool.submit(self.batch, step - ahead + i, late) for i in range(ahead))
-                yield queue.popleft().result()
-                queue.append(pool.submit(self.batch, step, late))
-        finally:
-            for future in queue:
-                future.cancel()
 
     def tell(self, recent: list[dict]) -> None:
         """A line on standard error: where the run is, and rate and PSNR of the last steps, I and P frames."""

@@ -123,13 +123,48 @@ def test_broken_items_are_counted_and_skipped(shards, caplog):
 def test_sequences_move_and_repeat_exactly(shards):
     sampler = Sampler(load_images([str(shards / "photos.tar")], 64), [])
     a, b = (sampler.sequence(np.random.default_rng(3), 64, 3) for _ in range(2))
-    assert a.shape == (3, 64, 64, 3) and np.array_equal(a, b)
+    assert a.shape == (3, 3, 64, 64) and torch.equal(a, b)
 
 
-@pytest.mark.parametrize("line", ["cropp = 64", "[model]\nplains = [1]", "[model]\nplanes = [1]\ngroups = [2]"])
+def test_crops_are_those_of_the_images():
+    """A photograph and a clip of the crop's own size come back as one of the square's symmetries."""
+    picture = skdata.astronaut()
+    sampler = Sampler([picture], [picture[:, :256]])
+    turned = [np.rot90(p, k) for p in (picture, picture[:, ::-1]) for k in range(4)]
+    crop = sampler.photo(np.random.default_rng(0), 512).permute(1, 2, 0).numpy()
+    assert any(np.array_equal(crop, p) for p in turned)
+    clip = sampler.clip(np.random.default_rng(0), 256, 2).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(clip.reshape(512, 256, 3), picture[:, :256])
+    assert sampler.photo(np.random.default_rng(3), 200).shape == (3, 200, 200)
+
+
+def test_synthetic_motion_turns_and_zooms():
+    """On a photograph whose colours are its coordinates, every frame is a similarity of the plane that moves evenly."""
+    y, x = np.mgrid[:300, :500]
+    sampler = Sampler([np.stack([x / 2, y / 2, 0 * x], -1).round().astype(np.uint8)], [])
+    inside = 0
+    for seed in range(40):
+        frames = sampler._path(np.random.default_rng(seed), 64, 4)
+        centres = frames[:, :2, 31:33, 31:33].mean((2, 3)) * 2
+        low, high = centres.amin(0), centres.amax(0)
+        if low.min() < 64 or high[0] > 500 - 64 or high[1] > 300 - 64:
+            continue  # it may look over the edge
+        inside += 1
+        along_x, along_y = (2 * (f[..., -1] - f[..., 0]).mean(-1) / 63 for f in (frames, frames.transpose(2, 3)))
+        assert torch.allclose(along_x[:, 0], along_y[:, 1], atol=0.1)
+        assert torch.allclose(along_x[:, 1], -along_y[:, 0], atol=0.1)
+        assert 0.7 < along_x[:, :2].norm(dim=1).min() and along_x[:, :2].norm(dim=1).max() < 2
+        assert (centres.diff(dim=0) - centres.diff(dim=0).mean(0)).abs().max() < 2
+    assert inside >= 10
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["cropp = 64", "msssim = 0.8\nstlpips = 0.3", "[model]\nplains = [1]", "[model]\nplanes = [1]\ngroups = [2]"],
+)
 def test_unknown_keys_and_impossible_models(tmp_path, line):
     (tmp_path / "c.toml").write_text(line)
-    with pytest.raises(BsqError, match="unknown key|groups hold"):
+    with pytest.raises(BsqError, match="unknown key|shares of|groups hold"):
         TrainConfig.from_toml(tmp_path / "c.toml")
 
 
