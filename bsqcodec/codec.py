@@ -155,7 +155,7 @@ class GopEncoder:
 
     def _encode(self, p: Tensor, bits: Tensor | None) -> Tensor:
         assert bits is not None
-        self._coder.encode(bits.cpu().numpy().astype(np.uint8).ravel(), p.cpu().numpy().ravel())
+        self._coder.encode(bits.numpy().ravel(), p.numpy().ravel())
         return bits
 
 
@@ -197,7 +197,7 @@ def decode_symbols(model: Model, payload: bytes, height: int, width: int, frames
     motion, bits = VectorCoder(), no_bits(model, rows, columns)
 
     def decode(p: Tensor, _: Tensor | None) -> Tensor:
-        return torch.from_numpy(coder.decode(p.cpu().numpy().ravel())).to(model.device)
+        return torch.from_numpy(coder.decode(p.numpy().ravel()))
 
     for kind, quality in headers:
         before = coder.bits
@@ -215,15 +215,16 @@ def decode_symbols(model: Model, payload: bytes, height: int, width: int, frames
 def decode_gop(model: Model, payload: bytes, height: int, width: int, frames: int) -> Iterator[np.ndarray]:
     """Decode `frames` frames, uint8 (H, W, 3) RGB each. Raises FormatError if the payload cannot be theirs.
 
-    On a CPU with several threads the symbols of the next frame are decoded beside the pixels of this one, each with
-    half of the threads: the steps of the prior are too small to keep several busy. That takes a third more memory, and
-    is not done to frames that are too large for one band.
+    With several threads, or on a GPU, the symbols of the next frame are decoded beside the pixels of this one, each
+    with half of the threads: the steps of the prior are too small to keep several, or a GPU, busy. That takes a third
+    more memory, and is not done to frames that are too large for one band.
     """
     picture = _Picture(model, height, width)
     symbols = decode_symbols(model, payload, height, width, frames)
     threads = torch.get_num_threads()
     large = picture.rows * picture.columns > bands.MOST
-    if frames == 1 or threads == 1 or large or model.device.type != "cpu":
+    alone = threads == 1 and model.device.type == "cpu"
+    if frames == 1 or alone or large:
         for s in symbols:
             yield picture.of(s)
         return
@@ -234,7 +235,7 @@ def decode_gop(model: Model, payload: bytes, height: int, width: int, frames: in
 
     with read_ahead(beside(), 1) as ready:
         for s in ready:
-            torch.set_num_threads(threads // 2)
+            torch.set_num_threads(max(1, threads // 2))
             try:
                 decoded = picture.of(s)
             finally:

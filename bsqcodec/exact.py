@@ -31,8 +31,9 @@ QUALITIES = 100
 ANCHORS = 10  # (kind, quality) tables are given at qualities 1, 12, 23, ... 100 and interpolated
 ANCHOR_STEP = 11
 MASKED = -float(1 << 22)
+# On a CPU, where what is left between two steps then stays in the cache; elsewhere large steps are the fast ones.
 _SCORES = 1 << 18  # of attention that are worked on at once
-_CHUNK = 1024  # tokens that go through several layers together: what they leave between two layers stays in the cache
+_CHUNK = 1024  # tokens that go through several layers together
 
 
 class _Scale(torch.autograd.Function):
@@ -423,7 +424,8 @@ class Attention(ExactModule):
             # keys come as (cell, phase), in a cache as (phase, cell)
             outside = outside.repeat(b, cache.phase + 1) if cache else outside.repeat_interleave(p, 1).repeat(b, 1)
             outside = outside[:, None, None].to(bias.dtype)
-        step = len(q) if torch.is_grad_enabled() else max(1, _SCORES // bias.numel())
+        whole = torch.is_grad_enabled() or q.device.type != "cpu"
+        step = len(q) if whole else max(1, _SCORES // bias.numel())
         parts = []
         for i in range(0, len(q), step):
             at = slice(i, i + step)
@@ -525,9 +527,9 @@ class FeedForward(ExactModule):
 
 def in_parts(layers: Callable, *x: Tensor) -> Any:
     """`layers`, which work token by token on (B, H, ...) and return one tensor or several, applied to a few rows at a
-    time; at once for training."""
+    time; at once for training and where there is no cache to keep within."""
     rows, step = x[0].shape[1], max(1, _CHUNK // x[0][:, 0, ..., 0].numel())
-    if torch.is_grad_enabled() or rows <= step:
+    if torch.is_grad_enabled() or rows <= step or x[0].device.type != "cpu":
         return layers(*x)
     parts = [layers(*part) for part in zip(*(t.split(step, 1) for t in x))]
     if isinstance(parts[0], Tensor):

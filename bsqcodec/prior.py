@@ -38,7 +38,8 @@ PROBABILITY_BITS = 16
 _KEPT = 16  # qualities whose weights are kept sorted out
 
 # Called once for every group of every phase with P(bit = 1) * 65536 of the active bits, int32 (tokens, n), and, when
-# encoding, with the bits themselves; returns the bits, same shape. Tokens come in the order (batch, row, column).
+# encoding, with the bits themselves, uint8; returns the bits, uint8, same shape. Tokens come in the order (batch, row,
+# column). All of it lies on the CPU, so that a step on another device waits for one transfer.
 Coder = Callable[[Tensor, Tensor | None], Tensor]
 
 
@@ -200,6 +201,8 @@ class Prior(ExactModule):
         if kind_of_bits == torch.int8:
             bias = bias.to(torch.int32)
         out = base.new_zeros((b, 2 * hc, 2 * wc, self.config.bits), dtype=kind_of_bits)
+        if bits is not None:
+            bits = bits.to("cpu", torch.uint8)
         cache = AttentionCache()
         for k, (i, j) in enumerate(PHASES):
             cache.phase = k
@@ -209,18 +212,19 @@ class Prior(ExactModule):
             total = self.head.rounded(x.flatten(0, 2), 0, -LIMIT, LIMIT)
             hidden = self.hidden(total)
             now = out[:, i::2, j::2][:, :rows, :columns]
-            known = None if bits is None else bits[:, i::2, j::2].flatten(0, 2).to(torch.uint8)
+            known = None if bits is None else bits[:, i::2, j::2].flatten(0, 2)
             for group in groups:
                 p = self.probabilities(group.logits.product(hidden).add_(bias[group.place]))
                 truth = None if known is None else torch.cat([known[:, run] for run in group.runs], 1)
-                new = coder(p, truth).view(p.shape)
-                if not new.any():
+                new = coder(p.cpu(), truth).view(p.shape)
+                # in most tokens all bits are 0 and change nothing
+                at = new.any(1).nonzero().squeeze(1)
+                if not len(at):
                     continue
+                at, new = at.to(device), new.to(device)
                 widths = [run.stop - run.start for run in group.runs]
                 for run, part in zip(group.runs, new.view(*now.shape[:3], -1).split(widths, -1)):
                     now[..., run] = part
-                # in most tokens all bits are 0 and change nothing
-                at = new.any(1).nonzero().squeeze(1)
                 more = total[at] + group.within.product(new[at].to(kind_of_bits))
                 total[at], hidden[at] = more, self.hidden(more)
             if k < 3:

@@ -1,0 +1,141 @@
+"""The path of a GPU, on a machine without one: tensors that say they are on another device and compute on the CPU.
+
+What mixes devices, or takes memory of the device for that of the host, fails here as it would there, and every
+operation and transfer is counted.
+"""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_network
+from skimage import data as skdata
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from bsqcodec import codec
+from bsqcodec.codec import GopEncoder, decode_gop
+from bsqcodec.model import Model
+from bsqcodec.prior import PHASES
+
+DEVICE = torch.device("meta")
+
+
+class Remote(torch.Tensor):
+    """A tensor of DEVICE; `inner` holds its values."""
+
+    inner: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(
+            cls, inner.shape, inner.stride(), inner.storage_offset(), dtype=inner.dtype, device=DEVICE
+        )
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def tolist(self):
+        return self.cpu().tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, operation, types, arguments=(), options=None):
+        return call(operation, arguments, options or {})
+
+
+def call(operation, arguments, options):
+    """Run one operation, on DEVICE if any of its tensors lies there."""
+    aten, packet = torch.ops.aten, operation.overloadpacket
+    given, shape = tree_flatten((arguments, options))
+    tensors = [x for x in given if isinstance(x, torch.Tensor)]
+    left = there = any(isinstance(x, Remote) for x in tensors)
+    # copies go from device to device, indices may lie on the host, and so may numbers
+    if there and packet not in (aten._to_copy, aten.to, aten.copy_, aten.index, aten.index_put, aten.index_put_):
+        assert all(isinstance(x, Remote) or not x.dim() for x in tensors), f"{operation} mixes devices"
+    for i, x in enumerate(given):
+        if isinstance(x, torch.device):
+            there, given[i] = x == DEVICE, torch.device("cpu")
+    arguments, options = tree_unflatten(given, shape)
+    if packet is aten.copy_:
+        there = isinstance(arguments[0], Remote)
+    result = operation(*tree_map(inner, arguments), **tree_map(inner, options))
+    there &= any(isinstance(x, torch.Tensor) for x in tree_flatten(result)[0])
+    Simulated.launches += there and not operation.is_view and packet not in (aten.empty, aten._unsafe_view)
+    Simulated.waits += left and (not there or packet is aten.nonzero)
+    name = packet.__name__
+    if name.endswith("_") and not name.endswith("__"):  # in place
+        return arguments[0]
+    if "out" in options:
+        return options["out"]
+    return tree_map(outer, result) if there else result
+
+
+def inner(x):
+    return x.inner if isinstance(x, Remote) else x
+
+
+@torch.inference_mode(False)
+def outer(x):
+    return Remote(x) if isinstance(x, torch.Tensor) else x
+
+
+class Simulated(TorchDispatchMode):
+    """Takes DEVICE for present."""
+
+    launches = 0  # of kernels
+    waits = 0  # for the device: what the host needs to go on
+
+    def __enter__(self):
+        # it would make an empty tensor on "meta"
+        self.tensor, torch.tensor = torch.tensor, lambda *x, device=None, **o: self.tensor(*x, **o).to(device or "cpu")
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        torch.tensor = self.tensor
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        return call(operation, arguments, options or {})
+
+
+def test_nothing_may_mix_devices():
+    with Simulated():
+        x = torch.arange(3, device=DEVICE)
+        x[1:] = 5
+        assert x.device == DEVICE and x.cpu().tolist() == [0, 5, 5]
+        with pytest.raises(AssertionError, match="mixes devices"):
+            x + torch.ones(3)
+        with pytest.raises(RuntimeError):
+            x.numpy()
+
+
+def encode(model, height, width):
+    encoder = GopEncoder(model, height, width)
+    picture = np.concatenate([skdata.astronaut()] * 2)
+    frames = [picture[t : t + height, 2 * t : 2 * t + width] for t in range(3)]
+    decoded = [encoder.push(np.ascontiguousarray(frame), 40) for frame in frames]
+    assert [s.kind for s in encoder.stats] == ["I", "P", "P"]
+    return encoder.finish(), decoded
+
+
+def test_a_group_of_pictures_is_the_same_on_a_device(monkeypatch):
+    """Encoded and decoded there, bit for bit. The host waits once a step of the prior; larger pictures take no more."""
+    model = Model(random_network(), "tiny")
+    steps = len(PHASES) * len(model.network.prior.groups(40)[1])
+    launches = []
+    # another thread would not know of DEVICE
+    monkeypatch.setattr(codec, "read_ahead", lambda items, most: nullcontext(items))
+    for height, width in ((57, 75), (700, 460)):
+        payload, decoded = encode(model, height, width)
+        with Simulated():
+            there = Model(random_network(), "tiny", DEVICE)
+            assert there.id == model.id
+            assert encode(there, height, width)[0] == payload
+            list(decode_gop(there, payload, height, width, 3))  # the first time weights are sorted out
+            Simulated.launches = Simulated.waits = 0
+            for frame, expected in zip(decode_gop(there, payload, height, width, 3), decoded, strict=True):
+                assert np.array_equal(frame, expected)
+        launches.append(Simulated.launches)
+        assert Simulated.waits <= 3 * (steps + 6)
+    assert launches[1] < 1.2 * launches[0]
