@@ -5,19 +5,23 @@ operation and transfer is counted.
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import random_network
+from conftest import TINY, random_network
 from skimage import data as skdata
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from bsqcodec import codec
 from bsqcodec.codec import GopEncoder, decode_gop
+from bsqcodec.data import Sampler
+from bsqcodec.exact import set_arithmetic
 from bsqcodec.model import Model
 from bsqcodec.prior import PHASES
+from bsqcodec.train import TrainConfig, Trainer
 
 DEVICE = torch.device("meta")
 
@@ -44,6 +48,11 @@ class Remote(torch.Tensor):
         return call(operation, arguments, options or {})
 
 
+class HostGenerator(torch.Generator):
+    def __new__(cls, device):
+        return super().__new__(cls)
+
+
 def call(operation, arguments, options):
     """Run one operation, on DEVICE if any of its tensors lies there."""
     aten, packet = torch.ops.aten, operation.overloadpacket
@@ -64,7 +73,7 @@ def call(operation, arguments, options):
     Simulated.launches += there and not operation.is_view and packet not in (aten.empty, aten._unsafe_view)
     Simulated.waits += left and (not there or packet is aten.nonzero)
     name = packet.__name__
-    if name.endswith("_") and not name.endswith("__"):  # in place
+    if name.endswith("_") and not name.endswith("__") and isinstance(result, torch.Tensor):  # in place
         return arguments[0]
     if "out" in options:
         return options["out"]
@@ -87,13 +96,16 @@ class Simulated(TorchDispatchMode):
     waits = 0  # for the device: what the host needs to go on
 
     def __enter__(self):
-        # it would make an empty tensor on "meta"
-        self.tensor, torch.tensor = torch.tensor, lambda *x, device=None, **o: self.tensor(*x, **o).to(device or "cpu")
+        # torch.tensor would make an empty tensor on "meta", and there are no random numbers
+        self.patch = pytest.MonkeyPatch()
+        tensor = torch.tensor
+        self.patch.setattr(torch, "tensor", lambda *x, device="cpu", **o: tensor(*x, **o).to(device))
+        self.patch.setattr(torch, "Generator", HostGenerator)
         return super().__enter__()
 
     def __exit__(self, *error):
         super().__exit__(*error)
-        torch.tensor = self.tensor
+        self.patch.undo()
 
     def __torch_dispatch__(self, operation, types, arguments=(), options=None):
         return call(operation, arguments, options or {})
@@ -139,3 +151,23 @@ def test_a_group_of_pictures_is_the_same_on_a_device(monkeypatch):
         launches.append(Simulated.launches)
         assert Simulated.waits <= 3 * (steps + 6)
     assert launches[1] < 1.2 * launches[0]
+
+
+def test_a_step_of_training_is_the_same_on_a_device(tmp_path):
+    """From crops that are made there; on a CPU, a device of the same arithmetic gives the same measures."""
+    picture = skdata.astronaut()
+    strip = np.concatenate([picture[3 * t : 3 * t + 130, 2 * t : 2 * t + 130] for t in range(4)])
+    config = TrainConfig(
+        crop=64, images=4, sequences=2, steps=4, warmup=1, encoder_start=0.0, model=TINY, out=str(tmp_path)
+    )
+
+    def steps(device):
+        trainer = Trainer(replace(config, device=str(device)), Sampler([picture[:300, :300]], [strip], device))
+        for rounding in (False, True):
+            set_arithmetic(trainer.network, rounding, not rounding)
+            yield trainer.train_step(trainer.batch(trainer.step, False))
+            trainer.step += 1
+
+    here = list(steps("cpu"))
+    with Simulated():
+        assert list(steps(DEVICE)) == here
