@@ -1,7 +1,9 @@
 """A group of pictures to bytes and back.
 
 Payload of a GOP: one byte a frame (bit 7: P frame, bits 0..6: quality 1..100), then one range-coded stream of, for
-each frame, its motion vectors (P frames) and its tokens. Frames are coded on a canvas whose sides are multiples of 16.
+each frame, its motion vectors (P frames) and its tokens. The first frame is no P frame: there, bit 7 says that bits
+of the smallest probability are left out (`BitEncoder.encode_step`), as they are not in streams of version 1. Frames are
+coded on a canvas whose sides are multiples of 16.
 """
 
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from .tokenizer import TOKEN, to_pixels
 from .vectors import VectorCoder
 
 P_FRAME = 0x80
+LEAVES_OUT = 0x80  # in the first byte
 MOTION_LAMBDA = 0.5  # SAD a bit of vectors may cost, in quantiser steps
 
 
@@ -129,7 +132,7 @@ class GopEncoder:
         network.prior.run(self._bits, kind, quality, self._encode, bits)
         self._bits = bits
         self.stats.append(FrameStats("IP"[kind], quality, self._coder.bits - middle, middle - before))
-        self._frames.append(quality | (P_FRAME if kind else 0))
+        self._frames.append(quality | (0 if self._frames else LEAVES_OUT) | (P_FRAME if kind else 0))
         decoded = s.reconstruct(bits, reference, kind, quality)
         assert s.canvas is not None
         self._error = (x - s.canvas).abs().mean()
@@ -155,7 +158,7 @@ class GopEncoder:
 
     def _encode(self, p: Tensor, bits: Tensor | None) -> Tensor:
         assert bits is not None
-        self._coder.encode(bits.numpy().ravel(), p.numpy().ravel())
+        self._coder.encode_step(bits.numpy(), p.numpy())
         return bits
 
 
@@ -181,9 +184,9 @@ def frame_headers(payload: bytes, frames: int) -> list[tuple[int, int]]:
     """(kind, quality) of each frame. Raises FormatError if there is one that no encoder writes."""
     if len(payload) < frames or frames < 1:
         raise FormatError("a group of pictures is too short for its frames")
-    headers = [(byte >> 7, byte & 0x7F) for byte in payload[:frames]]
-    for i, (kind, quality) in enumerate(headers):
-        if not 1 <= quality <= 100 or (kind and i == 0):
+    headers = [(byte >> 7 if i else 0, byte & 0x7F) for i, byte in enumerate(payload[:frames])]
+    for i, (_, quality) in enumerate(headers):
+        if not 1 <= quality <= 100:
             raise FormatError(f"frame {i} of a group of pictures has an impossible header {payload[i]:#04x}")
     return headers
 
@@ -193,11 +196,12 @@ def decode_symbols(model: Model, payload: bytes, height: int, width: int, frames
     """Entropy decoding alone: every symbol of `frames` frames, no pixels. Raises FormatError as `decode_gop`."""
     headers = frame_headers(payload, frames)
     coder = BitDecoder(payload[frames:])
+    step = coder.decode_step if payload[0] & LEAVES_OUT else coder.decode
     rows, columns = grid(height, width)
     motion, bits = VectorCoder(), no_bits(model, rows, columns)
 
     def decode(p: Tensor, _: Tensor | None) -> Tensor:
-        return torch.from_numpy(coder.decode(p.numpy().ravel()))
+        return torch.from_numpy(step(p.numpy()))
 
     for kind, quality in headers:
         before = coder.bits

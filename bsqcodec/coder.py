@@ -21,6 +21,7 @@ ONE = 65536  # scale of the probabilities
 _Bernoulli = constriction.stream.model.Bernoulli
 _ANY = _Bernoulli(perfect=False)
 _RUN = 512  # bits
+_EXCEPTION = 512  # of ONE: how likely a step has a one where it is least expected
 
 
 def _pieces(p1: np.ndarray) -> Iterator[tuple[slice, np.ndarray | float]]:
@@ -31,6 +32,9 @@ def _pieces(p1: np.ndarray) -> Iterator[tuple[slice, np.ndarray | float]]:
     """
     if p1.size and not (1 <= p1.min() and p1.max() < ONE):
         raise ValueError("probabilities must lie in 1..65535")
+    if 0 < p1.size < _RUN:
+        yield slice(0, p1.size), p1 * (1.0 / ONE)
+        return
     edges = np.concatenate([[0], np.flatnonzero(p1[1:] != p1[:-1]) + 1, [p1.size]])
     done = 0
     for i in np.flatnonzero(np.diff(edges) >= _RUN):
@@ -79,6 +83,21 @@ class BitEncoder:
                 self._coder.encode(symbols[at], _ANY, p)
             else:
                 self._coder.encode(symbols[at], _Bernoulli(p, perfect=False))
+
+    def encode_step(self, bits: np.ndarray, p1: np.ndarray) -> None:
+        """Append the bits of one step of the prior. Arguments as those of `encode`.
+
+        Those of the smallest probability, as most are, are left out after a flag that says that none of them is 1. If
+        one is, all are coded.
+        """
+        p1, bits = np.asarray(p1).ravel(), np.asarray(bits).ravel()
+        likely = p1 > 1
+        if bits.size == p1.size and not likely.all():
+            exception = bits[~likely].any()
+            self.encode(np.array([exception]), np.array([_EXCEPTION]))
+            if not exception:
+                bits, p1 = bits[likely], p1[likely]
+        self.encode(bits, p1)
 
     def finish(self) -> bytes:
         """The stream; empty if nothing was encoded.
@@ -133,4 +152,14 @@ class BitDecoder:
                 raise FormatError("the coded bits are damaged") from e
             self.bits += _cost(symbols, p)
             out[at] = symbols
+        return out
+
+    def decode_step(self, p1: np.ndarray) -> np.ndarray:
+        """The bits of `BitEncoder.encode_step`. Raises as `decode`."""
+        p1 = np.asarray(p1).ravel()
+        likely = p1 > 1
+        if likely.all() or self.decode(np.array([_EXCEPTION]))[0]:
+            return self.decode(p1)
+        out = np.zeros(p1.size, np.uint8)
+        out[likely] = self.decode(p1[likely])
         return out

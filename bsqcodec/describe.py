@@ -6,7 +6,7 @@ from typing import Any
 from .codec import frame_headers
 from .errors import FormatError
 from .model import packaged_ids
-from .stream import MAX_PIXELS, VERSION, Gop
+from .stream import MAX_PIXELS, Gop
 
 
 def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS)
         size = decoder.reader.size
     frames = kinds["I"] + kinds["P"]
     found: dict[str, Any] = {
-        "version": VERSION,
+        "version": decoder.reader.version,
         "model": packaged_ids().get(identity),
         "model_id": identity.hex(),
         "width": i.width,

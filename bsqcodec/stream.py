@@ -17,7 +17,7 @@ from .errors import FormatError
 from .info import AudioPacket, AudioTrack, MediaInfo
 
 MAGIC = b"BSQ\x1a"
-VERSION = 1
+VERSION = 2  # written; streams of version 1 differ in their groups of pictures alone, which say so themselves
 ID_BYTES = 8  # of a model
 GOP, TRACK, AUDIO, END = b"G", b"A", b"P", b"E"
 MAX_SIDE = 65535
@@ -148,13 +148,14 @@ def pack_header(model: bytes, info: MediaInfo) -> bytes:
     return head + struct.pack("<I", zlib.crc32(head))
 
 
-def unpack_header(read, max_pixels: int = MAX_PIXELS) -> tuple[bytes, MediaInfo]:
-    """`read(n)` gives the next n bytes. Returns the model's id and what is known of the video but its audio track."""
+def unpack_header(read, max_pixels: int = MAX_PIXELS) -> tuple[int, bytes, MediaInfo]:
+    """`read(n)` gives the next n bytes. Returns the version, the model's id and what is known of the
+    video but its audio track."""
     head = read(6)
     if len(head) < 6 or head[:4] != MAGIC:
         raise FormatError("not a .bsq stream")
-    if head[4] != VERSION:
-        raise FormatError(f"a .bsq stream of version {head[4]}; this program reads version {VERSION}")
+    if not 1 <= head[4] <= VERSION:
+        raise FormatError(f"a .bsq stream of version {head[4]}; this program reads versions 1 to {VERSION}")
     body, checksum = read(head[5]), read(4)
     if len(checksum) < 4 or struct.unpack("<I", checksum)[0] != zlib.crc32(head + body):
         raise FormatError(f"the header is damaged (bytes 0 to {9 + head[5]})")
@@ -173,7 +174,7 @@ def unpack_header(read, max_pixels: int = MAX_PIXELS) -> tuple[bytes, MediaInfo]
         *(width, height, time_base, rate, aspect if all(aspect) else (0, 1), 90 * fields.varint(3)),
         *(fields.varint(255), fields.varint(255), fields.varint(255), fields.varint(2)),
     )
-    return model, info
+    return head[4], model, info
 
 
 class StreamWriter:
@@ -259,6 +260,7 @@ class StreamReader:
     Raises FormatError for anything that is not a whole and undamaged stream, when it is reached. It names the byte.
 
     Attributes:
+        version: of the stream.
         model: id of the model that the payloads need, 8 bytes.
         info: of the video.
         size: bytes of the header and the whole chunks read so far.
@@ -275,7 +277,7 @@ class StreamReader:
         self._next = 0  # number of the next frame
         self._group: int | None = 0  # number of the next group, if known
         self._end: int | None = None  # time of the last frame
-        self.model, self.info = unpack_header(self._read, max_pixels)
+        self.version, self.model, self.info = unpack_header(self._read, max_pixels)
         nominal = 1 / (self.info.frame_rate * self.info.time_base) if self.info.frame_rate else 1
         self._step = max(1, round(nominal))  # time from frame to frame
         self._damage: FormatError | None = None  # of the audio track
