@@ -78,11 +78,15 @@ class BitEncoder:
         if symbols.min() < 0 or symbols.max() > 1:
             raise ValueError("bits must be 0 or 1")
         for at, p in _pieces(p1):
-            self.bits += _cost(symbols[at], p)
-            if isinstance(p, np.ndarray):
-                self._coder.encode(symbols[at], _ANY, p)
-            else:
-                self._coder.encode(symbols[at], _Bernoulli(p, perfect=False))
+            self._append(symbols[at], p)
+
+    def _append(self, symbols: np.ndarray, p: np.ndarray | float) -> None:
+        """symbols: int32 of 0 and 1; p: of each the probability of 1, or one for all."""
+        self.bits += _cost(symbols, p)
+        if isinstance(p, np.ndarray):
+            self._coder.encode(symbols, _ANY, p)
+        else:
+            self._coder.encode(symbols, _Bernoulli(p, perfect=False))
 
     def encode_step(self, bits: np.ndarray, p1: np.ndarray) -> None:
         """Append the bits of one step of the prior. Arguments as those of `encode`.
@@ -94,7 +98,7 @@ class BitEncoder:
         likely = p1 > 1
         if bits.size == p1.size and not likely.all():
             exception = bits[~likely].any()
-            self.encode(np.array([exception]), np.array([_EXCEPTION]))
+            self._append(np.array([exception], np.int32), _EXCEPTION / ONE)
             if not exception:
                 bits, p1 = bits[likely], p1[likely]
         self.encode(bits, p1)
@@ -143,22 +147,26 @@ class BitDecoder:
         p1 = np.asarray(p1).ravel()
         out = np.empty(p1.size, np.uint8)
         for at, p in _pieces(p1):
-            try:
-                if isinstance(p, np.ndarray):
-                    symbols = self._coder.decode(_ANY, p)
-                else:
-                    symbols = self._coder.decode(_Bernoulli(p, perfect=False), at.stop - at.start)
-            except AssertionError as e:
-                raise FormatError("the coded bits are damaged") from e
-            self.bits += _cost(symbols, p)
-            out[at] = symbols
+            out[at] = self._take(p, at.stop - at.start)
         return out
+
+    def _take(self, p: np.ndarray | float, count: int) -> np.ndarray:
+        """The next `count` bits; p: of each the probability of 1, or one for all."""
+        try:
+            if isinstance(p, np.ndarray):
+                symbols = self._coder.decode(_ANY, p)
+            else:
+                symbols = self._coder.decode(_Bernoulli(p, perfect=False), count)
+        except AssertionError as e:
+            raise FormatError("the coded bits are damaged") from e
+        self.bits += _cost(symbols, p)
+        return symbols
 
     def decode_step(self, p1: np.ndarray) -> np.ndarray:
         """The bits of `BitEncoder.encode_step`. Raises as `decode`."""
         p1 = np.asarray(p1).ravel()
         likely = p1 > 1
-        if likely.all() or self.decode(np.array([_EXCEPTION]))[0]:
+        if likely.all() or self._take(_EXCEPTION / ONE, 1)[0]:
             return self.decode(p1)
         out = np.zeros(p1.size, np.uint8)
         out[likely] = self.decode(p1[likely])
