@@ -58,12 +58,12 @@ def measure(
     similarity = msssim(shown, frame)
     # 1700 brings 1 - MS-SSIM to the mean squared error that it typically comes with. From quality 50 on it saturates,
     # and gives way to the squared error.
-    share = weights.msssim * (1 - 0.6 * _high(quality))
+    share = weights.msssim * (1 - 0.6 * high(quality))
     distortion = (1 - share) * mse + share * 1700.0 * (1 - similarity)
     return Measures(bpp, distortion, mse, similarity), decoded
 
 
-def _high(quality: Tensor) -> Tensor:
+def high(quality: Tensor) -> Tensor:
     """0 up to quality 50, 1 at 100."""
     return ((quality - 50) / 50).clamp(min=0)
 
@@ -71,7 +71,7 @@ def _high(quality: Tensor) -> Tensor:
 def cost(network: Network, bpp: Tensor, distortion: Tensor, condition, weights: Weights) -> tuple[Tensor, Tensor]:
     """rate + lambda distortion of each frame in bits a pixel, (B,), and what `fidelity` multiplies lambda by, (B,)."""
     kind, quality = condition
-    fidelity = weights.fidelity ** _high(quality).square()
+    fidelity = weights.fidelity ** high(quality).square()
     counts = torch.where(kind == 1, weights.predicted, 1.0) * fidelity
     # High-rate theory of a uniform quantiser gives dD/dR = step^2 ln(2) / 6 a coefficient, of which a pixel has three.
     return bpp + distortion * counts * (3 * 6 / math.log(2)) / network.step(quality).square(), fidelity

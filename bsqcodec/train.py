@@ -24,7 +24,7 @@ from .losses import Discriminator, st_lpips
 from .model import find_file, read_network, save_model
 from .motion import compensate, search
 from .network import GRAY, Network, initialise
-from .objective import Weights, cost, half_way, measure
+from .objective import Weights, cost, half_way, high, measure
 from .tokenizer import TOKEN, to_pixels
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class TrainConfig:
     rounding: float = 0.5  # share of the run that trains with the integer arithmetic of inference
     bf16: float = 0.85  # so much of the run takes matrix products in bfloat16, the rest exactly as inference does
     msssim: float = 0.5  # share of the distortion; the rest is MSE
-    stlpips: float = 0.0  # share of ST-LPIPS (AlexNet)
+    stlpips: float = 0.0  # share of ST-LPIPS (AlexNet), up to quality 50
     adversarial: float = 0.0  # weight of a patch discriminator's judgement, for the perceptual profile
     adversarial_start: float = 0.6  # it joins when so much of the run is over
     fidelity: float = 1.0  # lambda at quality 100 is so many times what its step asks for, down to 1 at quality 50
@@ -261,7 +261,9 @@ class Trainer:
             rng = np.random.default_rng([c.seed, self.step, 2, self.rank])
             y, x = (slice(i, i + STLPIPS_SIDE) for i in rng.integers(0, max(1, shown.shape[2] - STLPIPS_SIDE + 1), 2))
             perceived = st_lpips(shown[:, :, y, x], frame[:, :, y, x])
-            distortion = distortion + c.stlpips * (STLPIPS_SCALE * perceived - m.mse)
+            # of coarse pictures only: from quality 50 on it gives way to the squared error
+            share = c.stlpips * (1 - high(condition[1]))
+            distortion = distortion + share * (STLPIPS_SCALE * perceived - m.mse)
         if self.discriminator and self.progress() >= c.adversarial_start:
             self.discriminator.requires_grad_(False)  # it does not learn from the decoder's gain
             distortion = distortion - c.adversarial * 100.0 * self.discriminator.realism(frame, shown)
