@@ -48,12 +48,19 @@ def pixels(rows: slice) -> slice:
 
 
 def decode(decoder, bits: Tensor, reference: Tensor, condition, finish: Callable[[Tensor], Tensor]) -> Tensor:
-    """`decoder(bits, reference, condition, finish)` of a `tokenizer.Decoder`."""
+    """`decoder(bits, reference, condition, finish)` of a `tokenizer.Decoder` that is ready for inference.
+
+    `finish` should be the same object at every call, by which a graph is known again.
+    """
     reach = halo(decoder.blocks, len(decoder.detail_blocks))
     rows, columns = bits.shape[1:3]
     parts = []
+
+    def band(bits: Tensor, reference: Tensor, *condition: Tensor) -> list[Tensor]:
+        return [decoder(bits, reference, condition, finish)]
+
     for run, keep in bands(rows, columns, decoder.config.window, reach):
-        part = decoder(bits[:, run], reference[:, :, pixels(run)], condition, finish)
+        part = decoder.graphs.run(finish, band, bits[:, run], reference[:, :, pixels(run)], *condition)[0]
         parts.append(part[:, :, pixels(keep)])
     return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 

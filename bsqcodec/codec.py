@@ -54,6 +54,10 @@ def _condition(model: Model, kind: int, quality: int) -> tuple[Tensor, Tensor]:
     return torch.tensor([kind], device=model.device), torch.tensor([quality], device=model.device)
 
 
+def _to_uint8(x: Tensor) -> Tensor:
+    return to_pixels(x).to(torch.uint8)
+
+
 class _Picture:
     """The last decoded frame on its canvas, and how the next one follows from it."""
 
@@ -79,7 +83,7 @@ class _Picture:
     def reconstruct(self, bits: Tensor, reference: Tensor, kind: int, quality: int) -> np.ndarray:
         condition = _condition(self.model, kind, quality)
         decoder = self.model.network.decoder
-        self.canvas = bands.decode(decoder, bits, reference, condition, lambda x: to_pixels(x).to(torch.uint8))
+        self.canvas = bands.decode(decoder, bits, reference, condition, _to_uint8)
         return self.canvas[0, :, : self.height, : self.width].permute(1, 2, 0).contiguous().cpu().numpy()
 
 

@@ -499,9 +499,8 @@ class _Ramp(torch.autograd.Function):
 class AttentionCache:
     """Keys and values of the phases decoded so far in one frame, for every attention layer."""
 
-    def __init__(self):
-        self.phase = 0
-        self.store: dict[Attention, tuple[Tensor, Tensor]] = {}
+    def __init__(self, phase: int, store: dict[Attention, tuple[Tensor, Tensor]]):
+        self.phase, self.store = phase, store
 
     def append(self, layer: Attention, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """k, v: (windows, heads, cells, d) of the present phase; returns all, phase after phase."""

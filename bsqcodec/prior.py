@@ -7,7 +7,9 @@ know. A frame so takes 4 G vectorised steps, whatever its size. The prior sees i
 quality; never pixels.
 """
 
+import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,6 +23,7 @@ from .exact import (
     QUALITIES,
     RES_BITS,
     WEIGHT_BITS,
+    Attention,
     AttentionBlock,
     AttentionCache,
     ConditionTable,
@@ -30,6 +33,7 @@ from .exact import (
     Norm,
     scale,
 )
+from .graphs import Graphs
 
 PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
 LOGIT_BITS = 6
@@ -113,6 +117,7 @@ class Prior(ExactModule):
     def freeze(self, dtype):
         super().freeze(dtype)
         self.active_groups = {}
+        self.graphs = Graphs()
 
     def groups(self, quality: int) -> tuple[Tensor, list[_Group]]:
         """The active bits of a quality in the order of coding, int64 (n,), and the groups that hold any."""
@@ -149,6 +154,16 @@ class Prior(ExactModule):
         for block in self.blocks:
             x = block(x, condition, cache)
         return self.norm(x, condition)
+
+    def phase_trunk(self, phase: int, x: Tensor, kind: Tensor, quality: Tensor, *known: Tensor) -> list[Tensor]:
+        """The trunk for one phase, x: (B, Hc, Wc, width). `known`: keys and values of the phases before, of each block.
+
+        Returns what it makes of x, and the keys and values with those of this phase.
+        """
+        layers = [m for m in self.blocks.modules() if isinstance(m, Attention)]
+        cache = AttentionCache(phase, dict(zip(layers, zip(known[0::2], known[1::2]))))
+        x = self.trunk(x.unsqueeze(3), (kind, quality), cache).squeeze(3)
+        return [x, *itertools.chain.from_iterable(cache.store[layer] for layer in layers)]
 
     def group_logits(self, total: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Logits of one group, ACT_BITS + WEIGHT_BITS fractional bits, from its part of the last layer."""
@@ -203,12 +218,12 @@ class Prior(ExactModule):
         out = base.new_zeros((b, 2 * hc, 2 * wc, self.config.bits), dtype=kind_of_bits)
         if bits is not None:
             bits = bits.to("cpu", torch.uint8)
-        cache = AttentionCache()
+        known_keys: list[Tensor] = []
         for k, (i, j) in enumerate(PHASES):
-            cache.phase = k
             rows, columns = (height - i + 1) // 2, (width - j + 1) // 2  # cells whose token lies inside the grid
-            x = (base + self.integer("phase")[k]).unsqueeze(3)
-            x = self.trunk(x, condition, cache).squeeze(3)[:, :rows, :columns]
+            x = base + self.integer("phase")[k]
+            x, *known_keys = self.graphs.run(f"phase {k}", partial(self.phase_trunk, k), x, *condition, *known_keys)
+            x = x[:, :rows, :columns]
             total = self.head.rounded(x.flatten(0, 2), 0, -LIMIT, LIMIT)
             hidden = self.hidden(total)
             now = out[:, i::2, j::2][:, :rows, :columns]

@@ -33,6 +33,7 @@ from .exact import (
     in_parts,
     scale,
 )
+from .graphs import Graphs
 
 TOKEN = 16  # pixels
 STEP_BITS = 6  # fractional bits of the quantiser step in pixel values
@@ -225,6 +226,7 @@ class Decoder(ExactModule):
 
     def freeze(self, dtype):
         super().freeze(dtype)
+        self.graphs = Graphs()
         self.synthesis.in_max = self.sum_planes(self.frozen["levels"].abs().amax(0))
 
     def sum_planes(self, x: Tensor) -> Tensor:
@@ -243,8 +245,10 @@ class Decoder(ExactModule):
 
     def inverse_transform(self, bits: Tensor) -> Tensor:
         """Pixels in quantiser steps, (B, H, W, 3 * 16 * 16) with COEFFICIENT_BITS + SYNTHESIS_BITS fractional bits."""
+        if torch.is_grad_enabled() or bits.device.type != "cpu":
+            return self.synthesis(self.dequantise(bits))
         some = bits.amax(-1) > 0
-        if torch.is_grad_enabled() or some.all():
+        if some.all():
             return self.synthesis(self.dequantise(bits))
         out = bits.new_zeros((*bits.shape[:-1], 3 * TOKEN * TOKEN))
         out[some] = self.synthesis(self.dequantise(bits[some]))  # of no bits it is 0

@@ -4,7 +4,7 @@ What mixes devices, or takes memory of the device for that of the host, fails he
 operation and transfer is counted.
 """
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -68,16 +68,36 @@ def call(operation, arguments, options):
     arguments, options = tree_unflatten(given, shape)
     if packet is aten.copy_:
         there = isinstance(arguments[0], Remote)
-    result = operation(*tree_map(inner, arguments), **tree_map(inner, options))
+    waits = left and (not there or packet is aten.nonzero)
+    hosts = [x for x in tensors if not isinstance(x, Remote)]
+    if Simulated.graph and (left or there):
+        copies = packet in (aten._to_copy, aten.to, aten.copy_)
+        if waits or any(x.dim() or copies for x in hosts):
+            raise RuntimeError(f"{operation} in a graph waits for the host, or the host for it")
+    inputs, options = tree_map(inner, arguments), tree_map(inner, options)
+    result = operation(*inputs, **options)
+    if Simulated.graph and (left or there):
+        Simulated.graph.kernels.append((operation, inputs, options, result))
     there &= any(isinstance(x, torch.Tensor) for x in tree_flatten(result)[0])
-    Simulated.launches += there and not operation.is_view and packet not in (aten.empty, aten._unsafe_view)
-    Simulated.waits += left and (not there or packet is aten.nonzero)
+    Simulated.launches += there and not (
+        packet is aten.empty or (packet.__name__[-1] != "_" and aliases(result, inputs))
+    )
+    Simulated.waits += waits
     name = packet.__name__
     if name.endswith("_") and not name.endswith("__") and isinstance(result, torch.Tensor):  # in place
         return arguments[0]
     if "out" in options:
         return options["out"]
     return tree_map(outer, result) if there else result
+
+
+def aliases(result, inputs):
+    """Whether an operation that changes nothing gave another view of what it was given."""
+    storages = [
+        [x.untyped_storage().data_ptr() for x in tree_flatten(y)[0] if isinstance(x, torch.Tensor)]
+        for y in (result, inputs)
+    ]
+    return bool(set(storages[0]) & set(storages[1]))
 
 
 def inner(x):
@@ -89,8 +109,39 @@ def outer(x):
     return Remote(x) if isinstance(x, torch.Tensor) else x
 
 
+class Graph:
+    """A CUDA graph: the kernels that were launched while it was recorded, and the memory they read and wrote."""
+
+    def __init__(self):
+        self.kernels = []
+
+    @staticmethod
+    @contextmanager
+    def record(graph, capture_error_mode):
+        assert capture_error_mode == "thread_local"
+        Simulated.graph = graph
+        try:
+            yield
+        finally:
+            Simulated.graph = None
+        for _, inputs, _, result in graph.kernels:  # what is recorded has not run
+            if not aliases(result, inputs):
+                for x in tree_flatten(result)[0]:
+                    x.zero_()
+
+    def replay(self):
+        for operation, inputs, options, result in self.kernels:
+            new = operation(*inputs, **options)
+            if not aliases(result, inputs):
+                for x, y in zip(tree_flatten(result)[0], tree_flatten(new)[0]):
+                    x.copy_(y)
+        Simulated.launches += 1
+
+
 class Simulated(TorchDispatchMode):
     """Takes DEVICE for present."""
+
+    graph: Graph | None = None  # that is being recorded
 
     launches = 0  # of kernels
     waits = 0  # for the device: what the host needs to go on
@@ -101,6 +152,8 @@ class Simulated(TorchDispatchMode):
         tensor = torch.tensor
         self.patch.setattr(torch, "tensor", lambda *x, device="cpu", **o: tensor(*x, **o).to(device))
         self.patch.setattr(torch, "Generator", HostGenerator)
+        self.patch.setattr(torch.cuda, "CUDAGraph", Graph)
+        self.patch.setattr(torch.cuda, "graph", Graph.record)
         return super().__enter__()
 
     def __exit__(self, *error):
@@ -122,12 +175,15 @@ def test_nothing_may_mix_devices():
             x.numpy()
 
 
+FRAMES = 6
+
+
 def encode(model, height, width):
     encoder = GopEncoder(model, height, width)
     picture = np.concatenate([skdata.astronaut()] * 2)
-    frames = [picture[t : t + height, 2 * t : 2 * t + width] for t in range(3)]
+    frames = [picture[t : t + height, 2 * t : 2 * t + width] for t in range(FRAMES)]
     decoded = [encoder.push(np.ascontiguousarray(frame), 40) for frame in frames]
-    assert [s.kind for s in encoder.stats] == ["I", "P", "P"]
+    assert "".join(s.kind for s in encoder.stats) == "I" + "P" * (FRAMES - 1)
     return encoder.finish(), decoded
 
 
@@ -144,13 +200,34 @@ def test_a_group_of_pictures_is_the_same_on_a_device(monkeypatch):
             there = Model(random_network(), "tiny", DEVICE)
             assert there.id == model.id
             assert encode(there, height, width)[0] == payload
-            list(decode_gop(there, payload, height, width, 3))  # the first time weights are sorted out
+            graphs = there.network.prior.graphs, there.network.decoder.graphs
+            assert [g.replayed for g in graphs] == [len(PHASES) * (FRAMES - 3), FRAMES - 3]
             Simulated.launches = Simulated.waits = 0
-            for frame, expected in zip(decode_gop(there, payload, height, width, 3), decoded, strict=True):
+            for frame, expected in zip(decode_gop(there, payload, height, width, FRAMES), decoded, strict=True):
                 assert np.array_equal(frame, expected)
+        assert [g.replayed for g in graphs] == [len(PHASES) * (2 * FRAMES - 3), 2 * FRAMES - 3]
         launches.append(Simulated.launches)
-        assert Simulated.waits <= 3 * (steps + 6)
+        assert Simulated.waits <= FRAMES * (steps + 6)
     assert launches[1] < 1.2 * launches[0]
+
+
+def no_graphs(graph, capture_error_mode):
+    raise RuntimeError("not here")
+
+
+def test_a_graph_that_errs_is_not_used(monkeypatch, caplog):
+    model = Model(random_network(), "tiny")
+    payload, decoded = encode(model, 57, 75)
+    monkeypatch.setattr(codec, "read_ahead", lambda items, most: nullcontext(items))
+    for attribute, broken in (("replay", lambda graph: None), ("record", no_graphs)):
+        with monkeypatch.context() as patch, Simulated():
+            patch.setattr(Graph, attribute, broken)
+            patch.setattr(torch.cuda, "graph", Graph.record)
+            there = Model(random_network(), "tiny", DEVICE)
+            for frame, expected in zip(decode_gop(there, payload, 57, 75, FRAMES), decoded, strict=True):
+                assert np.array_equal(frame, expected)
+        assert there.network.decoder.graphs.replayed == 0
+    assert "do not give what they were made of" in caplog.text and "no CUDA graphs: not here" in caplog.text
 
 
 def test_a_step_of_training_is_the_same_on_a_device(tmp_path):
