@@ -42,7 +42,7 @@ FRAMES = 3  # of a held-out strip: one I frame, then P frames
 TOKENIZER = "small2"  # whose tokens the prior is trained on alone
 BASE = TrainConfig(
     images=8, sequences=2, unroll=2, minutes=1e6, warmup=20, rounding=0.3, bf16=0.9, msssim=0.7, fidelity=4.0,
-    predicted=0.6, threads=1,
+    predicted=0.6, threads=1, device="cpu",
 )  # fmt: skip
 MEASURES = ("bpp", "psnr", "ms_ssim", "cost")
 
@@ -480,7 +480,7 @@ def main(words: list[str] | None = None, base: TrainConfig = BASE) -> None:
     records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     done = {(r["name"], r["steps"], r["seed"]) for r in records}
     todo = [n for n in dict.fromkeys(options.names or VARIANTS) if (n, base.steps, base.seed) not in done]
-    data = split(load_data(base, torch.device("cpu")), options.crops, options.side) if todo else None
+    data = split(load_data(base, torch.device(base.device)), options.crops, options.side) if todo else None
     for name in todo:
         assert data
         print(f"{name}: {VARIANTS[name].what}", file=sys.stderr, flush=True)

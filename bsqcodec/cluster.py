@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from .errors import BsqError, ModelError
+from .errors import BsqError, ModelError, first_line
 from .model import Model, find_model, load_model
 from .parallel import Workers, run
 
@@ -20,11 +20,7 @@ def connect(address: str) -> Any:
     try:
         return Client(address, timeout=_PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise BsqError(f"no dask scheduler at {address}: {one_line(error)}") from None
-
-
-def one_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BsqError(f"no dask scheduler at {address}: {first_line(error)}") from None
 
 
 class Cluster(Workers):
@@ -58,7 +54,7 @@ class Cluster(Workers):
         return _Future(future, self._gave_up)
 
     def _gave_up(self, error: Exception) -> BsqError:
-        return BsqError(f"dask at {self._address} gave up: {one_line(error)}")
+        return BsqError(f"dask at {self._address} gave up: {first_line(error)}")
 
 
 class _Future:

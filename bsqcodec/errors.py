@@ -11,3 +11,8 @@ class FormatError(BsqError):
 
 class ModelError(BsqError):
     """Weights that are missing, tampered with, or not the ones a stream needs."""
+
+
+def first_line(error: BaseException) -> str:
+    """Of its text; the name of its class if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -424,8 +424,7 @@ class Attention(ExactModule):
             # keys come as (cell, phase), in a cache as (phase, cell)
             outside = outside.repeat(b, cache.phase + 1) if cache else outside.repeat_interleave(p, 1).repeat(b, 1)
             outside = outside[:, None, None].to(bias.dtype)
-        whole = torch.is_grad_enabled() or q.device.type != "cpu"
-        step = len(q) if whole else max(1, _SCORES // bias.numel())
+        step = len(q) if at_once(q) else max(1, _SCORES // bias.numel())
         parts = []
         for i in range(0, len(q), step):
             at = slice(i, i + step)
@@ -524,11 +523,16 @@ class FeedForward(ExactModule):
         return self.out.residual(hidden)
 
 
+def at_once(x: Tensor) -> bool:
+    """Whether all of x is worked on at once: for training, and where there is no cache to keep within."""
+    return torch.is_grad_enabled() or x.device.type != "cpu"
+
+
 def in_parts(layers: Callable, *x: Tensor) -> Any:
     """`layers`, which work token by token on (B, H, ...) and return one tensor or several, applied to a few rows at a
-    time; at once for training and where there is no cache to keep within."""
+    time, if not `at_once`."""
     rows, step = x[0].shape[1], max(1, _CHUNK // x[0][:, 0, ..., 0].numel())
-    if torch.is_grad_enabled() or rows <= step or x[0].device.type != "cpu":
+    if at_once(x[0]) or rows <= step:
         return layers(*x)
     parts = [layers(*part) for part in zip(*(t.split(step, 1) for t in x))]
     if isinstance(parts[0], Tensor):

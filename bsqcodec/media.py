@@ -19,7 +19,7 @@ from av.stream import Disposition
 from PIL import ExifTags, Image, ImageOps
 
 from . import colour
-from .errors import BsqError
+from .errors import BsqError, first_line
 from .info import AudioPacket, AudioTrack, Frame, MediaInfo
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"}
@@ -123,7 +123,7 @@ def _reason(error: Exception) -> str:
         return f"{error.strerror}{detail}".replace("\n", " ")
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line(error)
 
 
 def _ticks(seconds: float, time_base: Fraction) -> int:

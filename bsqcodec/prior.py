@@ -163,7 +163,7 @@ class Prior(ExactModule):
         layers = [m for m in self.blocks.modules() if isinstance(m, Attention)]
         cache = AttentionCache(phase, dict(zip(layers, zip(known[0::2], known[1::2]))))
         x = self.trunk(x.unsqueeze(3), (kind, quality), cache).squeeze(3)
-        return [x, *itertools.chain.from_iterable(cache.store[layer] for layer in layers)]
+        return [x, *itertools.chain.from_iterable(cache.store.values())]
 
     def group_logits(self, total: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Logits of one group, ACT_BITS + WEIGHT_BITS fractional bits, from its part of the last layer."""

@@ -30,6 +30,7 @@ from .exact import (
     Linear,
     Norm,
     ShiftBlock,
+    at_once,
     in_parts,
     scale,
 )
@@ -245,10 +246,7 @@ class Decoder(ExactModule):
 
     def inverse_transform(self, bits: Tensor) -> Tensor:
         """Pixels in quantiser steps, (B, H, W, 3 * 16 * 16) with COEFFICIENT_BITS + SYNTHESIS_BITS fractional bits."""
-        if torch.is_grad_enabled() or bits.device.type != "cpu":
-            return self.synthesis(self.dequantise(bits))
-        some = bits.amax(-1) > 0
-        if some.all():
+        if at_once(bits) or (some := bits.amax(-1) > 0).all():
             return self.synthesis(self.dequantise(bits))
         out = bits.new_zeros((*bits.shape[:-1], 3 * TOKEN * TOKEN))
         out[some] = self.synthesis(self.dequantise(bits[some]))  # of no bits it is 0

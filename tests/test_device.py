@@ -24,6 +24,7 @@ from bsqcodec.prior import PHASES
 from bsqcodec.train import TrainConfig, Trainer
 
 DEVICE = torch.device("meta")
+COPIES = torch.ops.aten._to_copy, torch.ops.aten.to, torch.ops.aten.copy_
 
 
 class Remote(torch.Tensor):
@@ -60,7 +61,7 @@ def call(operation, arguments, options):
     tensors = [x for x in given if isinstance(x, torch.Tensor)]
     left = there = any(isinstance(x, Remote) for x in tensors)
     # copies go from device to device, indices may lie on the host, and so may numbers
-    if there and packet not in (aten._to_copy, aten.to, aten.copy_, aten.index, aten.index_put, aten.index_put_):
+    if there and packet not in (*COPIES, aten.index, aten.index_put, aten.index_put_):
         assert all(isinstance(x, Remote) or not x.dim() for x in tensors), f"{operation} mixes devices"
     for i, x in enumerate(given):
         if isinstance(x, torch.device):
@@ -69,22 +70,20 @@ def call(operation, arguments, options):
     if packet is aten.copy_:
         there = isinstance(arguments[0], Remote)
     waits = left and (not there or packet is aten.nonzero)
-    hosts = [x for x in tensors if not isinstance(x, Remote)]
-    if Simulated.graph and (left or there):
-        copies = packet in (aten._to_copy, aten.to, aten.copy_)
-        if waits or any(x.dim() or copies for x in hosts):
+    recorded = Simulated.graph if left or there else None
+    if recorded:
+        copies = packet in COPIES
+        if waits or any(x.dim() or copies for x in tensors if not isinstance(x, Remote)):
             raise RuntimeError(f"{operation} in a graph waits for the host, or the host for it")
     inputs, options = tree_map(inner, arguments), tree_map(inner, options)
     result = operation(*inputs, **options)
-    if Simulated.graph and (left or there):
-        Simulated.graph.kernels.append((operation, inputs, options, result))
+    if recorded:
+        recorded.kernels.append((operation, inputs, options, result))
     there &= any(isinstance(x, torch.Tensor) for x in tree_flatten(result)[0])
-    Simulated.launches += there and not (
-        packet is aten.empty or (packet.__name__[-1] != "_" and aliases(result, inputs))
-    )
+    in_place = packet.__name__.endswith("_") and not packet.__name__.endswith("__")
+    Simulated.launches += there and packet is not aten.empty and (in_place or not aliases(result, inputs))
     Simulated.waits += waits
-    name = packet.__name__
-    if name.endswith("_") and not name.endswith("__") and isinstance(result, torch.Tensor):  # in place
+    if in_place and isinstance(result, torch.Tensor):
         return arguments[0]
     if "out" in options:
         return options["out"]
@@ -187,13 +186,17 @@ def encode(model, height, width):
     return encoder.finish(), decoded
 
 
-def test_a_group_of_pictures_is_the_same_on_a_device(monkeypatch):
+@pytest.fixture
+def one_thread(monkeypatch):
+    """Another one would not know of DEVICE."""
+    monkeypatch.setattr(codec, "read_ahead", lambda items, most: nullcontext(items))
+
+
+def test_a_group_of_pictures_is_the_same_on_a_device(one_thread):
     """Encoded and decoded there, bit for bit. The host waits once a step of the prior; larger pictures take no more."""
     model = Model(random_network(), "tiny")
     steps = len(PHASES) * len(model.network.prior.groups(40)[1])
     launches = []
-    # another thread would not know of DEVICE
-    monkeypatch.setattr(codec, "read_ahead", lambda items, most: nullcontext(items))
     for height, width in ((57, 75), (700, 460)):
         payload, decoded = encode(model, height, width)
         with Simulated():
@@ -215,10 +218,9 @@ def no_graphs(graph, capture_error_mode):
     raise RuntimeError("not here")
 
 
-def test_a_graph_that_errs_is_not_used(monkeypatch, caplog):
+def test_a_graph_that_errs_is_not_used(one_thread, monkeypatch, caplog):
     model = Model(random_network(), "tiny")
     payload, decoded = encode(model, 57, 75)
-    monkeypatch.setattr(codec, "read_ahead", lambda items, most: nullcontext(items))
     for attribute, broken in (("replay", lambda graph: None), ("record", no_graphs)):
         with monkeypatch.context() as patch, Simulated():
             patch.setattr(Graph, attribute, broken)

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import colour
 from ..api import Decoder
-from ..errors import BsqError
+from ..errors import BsqError, first_line
 from ..media import IMAGE_SUFFIXES, replacing
 
 VIDEO_SUFFIXES = {".yuv", ".y4m", ".mp4", ".mkv", ".mov", ".webm", ".avi"}
@@ -392,7 +392,7 @@ def _image_frames(path: Path) -> Iterator[np.ndarray]:
         with Image.open(path) as image:
             yield np.array(image.convert("RGB"))
     except Exception as error:
-        raise BsqError(f"{path.name} is broken or not an image ({_first_line(error)})") from None
+        raise BsqError(f"{path.name} is broken or not an image ({first_line(error)})") from None
 
 
 def _folder_frames(path: Path) -> Iterator[np.ndarray]:
@@ -442,8 +442,4 @@ def _video_frames(path: Path) -> Iterator[np.ndarray]:
                 stated = int(frame.colorspace)
                 yield colour.to_rgb(frame, stated if stated in colour.MATRICES else colour.BT709)
     except (av.FFmpegError, OSError) as error:
-        raise BsqError(f"{path.name} is broken or not a video ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise BsqError(f"{path.name} is broken or not a video ({first_line(error)})") from None
