@@ -44,6 +44,7 @@ BASE = TrainConfig(
     images=8, sequences=2, unroll=2, minutes=1e6, warmup=20, rounding=0.3, bf16=0.9, msssim=0.7, fidelity=4.0,
     predicted=0.6, threads=1, device="cpu",
 )  # fmt: skip
+MOTION_LAMBDA = 8.0  # luma SAD that a bit of vectors may cost
 MEASURES = ("bpp", "psnr", "ms_ssim", "cost")
 
 
@@ -174,7 +175,7 @@ class PriorAlone(Ablation):
             n, kind = self.config.sequences, torch.ones_like(quality)
             if t + 1 < self.config.unroll:
                 pixels = to_pixels(network.decoder(bits, reference, condition))[:n].to(torch.uint8)
-                vectors = search(batch[:n, t + 1], batch[:n, t], self.config.motion_lambda)
+                vectors = search(batch[:n, t + 1], batch[:n, t], MOTION_LAMBDA)
                 reference = compensate(pixels, vectors).float()
 
     def frames(self, step: int):
@@ -368,7 +369,7 @@ def evaluate(trainer: Trainer, data: Data, base: TrainConfig, qualities: list[in
         for strips in data.strips.split(8):
             pixels, bits = code(strips[:, 0].float(), None, None, "I", seen={"I": []})  # only to go on from
             for t in range(1, strips.shape[1]):
-                vectors = search(strips[:, t], strips[:, t - 1], base.motion_lambda)
+                vectors = search(strips[:, t], strips[:, t - 1], MOTION_LAMBDA)
                 reference = compensate(pixels.to(torch.uint8), vectors).float()
                 pixels, bits = code(strips[:, t].float(), reference, bits, "P")
         for kind, parts in (("I", photographs), ("P", seen["P"])):

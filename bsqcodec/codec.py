@@ -15,19 +15,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import bands
+from . import bands, vector_search
 from .ahead import read_ahead
 from .coder import BitDecoder, BitEncoder
 from .errors import FormatError
 from .model import Model
-from .motion import compensate, search
+from .motion import compensate, find
 from .network import GRAY
 from .tokenizer import TOKEN, to_pixels
 from .vectors import VectorCoder
 
 P_FRAME = 0x80
 LEAVES_OUT = 0x80  # in the first byte
-MOTION_LAMBDA = 0.5  # SAD a bit of vectors may cost, in quantiser steps
+MOTION_LAMBDA = 0.35  # SAD a bit of vectors may cost, in quantiser steps, while they are searched
+VECTOR_LAMBDA = 0.1  # squared error that it may cost in the end, in squared steps
 
 
 @dataclass
@@ -151,7 +152,8 @@ class GopEncoder:
         s = self._picture
         if s.canvas is not None:
             step = float(self._model.network.step(torch.tensor(quality)))
-            vectors = search(x.to(torch.uint8), s.canvas, MOTION_LAMBDA * step)[0].cpu().numpy()
+            field = find(x.to(torch.uint8), s.canvas, MOTION_LAMBDA * step)
+            vectors = vector_search.refine(field, self._vectors, VECTOR_LAMBDA * step**2)
             reference = s.predicted(vectors)
             # a scene cut: the frame is closer to the mean of each of its tokens than to its prediction, and that is
             # not because the last frame was coded as coarsely

@@ -93,22 +93,30 @@ def _filtered(p: Tensor, dim: int, taps: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def search(cur: Tensor, ref: Tensor, lam: float, start: Tensor | None = None) -> Tensor:
-    """Vectors that predict `cur` from `ref`, chosen by luma SAD + lam * (estimate of their bits).
+def search(cur: Tensor, ref: Tensor, lam: float | Tensor, start: Tensor | None = None) -> Tensor:
+    """Vectors that predict `cur` from `ref`, int32 (B, ceil(H / 16), ceil(W / 16), 2): those of `find`."""
+    return find(cur, ref, lam, start).v
+
+
+@torch.no_grad()
+def find(cur: Tensor, ref: Tensor, lam: float | Tensor, start: Tensor | None = None) -> "Field":
+    """The field of vectors that predicts `cur` from `ref`, chosen by luma SAD + lam * (estimate of their bits).
 
     An exhaustive search on the quarter-size frame (+-64 pixels, less on small frames) gives the first vectors.
     Refinement at full size follows, in which every block also tries its neighbours' vectors.
 
     Args:
         cur, ref: uint8 (B, 3, H, W).
-        lam: luma SAD of a block (sum of 256 absolute differences of 0..255) that one bit is worth, >= 0.
+        lam: luma SAD of a block (sum of 256 absolute differences of 0..255) that one bit is worth, >= 0;
+            one for all pictures or (B,), one for each.
         start: vectors to try as well, (B, ceil(H / 16), ceil(W / 16), 2), for example those of the last frame.
 
     Returns:
-        int32 (B, ceil(H / 16), ceil(W / 16), 2), (dy, dx) in quarter pixels, within +-2047.
+        A field; its `v`, int32 (B, ceil(H / 16), ceil(W / 16), 2), holds (dy, dx) in quarter pixels, within +-2047.
     """
     now, before = _luma(cur), _luma(ref)
-    field = _Field(now, before, lam)
+    lam = lam.float() if isinstance(lam, Tensor) else torch.full((len(now),), float(lam), device=now.device)
+    field = Field(now, before, lam)
     first = _coarse(now, before, lam)
     if start is not None:
         first.append(start.to(torch.int32))
@@ -120,7 +128,7 @@ def search(cur: Tensor, ref: Tensor, lam: float, start: Tensor | None = None) ->
     field.sweep(lambda v: v + _ring(1, v.device))
     for _ in range(2):
         field.sweep(_neighbours)
-    return field.v
+    return field
 
 
 def _luma(x: Tensor) -> Tensor:
@@ -131,7 +139,7 @@ def _luma(x: Tensor) -> Tensor:
     return F.pad(y[:, None], (0, -w % BLOCK, 0, -h % BLOCK), mode="replicate")[:, 0]
 
 
-def _coarse(now: Tensor, before: Tensor, lam: float) -> list[Tensor]:
+def _coarse(now: Tensor, before: Tensor, lam: Tensor) -> list[Tensor]:
     """Exhaustive search on the quarter-size frames: the best vectors for windows of 32 and of 16 pixels."""
     now, before = F.avg_pool2d(now, 4), F.avg_pool2d(before, 4)
     b, h, w = now.shape
@@ -142,11 +150,11 @@ def _coarse(now: Tensor, before: Tensor, lam: float) -> list[Tensor]:
     best: list[tuple[Tensor, Tensor]] = []
     for i in range(2 * r + 1):
         error = (shifted[:, i : i + h].transpose(1, 2) - now[:, None]).abs_()
-        bias = (1 + offset.abs() + abs(i - r)).float().log2_() * (2 * (lam + 4) / BLOCK**2)
+        bias = (1 + offset.abs() + abs(i - r)).float().log2_() * (2 * (lam[:, None] + 4) / BLOCK**2)
         narrow = F.avg_pool2d(error, 4)
         wide = F.avg_pool2d(error, 8, 4, 2, count_include_pad=False)
         for k, cost in enumerate((wide, narrow)):
-            cost, at = (cost + bias[:, None, None]).min(1)
+            cost, at = (cost + bias[..., None, None]).min(1)
             at += i * (2 * r + 1)
             if i == 0:
                 best.append((cost, at))
@@ -191,13 +199,14 @@ def _neighbours(v: Tensor) -> Tensor:
     return torch.stack([up, down, left, right])
 
 
-class _Field:
+class Field:
     """A vector field under refinement: the vectors and the SAD of every block."""
 
-    def __init__(self, now: Tensor, before: Tensor, lam: float):
+    def __init__(self, now: Tensor, before: Tensor, lam: Tensor):
         b, h, w = now.shape
         self.rows, self.columns = h // BLOCK, w // BLOCK
-        self.lam, self.b = lam, b
+        self.b = b
+        self.lam = lam.repeat_interleave(self.rows * self.columns)  # of every block
         phases = _phases(before)
         self.height, self.width = phases.shape[-2:]
         self.pixels = phases.reshape(-1)
@@ -225,7 +234,7 @@ class _Field:
 
     def set(self, v: Tensor) -> None:
         self.v = v.clamp(self.low, self.high)
-        self.sad = self._sad(torch.arange(len(self.origin), device=v.device), self.v.view(-1, 2))
+        self.sad = self.error(torch.arange(len(self.origin), device=v.device), self.v.view(-1, 2))
 
     def sweep(self, propose) -> None:
         """Let every block take the best of its vector and those of `propose(v)`, (K, B, Hb, Wb, 2).
@@ -243,8 +252,8 @@ class _Field:
             around = _neighbours(self.v).view(4, 1, -1, 2)
             cost = torch.full((k + 1, flat.shape[1]), float("inf"), device=flat.device)
             sad = torch.zeros_like(cost)
-            sad[which, block] = self._sad(block, flat[which, block])
-            cost[which, block] = sad[which, block] + self.lam * _bits(flat[which, block] - around[:, 0, block])
+            sad[which, block] = self.error(block, flat[which, block])
+            cost[which, block] = sad[which, block] + self.lam[block] * _bits(flat[which, block] - around[:, 0, block])
             sad[k] = self.sad
             cost[k] = self.sad + self.lam * _bits(self.v.view(-1, 2) - around[:, 0])
             best = cost.argmin(0)[None]
@@ -252,8 +261,8 @@ class _Field:
             every = torch.cat([flat, self.v.view(1, -1, 2)])
             self.v = every.gather(0, best[..., None].expand(-1, -1, 2)).view_as(self.v)
 
-    def _sad(self, block: Tensor, v: Tensor) -> Tensor:
-        """SAD of the blocks numbered `block` (P,) with vectors `v` (P, 2)."""
+    def error(self, block: Tensor, v: Tensor, squared: bool = False) -> Tensor:
+        """SAD, or sum of squared differences, of the blocks numbered `block` (P,) with vectors `v` (P, 2)."""
         phase = (v[:, 0] & 3) * 4 + (v[:, 1] & 3)
         at = self.origin[block] + (v[:, 0] >> 2) * self.width + (v[:, 1] >> 2)
         at = at + phase.to(at.dtype) * (self.b * self.height * self.width)
@@ -263,7 +272,8 @@ class _Field:
             index = (self.inside + at[n : n + step]).view(-1)
             guess = self.pixels.index_select(0, index).view(BLOCK * BLOCK, -1)
             truth = self.blocks.index_select(1, block[n : n + step])
-            out[n : n + step] = truth.sub_(guess).abs_().sum(0)
+            difference = truth.sub_(guess)
+            out[n : n + step] = (difference.square_() if squared else difference.abs_()).sum(0)
         return out
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from .config import ModelConfig
 from .data import Sampler, load_images, load_videos
 from .errors import BsqError
-from .exact import ConditionTable, Linear, set_arithmetic
+from .exact import QUALITIES, ConditionTable, Linear, set_arithmetic
 from .losses import Discriminator, st_lpips
 from .model import find_file, read_network, save_model
 from .motion import compensate, search
@@ -29,6 +29,7 @@ from .tokenizer import TOKEN, to_pixels
 
 log = logging.getLogger(__name__)
 STLPIPS_SCALE = 700.0  # brings it to the mean squared error that it typically comes with
+RAISED = (0, 0, 0, 4, 8, 12)  # by how much an encoder may raise the quality of a P frame (rate.GroupQuality)
 STLPIPS_SIDE = 96  # pixels of the window that it looks at: its network takes longer than ours
 
 
@@ -67,7 +68,7 @@ class TrainConfig:
     adversarial_start: float = 0.6  # it joins when so much of the run is over
     fidelity: float = 1.0  # lambda at quality 100 is so many times what its step asks for, down to 1 at quality 50
     predicted: float = 1.0  # a P frame's distortion counts so much: what an I frame gets right, P frames inherit
-    motion_lambda: float = 8.0
+    motion_lambda: float = 0.35  # luma SAD that a bit of vectors may cost, in quantiser steps
     checkpoint_minutes: float = 3.0
     threads: int = 0  # of torch on the CPU; 0: torch's own choice
     device: str = "auto"  # the GPU if there is one; under torchrun each process takes one
@@ -176,7 +177,7 @@ class Trainer:
         rng = np.random.default_rng([self.config.seed, 1 << 40])
         photos = torch.stack([self.sampler.photo(rng, 256) for _ in range(400)])
         before, now = torch.stack([self.sampler.sequence(rng, 128, 2) for _ in range(200)], 1)
-        reference = compensate(before, search(now, before, self.config.motion_lambda))
+        reference = compensate(before, search(now, before, 8.0))
         return photos.float(), (now.float(), reference)
 
     def make_optimisers(self) -> list[torch.optim.Optimizer]:
@@ -293,15 +294,16 @@ class Trainer:
         records = {"quality": quality.tolist(), "kind": kind.tolist(), **{k: v.tolist() for k, v in m.items()}}
         n = max(1, round(c.sequences * len(batch) / c.images))
         for t in range(1, c.unroll):
-            now, before = batch[:n, t], batch[:n, t - 1]
-            vectors = search(now, before, c.motion_lambda)
-            reference = compensate(pixels[:n].to(torch.uint8), vectors).float()
-            condition = (kind[:n] + 1, quality[:n])
+            before = pixels[:n].to(torch.uint8)
+            raised = (quality[:n] + torch.from_numpy(rng.choice(RAISED, n)).to(self.device)).clamp(max=QUALITIES)
+            vectors = search(batch[:n, t], before, c.motion_lambda * self.network.step(raised))
+            reference = compensate(before, vectors).float()
+            condition = (kind[:n] + 1, raised)
             loss, pixels, bits, m = self.loss(frames[:n, t], reference, bits[:n], condition)
             loss = loss * (n / len(batch))
             loss.backward()
             total = total + loss.detach()
-            records["quality"] += quality[:n].tolist()
+            records["quality"] += raised.tolist()
             records["kind"] += condition[0].tolist()
             for k, v in m.items():
                 records[k] += v.tolist()

@@ -16,7 +16,7 @@ from .errors import FormatError
 
 LIMIT = 2047  # largest |component| of a vector, in quarter pixels
 _TOP = 11  # exponents 0..11: differences lie within +-4094
-_MISSING = 1 << 20
+MISSING = 1 << 20
 _SPREADS = np.array([1, 3, 9, 33])  # limits of the classes of neighbours' disagreement, quarter pixels
 _STEP = 16  # weight of one observation against an initial table entry of 256
 _FULL = 1 << 14
@@ -72,40 +72,84 @@ class VectorCoder:
         """The next field, int32 (hb, wb, 2). Raises FormatError if a vector is out of range."""
         return self._run(hb, wb, None, lambda _, p1: dec.decode(p1).astype(np.int64)).astype(np.int32)
 
+    def last(self, hb: int, wb: int) -> np.ndarray | None:
+        """The field before, (hb, wb, 2), if it was one of this size."""
+        return self._last if self._last is not None and self._last.shape == (hb, wb, 2) else None
+
+    @staticmethod
+    def predict(
+        around: np.ndarray, before: np.ndarray | None, first: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What is known of n vectors before they are coded.
+
+        Args:
+            around: (4, n, 2), the neighbours' vectors, MISSING where there is none.
+            before: (n, 2), the vectors at these places in the last field.
+            first: bool (n,), those of the first step, which have no neighbours.
+
+        Returns:
+            The guess, (n, 2), and what chooses the contexts: spread (n,), temporal and side (n, 2).
+        """
+        around = np.sort(around, axis=0)
+        n = (around[:, :, 0] < MISSING).sum(0)
+        every = np.arange(around.shape[1])
+        # the two values in the middle, the same one twice if their number is odd
+        low, high = around[(n - 1) // 2, every], around[n // 2, every]
+        low, high = np.where(first[:, None], 0, low), np.where(first[:, None], 0, high)
+        spread = np.where(first, MISSING, (around[n - 1, every] - around[0]).sum(1))
+        if before is None:
+            guess, temporal = low, np.full(low.shape, 3)
+            side = np.ones_like(low)
+        else:
+            guess = np.where(abs(low - before) <= abs(high - before), low, high)
+            guess = np.where(first[:, None], before, guess)
+            far = before - guess
+            temporal = np.digitize(abs(far), [1, 3])
+            side = np.sign(far) + 1
+        return guess, np.digitize(spread, _SPREADS), temporal, side
+
+    def bits_of(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray], np.ndarray]:
+        """A function of n vectors (n, 2) and of the arguments of `predict`: how many bits each takes, about.
+
+        It goes by what the contexts have seen so far.
+        """
+        zero, one = -np.log2(self._counts / self._counts.sum(0))
+        exponents = np.arange(_TOP + 1)
+        context = _PREFIX + np.arange(5)[:, None] * 6 + np.minimum(exponents, 5)
+        # of exponent e: e times "more", then "no more" unless it is the last, then e bits
+        more = np.cumsum(one[context], 1) - one[context]
+        prefix = more + np.where(exponents < _TOP, zero[context], 0) + exponents
+        exponent = np.frexp(np.arange(1, 2 * LIMIT + 1).astype(np.float64))[1] - 1
+        size = np.concatenate([np.zeros((5, 1)), prefix[:, exponent]], 1)  # of spread and |d|
+
+        def bits(vector: np.ndarray, around: np.ndarray, before: np.ndarray | None, first: np.ndarray) -> np.ndarray:
+            guess, spread, temporal, side = self.predict(around, before, first)
+            d = vector - guess
+            some = d != 0
+            part = np.stack([np.zeros(len(d), np.int64), 1 + some[:, 0]], 1)
+            flag = _ZERO + (part * 5 + spread[:, None]) * 4 + temporal
+            sign = np.where(d < 0, one[_SIGN + side], zero[_SIGN + side])
+            rest = sign + size[spread[:, None], np.minimum(abs(d), 2 * LIMIT)]
+            return np.where(some, one[flag] + rest, zero[flag]).sum(1)
+
+        return bits
+
     def _run(self, hb: int, wb: int, truth: np.ndarray | None, code: _Code) -> np.ndarray:
         field = np.zeros((hb, wb, 2), np.int64)
-        last = self._last if self._last is not None and self._last.shape == field.shape else None
-        for y, x, offsets, h in _order(hb, wb):
-            if offsets:
-                around = np.full((len(offsets), len(y), 2), _MISSING)
-                for i, (dy, dx) in enumerate(offsets):
-                    ny, nx = y + dy * h, x + dx * h
-                    known = (ny >= 0) & (ny < hb) & (nx >= 0) & (nx < wb)
-                    around[i, known] = field[ny[known], nx[known]]
-                around.sort(axis=0)
-                n = (around[:, :, 0] < _MISSING).sum(0)
-                every = np.arange(len(y))
-                # the two values in the middle, the same one twice if their number is odd
-                low, high = around[(n - 1) // 2, every], around[n // 2, every]
-                spread = (around[n - 1, every] - around[0]).sum(1)
-            else:
-                low = high = np.zeros((len(y), 2), np.int64)
-                spread = np.full(len(y), _MISSING)
-            temporal = np.full((len(y), 2), 3)
-            side = np.zeros((len(y), 2), np.int64)
-            if last is None:
-                guess = low
-            else:
-                before = last[y, x]
-                guess = np.where(abs(low - before) <= abs(high - before), low, high) if offsets else before
-                far = before - guess
-                temporal = np.digitize(abs(far), [1, 3])
-                side = np.sign(far)
-            spread = np.digitize(spread, _SPREADS)
+        last = self.last(hb, wb)
+        for y, x, offsets, h in order(hb, wb):
+            around = np.full((4, len(y), 2), MISSING)
+            for i, (dy, dx) in enumerate(offsets):
+                ny, nx = y + dy * h, x + dx * h
+                known = (ny >= 0) & (ny < hb) & (nx >= 0) & (nx < wb)
+                around[i, known] = field[ny[known], nx[known]]
+            guess, spread, temporal, side = self.predict(
+                around, None if last is None else last[y, x], np.full(len(y), not offsets)
+            )
             part = np.zeros(len(y), np.int64)
             for c in (0, 1):
                 d = None if truth is None else truth[y, x, c] - guess[:, c]
-                d = self._differences(d, (part * 5 + spread) * 4 + temporal[:, c], side[:, c] + 1, spread, code)
+                d = self._differences(d, (part * 5 + spread) * 4 + temporal[:, c], side[:, c], spread, code)
                 field[y, x, c] = guess[:, c] + d
                 part = 1 + (d != 0)
             if truth is None and np.abs(field[y, x]).max() > LIMIT:
@@ -159,7 +203,7 @@ class VectorCoder:
         return bits
 
 
-def _order(hb: int, wb: int):
+def order(hb: int, wb: int):
     """Yield (y, x, offsets of the neighbours in units of h, h) of every step, blocks in raster order."""
     s = 1
     while s * 2 < max(hb, wb):
