@@ -85,10 +85,10 @@ def drift(video, model) -> None:
         frames = [item.rgb for item in itertools.islice((i for i in source if isinstance(i, Frame)), 32)]
         info = source.info
     for quality in (20, 40, 60, 80):
-        encoder = Encoder(io.BytesIO(), info, model, quality, 32)
+        encoder = Encoder(io.BytesIO(), info, model, quality, 32, low_delay=True)
         decoded, bits = [], []
         for t, frame in enumerate(frames):
-            decoded.append(encoder.write(frame, t))
+            decoded += encoder.write(frame, t)
             bits.append(encoder.stats.bits + encoder.stats.vector_bits)
         which = (0, 1, len(frames) - 1)
         found = ", ".join(f"{psnr(frames[t], decoded[t]):.2f}" for t in which)

@@ -32,7 +32,7 @@ import torch
 
 from . import media, partial
 from .ahead import read_ahead
-from .codec import FrameStats, GopEncoder, decode_gop, decode_symbols
+from .codec import MINI_GOP, FrameStats, GopEncoder, decode_gop, decode_symbols
 from .config import DEFAULT
 from .errors import BsqError, FormatError
 from .info import AudioPacket, Frame, MediaInfo
@@ -40,7 +40,7 @@ from .model import Model, find_model, load_model
 from .network import GRAY
 from .parallel import MAX_GROUP, EncodedGroup, Workers, choose_jobs, decoded
 from .partial import Unfinished
-from .rate import GroupQuality, RateControl, find_quality
+from .rate import RateControl, find_quality
 from .stream import MAX_PIXELS, Gop, IndexEntry, Lost, StreamReader, StreamWriter
 
 DEFAULT_QUALITY = 50
@@ -72,17 +72,19 @@ class Encoder:
         file: open for writing in binary; a pipe will do.
         info: what the frames are. `info.frame_rate` None makes a still image, of one frame.
         model: a model, or the name or path of one.
-        quality: 1..100, of I frames; P frames get at least that (`rate.GroupQuality`). May be changed between frames.
+        quality: 1..100, of I frames; others get about that (`rate.GroupQuality`). May be changed between frames.
         gop: frames from one I frame to the next; each such group decodes without the others.
         effort: steps of a search for better bits, for each frame; 0 to 1000. Each takes about three times as long as
             encoding without any. Most is gained by the first 16.
+        low_delay: no B frames, so that every frame is encoded when it comes.
         device: "auto", "cpu" or "cuda"; not used if `model` is loaded already.
 
     Raises BsqError for a model that is not there, ValueError for numbers out of range.
 
     Attributes:
         frames: written so far.
-        stats: of the last of them.
+        stats: of the last that was encoded, in the order of coding.
+        bits: ideal code length of all that are encoded.
         size: bytes written so far.
         audio_size: of which audio.
     """
@@ -96,6 +98,7 @@ class Encoder:
         gop: int = DEFAULT_GOP,
         device: str = "auto",
         effort: int = 0,
+        low_delay: bool = False,
     ):
         if not 1 <= gop <= MAX_GOP:
             raise ValueError(f"a group of {gop} pictures; it must have 1 to {MAX_GOP}")
@@ -107,8 +110,10 @@ class Encoder:
         self.stats: FrameStats | None = None
         self.audio_size = 0
         self._writer = StreamWriter(file, self.model.id, info)
+        self.mini = 1 if low_delay else min(MINI_GOP, gop)
+        self.bits = 0.0
+        self._counted = 0  # frames of the group in `bits`
         self._group: GopEncoder | None = None
-        self._quality = GroupQuality()
         self._pts: list[int] = []
         self._audio: list[AudioPacket] = []
         self._audio_pending = 0  # bytes
@@ -117,21 +122,39 @@ class Encoder:
     def size(self) -> int:
         return self._writer.size
 
-    def write(self, rgb: np.ndarray, pts: int = 0) -> np.ndarray:
-        """Encode a frame, uint8 (H, W, 3); `pts` must rise. Returns it as every decoder will give it."""
+    def write(self, rgb: np.ndarray, pts: int = 0) -> list[np.ndarray]:
+        """Take the next frame, uint8 (H, W, 3); `pts` must rise.
+
+        Returns the frames that are encoded by now and were not returned before, in order, as every decoder will give
+        them. Up to three wait for a later one, unless `low_delay`.
+        """
         if self.info.image and self.frames:
             raise ValueError("a still image has one frame")
         if self._group is None:
-            self._group = GopEncoder(self.model, self.info.height, self.info.width, self.effort)
-            self._quality = GroupQuality()
-        decoded = self._group.push(rgb, self._quality.of_next(self.quality))
-        self.stats = self._group.stats[-1]
-        self._quality.seen(self.stats.kind, rgb, decoded)
+            self._group = GopEncoder(self.model, self.info.height, self.info.width, self.effort, self.mini)
+        decoded = self._group.push(rgb, self.quality)
         self.frames += 1
         self._pts.append(pts)
         if len(self._pts) == self.gop:
-            self._finish_group(self._group.finish())
+            return decoded + self._end_group()
+        self._count(self._group)
         return decoded
+
+    def _end_group(self) -> list[np.ndarray]:
+        """Encode and write what belongs to the group that is open, if one is."""
+        if self._group is None:
+            self._finish_group(None)
+            return []
+        decoded = self._group.flush()
+        self._count(self._group)
+        self._finish_group(self._group.finish())
+        return decoded
+
+    def _count(self, group: GopEncoder) -> None:
+        new = group.stats[self._counted :]
+        self._counted += len(new)
+        self.bits += sum(s.bits + s.vector_bits for s in new)
+        self.stats = group.stats[-1]
 
     def write_coded(self, pts: list[int], payload: bytes) -> None:
         """In place of `write` for all frames of a group that was encoded before, or elsewhere."""
@@ -147,15 +170,16 @@ class Encoder:
         if self._audio_pending > MAX_PENDING:
             self._write_audio()
 
-    def close(self) -> None:
-        """Finish the stream. The file is left open."""
-        self._finish_group(self._group.finish() if self._group else None)
+    def close(self) -> list[np.ndarray]:
+        """Finish the stream. The file is left open. Returns the rest of the frames, as `write` does."""
+        decoded = self._end_group()
         self._writer.close()
+        return decoded
 
     def _finish_group(self, payload: bytes | None) -> None:
         if payload is not None:
             self._writer.gop(self._pts, payload)
-            self._group, self._pts = None, []
+            self._group, self._pts, self._counted = None, [], 0
         if self._audio:
             self._write_audio()
         self._writer.flush()  # so that whole groups outlive this process
@@ -362,6 +386,7 @@ def encode_file(
     resume: bool = False,
     jobs: int | None = 1,
     effort: int = 0,
+    low_delay: bool = False,
     dask: str = "",
     progress: Progress | None = None,
 ) -> Result:
@@ -381,6 +406,7 @@ def encode_file(
             program's main module must be importable, as for all of `multiprocessing`); None: as many as are worth it.
             The bytes are the same. Not with a rate, and not on a GPU.
         effort: steps of a search for better bits, as for `Encoder`.
+        low_delay: no B frames.
         dask: address of a dask.distributed scheduler whose workers encode the groups in place of `jobs`. They need this
             package, and a model file under the same path.
 
@@ -403,23 +429,35 @@ def encode_file(
         result = Result(info, warnings=opened.warnings)
         rate = None
         if bpp is not None or size is not None:
-            items, rate = _control(source, opened, items, model, gop, effort, bpp, size)
+            items, rate = _control(source, opened, items, model, gop, effort, low_delay, bpp, size)
             quality = rate.quality
         before = Unfinished(file, gop) if resume else None
-        encoder = Encoder(before.output if before else file, info, model, quality, gop, effort=effort)
+        encoder = Encoder(
+            before.output if before else file, info, model, quality, gop, effort=effort, low_delay=low_delay
+        )
 
-        def written(bits: float) -> None:
+        def written(pictures: list[np.ndarray], bits: float) -> None:
             result.bits += bits
             result.size = encoder.size
-            result.qualities = min(result.qualities[0], encoder.quality), max(result.qualities[1], encoder.quality)
-            if rate and encoder.frames % gop == 0:
-                encoder.quality = rate.next(encoder.frames, encoder.size, encoder.audio_size)
+            for picture in pictures:
+                result.add(picture)
+                tell()
+
+        def tell() -> None:
             if progress:
                 progress(result, opened.total)
 
+        def steer() -> None:
+            """After frames were taken."""
+            result.qualities = min(result.qualities[0], encoder.quality), max(result.qualities[1], encoder.quality)
+            if rate and encoder.frames % gop == 0:
+                encoder.quality = rate.next(encoder.frames, encoder.size, encoder.audio_size)
+
         for group in before.again(encoder, items) if before else ():
             result.frames = result.kept = encoder.frames
-            written(8 * len(group.payload))
+            written([], 8 * len(group.payload))
+            tell()
+            steer()
         frame_bytes = 3 * info.width * info.height
         if jobs is None:
             jobs = 1 if alone or dask else choose_jobs(opened.total, gop, frame_bytes)
@@ -428,29 +466,27 @@ def encode_file(
         if name is not None and (dask or jobs > 1) and gop * frame_bytes <= MAX_GROUP:
             load = functools.partial(load_model, name)
             workers = stack.enter_context(_cluster(dask, name, model.id) if dask else Workers(jobs, load))
-            items = workers.encode(items, gop, quality, effort)
+            items = workers.encode(items, gop, quality, effort, encoder.mini)
         for item in items:
             if isinstance(item, AudioPacket):
                 encoder.write_audio(item)
                 continue
             if isinstance(item, EncodedGroup):
                 encoder.write_coded(item.pts, item.payload)
-                coded = list(zip(item.decoded, item.stats))
+                written(item.decoded, sum(s.bits + s.vector_bits for s in item.stats))
             else:
-                picture = encoder.write(*item)
-                assert encoder.stats
-                coded = [(picture, encoder.stats)]
-            for picture, stats in coded:
-                result.add(picture)
-                written(stats.bits + stats.vector_bits)
-        if not result.frames:
+                so_far = encoder.bits
+                written(encoder.write(*item), encoder.bits - so_far)
+            steer()
+        if not encoder.frames:
             raise BsqError(f"{source}: there are no frames")
-        encoder.close()
+        so_far = encoder.bits
+        written(encoder.close(), encoder.bits - so_far)
         result.size = encoder.size
     return result
 
 
-def _control(source, opened, items, model, gop, effort, bpp, size):
+def _control(source, opened, items, model, gop, effort, low_delay, bpp, size):
     """Find the quality for a rate; returns the items with those that were looked at, and the control to go on with."""
     info = opened.info
     pixels = info.width * info.height
@@ -476,13 +512,14 @@ def _control(source, opened, items, model, gop, effort, bpp, size):
         """Bits a frame."""
         total = 0.0
         for piece in pieces:
-            encoder = Encoder(io.BytesIO(), info, model, quality, gop, effort=effort)
-            bits = []
-            for t, frame in enumerate(piece):
+            encoder = Encoder(io.BytesIO(), info, model, quality, gop, effort=effort, low_delay=low_delay)
+            encoder.write(piece[0], 0)
+            first = encoder.bits
+            for t, frame in enumerate(piece[1:], 1):
                 encoder.write(frame, t)
-                assert encoder.stats
-                bits.append(encoder.stats.bits + encoder.stats.vector_bits)
-            total += bits[0] if len(bits) == 1 else (bits[0] + (gop - 1) * sum(bits[1:]) / (len(bits) - 1)) / gop
+            encoder.close()
+            rest = encoder.bits - first
+            total += first if len(piece) == 1 else (first + (gop - 1) * rest / (len(piece) - 1)) / gop
         return total / len(pieces)
 
     quality = find_quality(encode_pieces, target, tries=4)

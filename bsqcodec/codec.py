@@ -1,14 +1,16 @@
 """A group of pictures to bytes and back.
 
-Payload of a GOP: one byte a frame (bit 7: P frame, bits 0..6: quality 1..100), then one range-coded stream of, for
-each frame, its motion vectors (P frames) and its tokens. The first frame is no P frame: there, bit 7 says that bits
-of the smallest probability are left out (`BitEncoder.encode_step`), as they are not in streams of version 1. Frames are
-coded on a canvas whose sides are multiples of 16.
+Payload of a group: one byte a frame (bit 7: predicted, bits 0..6: quality 1..100), then one range-coded stream of, for
+each frame, its motion vectors (of predicted frames) and its tokens. Nothing predicts the first frame: there, bit 7 says
+that bits of the smallest probability are left out (`BitEncoder.encode_step`), as they are not in streams of version 1.
+A group with B frames (version 3) begins with a byte 0, the length of its mini-GOPs, and how many steps of quality each
+level of B frames is below; only anchors have a byte, and bits are left out. Frames are coded on a canvas whose sides are
+multiples of 16. With mini-GOPs of 4 frames, 0 4 2 1 3 8 6 5 7 .. is the order of coding (`coding_order`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,23 +19,34 @@ from torch import Tensor
 
 from . import bands, vector_search
 from .ahead import read_ahead
-from .coder import BitDecoder, BitEncoder
+from .coder import ONE, BitDecoder, BitEncoder
 from .errors import FormatError
 from .model import Model
 from .motion import compensate, find
 from .network import GRAY
+from .rate import GroupQuality
 from .tokenizer import TOKEN, to_pixels
-from .vectors import VectorCoder
+from .vectors import LIMIT, VectorCoder
 
-P_FRAME = 0x80
+_T = TypeVar("_T")
+
+PREDICTED = 0x80
 LEAVES_OUT = 0x80  # in the first byte
+MINI_GOP = 4  # frames from one anchor to the next where an encoder is free to choose
+MAX_MINI_GOP = 16
+DROP = 6  # steps of quality that each level of B frames is below: fewer frames or none are predicted from them
+SOME = 65208  # of ONE: how likely a B frame has a reference
+BOTH = 49152  # and two, if it has any
 MOTION_LAMBDA = 0.35  # SAD a bit of vectors may cost, in quantiser steps, while they are searched
 VECTOR_LAMBDA = 0.1  # squared error that it may cost in the end, in squared steps
 
 
 @dataclass
 class FrameStats:
-    """Ideal code length of one frame in bits, -sum log2 P: `bits` of the tokens, `vector_bits` of the vectors."""
+    """Ideal code length of one frame in bits, -sum log2 P: `bits` of the tokens, `vector_bits` of the vectors.
+
+    `kind` is "I", "P" or "B".
+    """
 
     kind: str
     quality: int
@@ -44,6 +57,45 @@ class FrameStats:
 def grid(height: int, width: int) -> tuple[int, int]:
     """Rows and columns of tokens (and of blocks of motion) that cover a frame."""
     return -(-height // TOKEN), -(-width // TOKEN)
+
+
+class Place(NamedTuple):
+    """A frame's place in its group.
+
+    Attributes:
+        number: from 0, in the order of time.
+        anchor: the anchor that ends its mini-GOP; `number` if it is one itself.
+        before: the frame that an anchor may be predicted from, and one of two for a B frame; None for the first.
+        after: the other one; None for an anchor.
+        level: 0 for an anchor, and for a B frame one more than the higher level of the frames around it.
+    """
+
+    number: int
+    anchor: int
+    before: int | None = None
+    after: int | None = None
+    level: int = 0
+
+
+def mini_gop(first: int, last: int) -> Iterator[Place]:
+    """The anchor `last`, which follows the anchor `first`, and the B frames between, in the order of coding."""
+
+    def between(before: int, after: int, level: int) -> Iterator[Place]:
+        middle = (before + after) // 2
+        if middle > before:
+            yield Place(middle, last, before, after, level)
+            yield from between(before, middle, level + 1)
+            yield from between(middle, after, level + 1)
+
+    yield Place(last, last, first)
+    yield from between(first, last, 1)
+
+
+def coding_order(frames: int, mini: int) -> Iterator[Place]:
+    """Every frame of a group in the order of coding. Anchors are the first, every `mini`-th and the last frame."""
+    yield Place(0, 0)
+    for first in range(0, frames - 1, mini):
+        yield from mini_gop(first, min(first + mini, frames - 1))
 
 
 def no_bits(model: Model, rows: int, columns: int) -> Tensor:
@@ -59,166 +111,358 @@ def _to_uint8(x: Tensor) -> Tensor:
     return to_pixels(x).to(torch.uint8)
 
 
-class _Picture:
-    """The last decoded frame on its canvas, and how the next one follows from it."""
+def _mean(a: Tensor, b: Tensor) -> Tensor:
+    """Of two predictions, rounded up where it is half-way."""
+    return (a + b + 1).mul_(0.5).floor_()
+
+
+class _Pictures:
+    """The decoded frames on their canvases, and how others follow from them."""
 
     def __init__(self, model: Model, height: int, width: int):
         self.model, self.height, self.width = model, height, width
         self.rows, self.columns = grid(height, width)
-        self.canvas: Tensor | None = None  # uint8 (1, 3, 16 * rows, 16 * columns)
+        self.canvases: dict[int, Tensor] = {}  # uint8 (1, 3, 16 * rows, 16 * columns)
 
     def gray(self) -> Tensor:
         shape = (1, 3, self.rows * TOKEN, self.columns * TOKEN)
         return torch.full(shape, GRAY, device=self.model.device)
 
-    def predicted(self, vectors: np.ndarray) -> Tensor:
-        assert self.canvas is not None
+    def predicted(self, reference: int, vectors: np.ndarray) -> Tensor:
         field = torch.from_numpy(vectors.astype(np.int32))[None].to(self.model.device)
-        return compensate(self.canvas, field)
+        return compensate(self.canvases[reference], field)
 
     def of(self, s: "Symbols") -> np.ndarray:
         """The frame that follows, uint8 (H, W, 3)."""
-        reference = self.gray() if s.vectors is None else self.predicted(s.vectors)
-        return self.reconstruct(s.bits, reference, s.kind, s.quality)
+        predictions = [self.predicted(reference, vectors) for reference, vectors in s.vectors.items()]
+        reference = _mean(*predictions) if len(predictions) == 2 else predictions[0] if predictions else self.gray()
+        return self.reconstruct(s.place, s.bits, reference, s.kind, s.quality)
 
-    def reconstruct(self, bits: Tensor, reference: Tensor, kind: int, quality: int) -> np.ndarray:
+    def reconstruct(self, place: Place, bits: Tensor, reference: Tensor, kind: int, quality: int) -> np.ndarray:
         condition = _condition(self.model, kind, quality)
         decoder = self.model.network.decoder
-        self.canvas = bands.decode(decoder, bits, reference, condition, _to_uint8)
-        return self.canvas[0, :, : self.height, : self.width].permute(1, 2, 0).contiguous().cpu().numpy()
+        _forget(self.canvases, place)
+        canvas = self.canvases[place.number] = bands.decode(decoder, bits, reference, condition, _to_uint8)
+        return canvas[0, :, : self.height, : self.width].permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _forget(items: dict[int, _T], place: Place) -> None:
+    """Remove what was kept of the frames that nothing refers to from here on."""
+    if place.after is None:
+        for number in [n for n in items if place.before is None or n < place.before]:
+            del items[number]
+
+
+class _Past:
+    """What the symbols of a frame are predicted from: vectors and token bits of those that were coded before it."""
+
+    def __init__(self, model: Model, rows: int, columns: int):
+        self._model, self._size = model, (rows, columns)
+        self._coders: dict[str, VectorCoder] = {}
+        self._bits: dict[int, Tensor] = {}  # uint8: they may be several
+        self._vectors: dict[int, dict[int, np.ndarray]] = {}  # of each frame, for each of its references
+
+    def bits(self, place: Place, kind: int) -> Tensor:
+        """Of the frame before, as the prior takes them: none for an I frame. The coders of vectors begin anew at
+        an anchor that is one."""
+        if not kind:
+            if place.after is None:
+                self._coders = {"P": VectorCoder(), "B": VectorCoder()}
+            return no_bits(self._model, *self._size)
+        assert place.before is not None
+        return self._bits[place.before].float()
+
+    def add(self, place: Place, vectors: dict[int, np.ndarray], bits: Tensor) -> None:
+        _forget(self._bits, place)
+        _forget(self._vectors, place)
+        self._bits[place.number], self._vectors[place.number] = bits.to(torch.uint8), vectors
+
+    def coder(self, place: Place, reference: int, vectors: dict[int, np.ndarray]) -> VectorCoder:
+        """What codes the frame's vectors into `reference`, after `vectors`, and expects them where motion is steady."""
+        known = {**self._vectors, place.number: vectors}
+        expected = None
+        for source, towards in (
+            (place.number, None),
+            (place.after, place.before),
+            (place.before, place.after),
+        ):
+            if source is not None and (fields := known.get(source)):
+                towards = towards if towards in fields else next(iter(fields))
+                expected = _scaled(fields[towards], reference - place.number, towards - source)
+                break
+        coder = self._coders["P" if place.after is None else "B"]
+        coder.expect(expected)
+        return coder
+
+
+def _scaled(field: np.ndarray, part: int, whole: int) -> np.ndarray:
+    """The vectors times part / whole, rounded to the nearest."""
+    part, whole = (part, whole) if whole > 0 else (-part, -whole)
+    return np.clip((2 * field.astype(np.int64) * part + whole) // (2 * whole), -LIMIT, LIMIT)
 
 
 class GopEncoder:
-    """Encodes frames that depend on each other; the first is an I frame, as is any that the last does not predict.
+    """Encodes frames that depend on each other; the first is an I frame, as is any that no other one predicts.
 
     Args:
         model: from `load_model`.
         height, width: of the frames, in pixels.
         effort: steps of the search for better bits (`refine`).
+        mini: length of the mini-GOPs, 1..16. 1: no B frames, and every frame is encoded when it comes.
+
+    Attributes:
+        stats: of every frame encoded so far, in the order of coding.
     """
 
-    def __init__(self, model: Model, height: int, width: int, effort: int = 0):
-        self._model, self._effort = model, effort
-        self._picture = _Picture(model, height, width)
-        self._bits = no_bits(model, self._picture.rows, self._picture.columns)
-        self._vectors = VectorCoder()
+    def __init__(self, model: Model, height: int, width: int, effort: int = 0, mini: int = 1):
+        if not 1 <= mini <= MAX_MINI_GOP:
+            raise ValueError(f"mini-GOPs of {mini} frames; they may have 1 to {MAX_MINI_GOP}")
+        self._model, self._effort, self._mini, self._drop = model, effort, mini, DROP
+        self._pictures = _Pictures(model, height, width)
+        self._past = _Past(model, self._pictures.rows, self._pictures.columns)
         self._coder = BitEncoder()
-        self._frames = bytearray()
+        self._headers: dict[int, int] = {}  # of each anchor that is encoded
+        self._waiting: list[tuple[np.ndarray, int]] = []  # frames, and the quality that is asked for
+        self._quality = GroupQuality()
         self._error = torch.tensor(0.0)  # mean absolute error of the last frame
         self.stats: list[FrameStats] = []
 
-    @torch.inference_mode()
-    def push(self, frame: np.ndarray, quality: int) -> np.ndarray:
-        """Encode one frame, uint8 (H, W, 3) RGB, at quality 1..100; returns it as the decoder will give it."""
-        s = self._picture
+    def push(self, frame: np.ndarray, quality: int) -> list[np.ndarray]:
+        """Take the next frame, uint8 (H, W, 3) RGB, to be encoded at about quality 1..100 (`rate.GroupQuality`).
+
+        Returns the frames that are encoded by now and were not returned before, in the order of time, as the decoder
+        will give them.
+        """
+        s = self._pictures
         if frame.shape != (s.height, s.width, 3) or frame.dtype != np.uint8:
             raise ValueError(f"frame is {frame.dtype} {frame.shape}, not uint8 {(s.height, s.width, 3)}")
         if not 1 <= quality <= 100:
             raise ValueError(f"quality {quality} is not in 1..100")
+        self._waiting.append((frame, quality))
+        if not self._headers:
+            return self._encode([Place(0, 0)])
+        return self.flush() if len(self._waiting) == self._mini else []
+
+    def flush(self) -> list[np.ndarray]:
+        """Encode the frames that still wait: the last of them is an anchor. Returns them as `push` does."""
+        last = len(self.stats) - 1
+        return self._encode(list(mini_gop(last, last + len(self._waiting)))) if self._waiting else []
+
+    def finish(self) -> bytes:
+        """The payload of all frames pushed; `flush` comes before."""
+        assert not self._waiting, "there are frames that are not encoded"
+        frames = len(self.stats)
+        headers = bytes(
+            self._headers[place.number] for place in coding_order(frames, self._mini) if place.after is None
+        )
+        if self._mini > 1 and frames > 1:
+            start = bytes([0, self._mini, self._drop])
+        else:
+            start, headers = b"", bytes([headers[0] | LEAVES_OUT]) + headers[1:]
+        return start + headers + self._coder.finish()
+
+    def _encode(self, places: list[Place]) -> list[np.ndarray]:
+        first, waiting, self._waiting = len(self.stats), self._waiting, []
+        decoded = {place.number: self._encode_frame(*waiting[place.number - first], place) for place in places}
+        return [picture for _, picture in sorted(decoded.items())]
+
+    @torch.inference_mode()
+    def _encode_frame(self, frame: np.ndarray, quality: int, place: Place) -> np.ndarray:
+        s = self._pictures
+        if place.after is None:
+            quality = self._quality.of_next(quality)
+        else:
+            quality = _coarser(self._headers[place.anchor] & ~PREDICTED, self._drop, place)
         x = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))[None].to(self._model.device)
         bottom, right = s.rows * TOKEN - s.height, s.columns * TOKEN - s.width
         x = F.pad(x.float(), (0, right, 0, bottom), mode="replicate")
-        reference, vectors = self._predict(x, quality)
-        kind = int(vectors is not None)
-        before = self._coder.bits
-        if vectors is not None:
-            self._vectors.encode(vectors, self._coder)
-        else:
-            self._vectors, self._bits = VectorCoder(), no_bits(self._model, s.rows, s.columns)
+        reference, vectors = self._predict(x, quality, place)
+        kind = int(bool(vectors))
+        start = self._coder.bits
+        previous = self._past.bits(place, kind)
+        if place.after is not None:
+            _code_references(list(vectors), place, self._encode_bit)
+        known: dict[int, np.ndarray] = {}
+        for number, field in vectors.items():
+            self._past.coder(place, number, known).encode(field, self._coder)
+            known[number] = field
         middle = self._coder.bits
         network = self._model.network
         condition = _condition(self._model, kind, quality)
         if self._effort:
             from . import refine  # which loads much that is not needed otherwise
 
-            bits = refine.encode(self._model, x, reference, self._bits, condition, self._effort)
+            bits = refine.encode(self._model, x, reference, previous, condition, self._effort)
         else:
             bits = bands.encode(network, x, reference, condition)
-        network.prior.run(self._bits, kind, quality, self._encode, bits)
-        self._bits = bits
-        self.stats.append(FrameStats("IP"[kind], quality, self._coder.bits - middle, middle - before))
-        self._frames.append(quality | (0 if self._frames else LEAVES_OUT) | (P_FRAME if kind else 0))
-        decoded = s.reconstruct(bits, reference, kind, quality)
-        assert s.canvas is not None
-        self._error = (x - s.canvas).abs().mean()
+        network.prior.run(previous, kind, quality, self._encode_step, bits)
+        self._past.add(place, vectors, bits)
+        letter = "B" if place.after is not None else "IP"[kind]
+        self.stats.append(FrameStats(letter, quality, self._coder.bits - middle, middle - start))
+        if place.after is None:
+            self._headers[place.number] = quality | (PREDICTED if kind else 0)
+        decoded = s.reconstruct(place, bits, reference, kind, quality)
+        self._error = (x - s.canvases[place.number]).abs().mean()
+        if place.after is None:
+            self._quality.seen(letter, frame, decoded)
         return decoded
 
-    def finish(self) -> bytes:
-        """The payload of all frames pushed."""
-        return bytes(self._frames) + self._coder.finish()
-
-    def _predict(self, x: Tensor, quality: int) -> tuple[Tensor, np.ndarray | None]:
-        """The reference of the frame and, if it is a P frame, its vectors."""
-        s = self._picture
-        if s.canvas is not None:
-            step = float(self._model.network.step(torch.tensor(quality)))
-            field = find(x.to(torch.uint8), s.canvas, MOTION_LAMBDA * step)
-            vectors = vector_search.refine(field, self._vectors, VECTOR_LAMBDA * step**2)
-            reference = s.predicted(vectors)
+    def _predict(self, x: Tensor, quality: int, place: Place) -> tuple[Tensor, dict[int, np.ndarray]]:
+        """The reference of the frame and, for each frame that it is made of, the vectors; none for an I frame."""
+        s = self._pictures
+        if place.before is not None:
+            reference, vectors = self._motion(x, quality, place)
             # a scene cut: the frame is closer to the mean of each of its tokens than to its prediction, and that is
             # not because the last frame was coded as coarsely
             mean = F.interpolate(F.avg_pool2d(x, TOKEN), scale_factor=float(TOKEN))
             if (x - reference).abs().mean() < max((x - mean).abs().mean(), 1.2 * self._error):
                 return reference, vectors
-        return s.gray(), None
+        return s.gray(), {}
 
-    def _encode(self, p: Tensor, bits: Tensor | None) -> Tensor:
+    def _motion(self, x: Tensor, quality: int, place: Place) -> tuple[Tensor, dict[int, np.ndarray]]:
+        """The best prediction and its vectors: from one frame or, for a B frame, perhaps from both."""
+        step = float(self._model.network.step(torch.tensor(quality)))
+        lam = VECTOR_LAMBDA * step**2
+        pixels = x.to(torch.uint8)
+        single, costs = [], []
+        known: dict[int, np.ndarray] = {}
+        scratch = BitEncoder()
+        assert place.before is not None
+        references = [place.before] if place.after is None else [place.before, place.after]
+        for number in references:
+            coder = self._past.coder(place, number, known).copy()
+            field = find(pixels, self._pictures.canvases[number], MOTION_LAMBDA * step)
+            known[number] = vector_search.refine(field, coder, lam)
+            single.append(self._pictures.predicted(number, known[number]))
+            before = scratch.bits
+            coder.encode(known[number], scratch)
+            costs.append(scratch.bits - before)
+        if place.after is None:
+            return single[0], known
+        options = [
+            (single[0], costs[0], {place.before: known[place.before]}),
+            (single[1], costs[1], {place.after: known[place.after]}),
+            (_mean(*single), sum(costs), known),
+        ]
+        # the error over all three colours counts as luma's does
+        best = min(options, key=lambda o: float((x - o[0]).square().sum() / 3) + lam * o[1])
+        return best[0], best[2]
+
+    def _encode_bit(self, bit: bool, p: int) -> bool:
+        self._coder.encode(np.array([bit]), np.array([p]))
+        return bit
+
+    def _encode_step(self, p: Tensor, bits: Tensor | None) -> Tensor:
         assert bits is not None
         self._coder.encode_step(bits.numpy(), p.numpy())
         return bits
+
+
+def _coarser(quality: int, drop: int, place: Place) -> int:
+    """Quality of a B frame, from that of the anchor that ends its mini-GOP."""
+    return max(1, quality - drop * place.level)
+
+
+def _code_references(numbers: list[int] | None, place: Place, code: Callable[[bool, int], int]) -> list[int]:
+    """Code which frames a B frame is predicted from; `numbers` is None when decoding, and `code` ignores its bit."""
+    assert place.before is not None and place.after is not None
+    if not code(bool(numbers), SOME):
+        return []
+    if code(numbers is not None and len(numbers) == 2, BOTH):
+        return [place.before, place.after]
+    return [place.after if code(numbers == [place.after], ONE // 2) else place.before]
 
 
 class Symbols(NamedTuple):
     """The decoded symbols of one frame.
 
     Attributes:
-        kind: 0 for an I frame, 1 for a P frame.
+        place: of the frame.
+        kind: 0 for an I frame, 1 for a P or B frame.
         quality: 1..100.
-        vectors: int32 (ceil(H / 16), ceil(W / 16), 2) of a P frame; None for an I frame.
+        vectors: for each frame that it is predicted from, int32 (ceil(H / 16), ceil(W / 16), 2).
         bits: float32 (1, ceil(H / 16), ceil(W / 16), L) of 0.0 and 1.0.
         stats: what they cost.
     """
 
+    place: Place
     kind: int
     quality: int
-    vectors: np.ndarray | None
+    vectors: dict[int, np.ndarray]
     bits: Tensor
     stats: FrameStats
 
 
-def frame_headers(payload: bytes, frames: int) -> list[tuple[int, int]]:
-    """(kind, quality) of each frame. Raises FormatError if there is one that no encoder writes."""
-    if len(payload) < frames or frames < 1:
+class Header(NamedTuple):
+    """What the payload tells of a frame before its symbols. `kind` is "I", "P" or "B", even if that has no reference."""
+
+    place: Place
+    kind: str
+    quality: int
+
+
+def _parts(payload: bytes, frames: int) -> tuple[int, list[Header], bytes]:
+    """Length of the mini-GOPs, headers, coded bits. Raises as `frame_headers`."""
+    mini, drop, start = 1, 0, 0
+    if payload[:1] == b"\0":
+        mini, drop, start = *payload[1:3].ljust(2, b"\0"), 3
+        if not 2 <= mini <= MAX_MINI_GOP:
+            raise FormatError(f"a group of pictures has mini-GOPs of {mini} frames")
+    anchors = 1 + -(-(frames - 1) // mini)
+    if len(payload) < start + anchors or frames < 1:
         raise FormatError("a group of pictures is too short for its frames")
-    headers = [(byte >> 7 if i else 0, byte & 0x7F) for i, byte in enumerate(payload[:frames])]
-    for i, (_, quality) in enumerate(headers):
-        if not 1 <= quality <= 100:
-            raise FormatError(f"frame {i} of a group of pictures has an impossible header {payload[i]:#04x}")
-    return headers
+    headers: list[Header] = []
+    for place in coding_order(frames, mini):
+        byte = payload[start + -(-place.anchor // mini)]
+        predicted, quality = divmod(byte, PREDICTED)
+        if mini == 1 and not place.number:
+            predicted = 0  # the bit tells something else
+        if not 1 <= quality <= 100 or predicted and not place.number:
+            raise FormatError(f"frame {place.anchor} of a group of pictures has an impossible header {byte:#04x}")
+        if place.after is not None:
+            headers.append(Header(place, "B", _coarser(quality, drop, place)))
+        else:
+            headers.append(Header(place, "IP"[predicted], quality))
+    return mini, headers, payload[start + anchors :]
+
+
+def frame_headers(payload: bytes, frames: int) -> list[Header]:
+    """Of each frame, in the order of coding. Raises FormatError if there is one that no encoder writes."""
+    return _parts(payload, frames)[1]
 
 
 @torch.inference_mode()
 def decode_symbols(model: Model, payload: bytes, height: int, width: int, frames: int) -> Iterator[Symbols]:
-    """Entropy decoding alone: every symbol of `frames` frames, no pixels. Raises FormatError as `decode_gop`."""
-    headers = frame_headers(payload, frames)
-    coder = BitDecoder(payload[frames:])
-    step = coder.decode_step if payload[0] & LEAVES_OUT else coder.decode
+    """Entropy decoding alone: every symbol of `frames` frames, in the order of coding, no pixels.
+
+    Raises FormatError as `decode_gop`.
+    """
+    mini, headers, coded = _parts(payload, frames)
+    coder = BitDecoder(coded)
+    step = coder.decode_step if mini > 1 or payload[0] & LEAVES_OUT else coder.decode
     rows, columns = grid(height, width)
-    motion, bits = VectorCoder(), no_bits(model, rows, columns)
+    past = _Past(model, rows, columns)
 
     def decode(p: Tensor, _: Tensor | None) -> Tensor:
         return torch.from_numpy(step(p.numpy()))
 
-    for kind, quality in headers:
+    for place, letter, quality in headers:
         before = coder.bits
-        field = None
-        if kind:
-            field = motion.decode(rows, columns, coder)
-        else:
-            motion, bits = VectorCoder(), no_bits(model, rows, columns)
+        references: list[int] = []
+        if letter == "B":
+            references = _code_references(None, place, lambda _, p: int(coder.decode(np.array([p]))[0]))
+        elif letter == "P" and place.before is not None:
+            references = [place.before]
+        kind = int(bool(references))
+        previous = past.bits(place, kind)
+        vectors: dict[int, np.ndarray] = {}
+        for number in references:
+            vectors[number] = past.coder(place, number, vectors).decode(rows, columns, coder)
         middle = coder.bits
-        bits = model.network.prior.run(bits, kind, quality, decode)
-        yield Symbols(kind, quality, field, bits, FrameStats("IP"[kind], quality, coder.bits - middle, middle - before))
+        bits = model.network.prior.run(previous, kind, quality, decode)
+        past.add(place, vectors, bits)
+        stats = FrameStats(letter, quality, coder.bits - middle, middle - before)
+        yield Symbols(place, kind, quality, vectors, bits, stats)
 
 
 @torch.inference_mode()
@@ -229,14 +473,28 @@ def decode_gop(model: Model, payload: bytes, height: int, width: int, frames: in
     with half of the threads: the steps of the prior are too small to keep several, or a GPU, busy. That takes a third
     more memory, and is not done to frames that are too large for one band.
     """
-    picture = _Picture(model, height, width)
+    ready: dict[int, np.ndarray] = {}
+    shown = 0
+    pictures = _decode_pictures(model, payload, height, width, frames)
+    for number, picture in pictures:
+        ready[number] = picture
+        while shown in ready:
+            yield ready.pop(shown)
+            shown += 1
+
+
+def _decode_pictures(
+    model: Model, payload: bytes, height: int, width: int, frames: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Number and pixels of each frame, in the order of coding."""
+    pictures = _Pictures(model, height, width)
     symbols = decode_symbols(model, payload, height, width, frames)
     threads = torch.get_num_threads()
-    large = picture.rows * picture.columns > bands.MOST
+    large = pictures.rows * pictures.columns > bands.MOST
     alone = threads == 1 and model.device.type == "cpu"
     if frames == 1 or alone or large:
         for s in symbols:
-            yield picture.of(s)
+            yield s.place.number, pictures.of(s)
         return
 
     def beside() -> Iterator[Symbols]:
@@ -247,7 +505,7 @@ def decode_gop(model: Model, payload: bytes, height: int, width: int, frames: in
         for s in ready:
             torch.set_num_threads(max(1, threads // 2))
             try:
-                decoded = picture.of(s)
+                decoded = pictures.of(s)
             finally:
                 torch.set_num_threads(threads)
-            yield decoded
+            yield s.place.number, decoded

@@ -19,7 +19,7 @@ def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS)
     with open_input(path) as file:
         decoder = Decoder(file, device or "cpu", max_pixels=max_pixels)
         i, identity = decoder.info, decoder.reader.model
-        kinds = {"I": 0, "P": 0}
+        kinds = {"I": 0, "P": 0, "B": 0}
         qualities: set[int] = set()
         gops = audio = 0
         first = last = step = None
@@ -28,9 +28,9 @@ def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS)
             for chunk in decoder.reader.chunks():
                 if isinstance(chunk, Gop):
                     gops += 1
-                    for kind, quality in frame_headers(chunk.payload, len(chunk.pts)):
-                        kinds["IP"[kind]] += 1
-                        qualities.add(quality)
+                    for header in frame_headers(chunk.payload, len(chunk.pts)):
+                        kinds[header.kind] += 1
+                        qualities.add(header.quality)
                     step = chunk.pts[-1] - last if last is not None and len(chunk.pts) == 1 else step
                     if len(chunk.pts) > 1:
                         step = chunk.pts[-1] - chunk.pts[-2]
@@ -40,7 +40,7 @@ def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS)
         except FormatError as e:
             error = str(e)
         size = decoder.reader.size
-    frames = kinds["I"] + kinds["P"]
+    frames = sum(kinds.values())
     found: dict[str, Any] = {
         "version": decoder.reader.version,
         "model": packaged_ids().get(identity),
@@ -50,6 +50,7 @@ def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS)
         "frames": frames,
         "i_frames": kinds["I"],
         "p_frames": kinds["P"],
+        "b_frames": kinds["B"],
         "gops": gops,
         "quality": [min(qualities), max(qualities)] if qualities else None,
         "bytes": size,
@@ -82,15 +83,15 @@ def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS)
 
 
 def _bits(path: str, device: str) -> dict[str, float]:
-    """Ideal code length of all I frames, P frames and vectors, in bits a frame of the kind."""
+    """Ideal code length of all I, P and B frames and of vectors, in bits a frame of the kind."""
     from .api import check_stream
 
-    totals, counts = {"I": 0.0, "P": 0.0, "vectors": 0.0}, {"I": 0, "P": 0, "vectors": 0}
+    totals, counts = {"I": 0.0, "P": 0.0, "B": 0.0, "vectors": 0.0}, {"I": 0, "P": 0, "B": 0, "vectors": 0}
     for s in check_stream(path, device):
         totals[s.kind] += s.bits
         counts[s.kind] += 1
         totals["vectors"] += s.vector_bits
-        counts["vectors"] += s.kind == "P"
+        counts["vectors"] += s.kind != "I"
     return {k: round(totals[k] / counts[k], 1) for k in totals if counts[k]}
 
 
@@ -100,7 +101,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     rows = [
         ("format", f".bsq version {found['version']}, model {name} ({found['model_id']})"),
         ("picture", f"{found['width']}x{found['height']}"),
-        ("frames", f"{found['frames']} ({found['i_frames']} I, {found['p_frames']} P) in {found['gops']} GOPs"),
+        ("frames", "{frames} ({i_frames} I, {p_frames} P, {b_frames} B) in {gops} GOPs".format(**found)),
     ]
     if found["rotation"]:
         rows[1] = ("picture", rows[1][1] + f", to be turned by {found['rotation']} degrees")

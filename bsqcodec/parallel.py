@@ -20,7 +20,6 @@ from .codec import FrameStats, GopEncoder, decode_gop
 from .errors import BsqError, FormatError
 from .info import Frame
 from .model import Model
-from .rate import GroupQuality
 
 MAX_GROUP = 1 << 29  # bytes of frames; larger groups are not handed over whole
 _IN_FLIGHT = 1 << 30  # bytes of the frames of all groups that are handed over
@@ -94,7 +93,7 @@ class Workers:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def encode(self, items: Iterable[Any], gop: int, quality: int, effort: int) -> Iterator[Any]:
+    def encode(self, items: Iterable[Any], gop: int, quality: int, effort: int, mini: int) -> Iterator[Any]:
         """Replace the frames among `items` by EncodedGroup of `gop` frames, each at the place of its last frame."""
 
         def grouped() -> Iterator[Any]:
@@ -111,7 +110,7 @@ class Workers:
                 yield group
 
         def start(item: Any) -> Future | None:
-            return self._submit(_encode, item, quality, effort) if isinstance(item, list) else None
+            return self._submit(_encode, item, quality, effort, mini) if isinstance(item, list) else None
 
         def size(item: Any) -> int:
             return sum(frame.rgb.nbytes for frame in item)
@@ -199,12 +198,10 @@ def run(load: "functools.partial[Model]", task: Callable[..., _T], *arguments: A
     return task(_loaded.model, *arguments)
 
 
-def _encode(model: Model, frames: list[Frame], quality: int, effort: int) -> EncodedGroup:
+def _encode(model: Model, frames: list[Frame], quality: int, effort: int, mini: int) -> EncodedGroup:
     height, width, _ = frames[0].rgb.shape
-    encoder, control, pictures = GopEncoder(model, height, width, effort), GroupQuality(), []
-    for frame in frames:
-        pictures.append(encoder.push(frame.rgb, control.of_next(quality)))
-        control.seen(encoder.stats[-1].kind, frame.rgb, pictures[-1])
+    encoder = GopEncoder(model, height, width, effort, mini)
+    pictures = [picture for frame in frames for picture in encoder.push(frame.rgb, quality)] + encoder.flush()
     return EncodedGroup([frame.pts for frame in frames], encoder.finish(), encoder.stats, pictures)
 
 

@@ -146,12 +146,15 @@ class Unfinished:
 
     def _check(self, gop: Gop, encoder: "Encoder", rgb: np.ndarray | None) -> None:
         size, frames = (encoder.info.height, encoder.info.width), len(gop.pts)
-        quality = frame_headers(gop.payload, frames)[0][1]
+        headers = frame_headers(gop.payload, frames)
+        quality = headers[0].quality
+        if any(h.place.after is not None for h in headers) != (encoder.mini > 1 and frames > 2):
+            raise self._other("another --low-delay")
         if quality != encoder.quality:
             raise self._other(f"quality {quality}, not {encoder.quality}")
         if rgb is not None:
             decoded = next(decode_gop(encoder.model, gop.payload, *size, frames))
-            if not np.array_equal(decoded, GopEncoder(encoder.model, *size, encoder.effort).push(rgb, quality)):
+            if not np.array_equal(decoded, GopEncoder(encoder.model, *size, encoder.effort).push(rgb, quality)[0]):
                 raise self._other("another input or options, or on another machine")
 
     def _chunks(self) -> Iterator[Gop]:

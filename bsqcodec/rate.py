@@ -60,32 +60,24 @@ class RateControl:
 
 
 class GroupQuality:
-    """The quality of each frame of a group of pictures, from the one that was asked for.
+    """The quality of each I and P frame of a group of pictures, from the one that was asked for.
 
-    Every `PERIOD`-th frame is better, because those after it are predicted from it. The others are made better where
-    the error has grown beyond that of the I frame, so that quality does not fade along a group.
+    They are made better where the error has grown beyond that of the I frame, so that quality does not fade along a
+    group.
     """
 
-    PERIOD, BETTER = 8, 12
-    GAIN, MOST = 14, 10  # steps of quality for each doubling of the squared error, at most
+    GAIN, MOST = 7, 4  # steps of quality for each doubling of the squared error, at most
 
     def __init__(self) -> None:
-        self._frames = 0
         self._first = self._last = 0.0
 
     def of_next(self, quality: int) -> int:
         """Quality of the next frame, 1..100."""
-        extra = 0
-        if self._frames:
-            growth = math.log2(max(self._last, 1e-3) / max(self._first, 1e-3))
-            extra = min(max(round(self.GAIN * growth), 0), self.MOST)
-            if self._frames % self.PERIOD == 0:
-                extra = max(extra, self.BETTER)
-        return min(quality + extra, 100)
+        growth = math.log2(max(self._last, 1e-3) / max(self._first, 1e-3))
+        return min(quality + min(max(round(self.GAIN * growth), 0), self.MOST), 100)
 
     def seen(self, kind: str, rgb: np.ndarray, decoded: np.ndarray) -> None:
         """What became of the frame: its kind "I" or "P"; rgb and decoded, uint8 (H, W, 3)."""
         self._last = float(np.square(np.subtract(rgb, decoded, dtype=np.float32)).mean())
         if kind == "I":
-            self._frames, self._first = 0, self._last
-        self._frames += 1
+            self._first = self._last

@@ -56,8 +56,8 @@ def vectors() -> list[dict[str, Any]]:
 def checksums(data: bytes, model: Model) -> tuple[dict[str, Any], int]:
     """What `vectors` holds of a stream, as this machine decodes it, and the number of bits decoded.
 
-    "bits": MD5 of, for each frame, kind and quality (a byte each), the vectors of a P frame (int16, little-endian), and
-    the token bits, 8 a byte, the first one highest. "pictures": MD5 of the frames, uint8 RGB.
+    "bits": MD5 of, for each frame in the order of coding, kind (0: I, 1: P or B) and quality (a byte each), its vectors
+    (int16, little-endian), and the token bits, 8 a byte, first one highest. "pictures": MD5 of the frames, uint8 RGB.
     """
     bits, pictures = hashlib.md5(), hashlib.md5()
     frames = count = 0
@@ -80,7 +80,7 @@ def _active(model: Model, quality: int) -> int:
 
 
 def _packed(s: Symbols) -> bytes:
-    field = b"" if s.vectors is None else s.vectors.astype("<i2").tobytes()
+    field = b"".join(vectors.astype("<i2").tobytes() for vectors in s.vectors.values())
     return bytes([s.kind, s.quality]) + field + np.packbits(s.bits.cpu().numpy().astype(np.uint8)).tobytes()
 
 

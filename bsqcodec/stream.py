@@ -17,7 +17,7 @@ from .errors import FormatError
 from .info import AudioPacket, AudioTrack, MediaInfo
 
 MAGIC = b"BSQ\x1a"
-VERSION = 2  # written; streams of version 1 differ in their groups of pictures alone, which say so themselves
+VERSION = 3  # written; streams of versions 1 and 2 differ in their groups of pictures alone, which say so themselves
 ID_BYTES = 8  # of a model
 GOP, TRACK, AUDIO, END = b"G", b"A", b"P", b"E"
 MAX_SIDE = 65535

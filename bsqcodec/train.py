@@ -29,7 +29,7 @@ from .tokenizer import TOKEN, to_pixels
 
 log = logging.getLogger(__name__)
 STLPIPS_SCALE = 700.0  # brings it to the mean squared error that it typically comes with
-RAISED = (0, 0, 0, 4, 8, 12)  # by how much an encoder may raise the quality of a P frame (rate.GroupQuality)
+CHANGES = (-12, -6, 0, 0, 0, 4)  # by which an encoder changes the quality of predicted frames
 STLPIPS_SIDE = 96  # pixels of the window that it looks at: its network takes longer than ours
 
 
@@ -295,15 +295,15 @@ class Trainer:
         n = max(1, round(c.sequences * len(batch) / c.images))
         for t in range(1, c.unroll):
             before = pixels[:n].to(torch.uint8)
-            raised = (quality[:n] + torch.from_numpy(rng.choice(RAISED, n)).to(self.device)).clamp(max=QUALITIES)
-            vectors = search(batch[:n, t], before, c.motion_lambda * self.network.step(raised))
+            changed = (quality[:n] + torch.from_numpy(rng.choice(CHANGES, n)).to(self.device)).clamp(1, QUALITIES)
+            vectors = search(batch[:n, t], before, c.motion_lambda * self.network.step(changed))
             reference = compensate(before, vectors).float()
-            condition = (kind[:n] + 1, raised)
+            condition = (kind[:n] + 1, changed)
             loss, pixels, bits, m = self.loss(frames[:n, t], reference, bits[:n], condition)
             loss = loss * (n / len(batch))
             loss.backward()
             total = total + loss.detach()
-            records["quality"] += raised.tolist()
+            records["quality"] += changed.tolist()
             records["kind"] += condition[0].tolist()
             for k, v in m.items():
                 records[k] += v.tolist()

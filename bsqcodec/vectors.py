@@ -45,7 +45,8 @@ _Code = Callable[[np.ndarray | None, np.ndarray], np.ndarray]
 class VectorCoder:
     """Codes the fields of one group of pictures in order; make a new one at each I frame.
 
-    The state is the last field and, for every context, two counts. Both sides update it alike.
+    The state is the field that is expected, which is the last one unless `expect` says otherwise, and, for every
+    context, two counts. Both sides update it alike.
     """
 
     def __init__(self) -> None:
@@ -72,8 +73,18 @@ class VectorCoder:
         """The next field, int32 (hb, wb, 2). Raises FormatError if a vector is out of range."""
         return self._run(hb, wb, None, lambda _, p1: dec.decode(p1).astype(np.int64)).astype(np.int32)
 
+    def expect(self, field: np.ndarray | None) -> None:
+        """What the next field will be like, integers (hb, wb, 2) within +-2047; None if nothing is known."""
+        self._last = field
+
+    def copy(self) -> "VectorCoder":
+        """Another one in the same state."""
+        other = VectorCoder()
+        other._counts, other._last = self._counts.copy(), self._last
+        return other
+
     def last(self, hb: int, wb: int) -> np.ndarray | None:
-        """The field before, (hb, wb, 2), if it was one of this size."""
+        """The field that is expected, (hb, wb, 2), if there is one of this size."""
         return self._last if self._last is not None and self._last.shape == (hb, wb, 2) else None
 
     @staticmethod

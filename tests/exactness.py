@@ -89,8 +89,8 @@ def decode(path: str, device: str, most: int | None = None, oracle: bool = False
         model = find_model(reader.model, device_of(device))
         rows, columns = grid(reader.info.height, reader.info.width)
         headers = (h for c in reader.chunks() if isinstance(c, Gop) for h in frame_headers(c.payload, len(c.pts)))
-        for _, quality in itertools.islice(headers, most):
-            mask = model.network.prior.active_mask(torch.tensor(quality, device=model.device))
+        for header in itertools.islice(headers, most):
+            mask = model.network.prior.active_mask(torch.tensor(header.quality, device=model.device))
             bits += int(mask.sum()) * rows * columns
     digest, frames = hashlib.md5(), 0
     with open(path, "rb") as file:
@@ -107,7 +107,7 @@ def drift(video: str, frames: int, quality: int, device: str, path: str) -> None
         info = source.info
     there_and_back = itertools.cycle(range(2 * len(pictures) - 2)) if len(pictures) > 1 else itertools.repeat(0)
     with open(path, "wb") as file:
-        encoder = Encoder(file, info, DEFAULT, quality, frames + 1, device)
+        encoder = Encoder(file, info, DEFAULT, quality, frames + 1, device, low_delay=True)
         kinds = ""
         for pts, i in enumerate(tqdm(itertools.islice(there_and_back, frames + 1), "encode", frames + 1)):
             encoder.write(pictures[min(i, 2 * len(pictures) - 2 - i)], pts)

@@ -10,7 +10,7 @@ from conftest import random_network
 from skimage import data as skdata
 
 from bsqcodec import codec
-from bsqcodec.codec import GopEncoder, decode_gop
+from bsqcodec.codec import GopEncoder, coding_order, decode_gop, frame_headers
 from bsqcodec.errors import BsqError, FormatError, ModelError
 from bsqcodec.model import Model, find_model, integers, load_model, model_id, save_model
 
@@ -28,9 +28,9 @@ def clip(height, width, frames, seed=0):
     return np.stack([big[t : t + height, 2 * t : 2 * t + width] for t in range(frames)]).astype(np.uint8)
 
 
-def encode(model, frames, qualities):
-    encoder = GopEncoder(model, *frames.shape[1:3])
-    decoded = [encoder.push(f, q) for f, q in zip(frames, qualities)]
+def encode(model, frames, qualities, mini=1):
+    encoder = GopEncoder(model, *frames.shape[1:3], mini=mini)
+    decoded = [picture for f, q in zip(frames, qualities) for picture in encoder.push(f, q)] + encoder.flush()
     return encoder.finish(), decoded, encoder.stats
 
 
@@ -118,7 +118,7 @@ def test_decoder_uses_no_state_of_the_encoder(model):
     """Two interleaved encoders and decoders do not disturb each other."""
     a, b = clip(32, 48, 2), clip(32, 48, 2, seed=5)
     ea, eb = GopEncoder(model, 32, 48), GopEncoder(model, 32, 48)
-    ra, rb = zip(*[(ea.push(x, 40), eb.push(y, 70)) for x, y in zip(a, b)])
+    ra, rb = zip(*[(ea.push(x, 40)[0], eb.push(y, 70)[0]) for x, y in zip(a, b)])
     pairs = zip(decode_gop(model, ea.finish(), 32, 48, 2), decode_gop(model, eb.finish(), 32, 48, 2))
     for (x, y), u, v in zip(pairs, ra, rb):
         assert np.array_equal(x, u) and np.array_equal(y, v)
@@ -203,3 +203,55 @@ def test_unknown_models_are_named():
         find_model(bytes(range(1, 9)))
     with pytest.raises(BsqError, match="packaged models"):
         load_model("no-such-model")
+
+
+def test_order_of_coding():
+    assert [p.number for p in coding_order(10, 4)] == [0, 4, 2, 1, 3, 8, 6, 5, 7, 9]
+    for frames, mini in itertools.product(range(1, 40), (1, 2, 3, 4, 7, 16)):
+        seen = set()
+        for place in coding_order(frames, mini):
+            assert {place.before, place.after} - {None} <= seen
+            assert place.before is None or place.before < place.number
+            assert place.after is None or place.after > place.number
+            seen.add(place.number)
+        assert seen == set(range(frames))
+
+
+@pytest.mark.parametrize("mini", [2, 3, 4, 16])
+@pytest.mark.parametrize("frames", [1, 2, 3, 6, 11])
+def test_b_frames_decode_as_the_encoder_said(model, mini, frames):
+    x = clip(33, 48, frames)
+    payload, decoded, stats = encode(model, x, itertools.cycle([30, 60, 90]), mini)
+    assert len(decoded) == len(stats) == frames
+    assert all(np.array_equal(a, b) for a, b in zip(decode_gop(model, payload, 33, 48, frames), decoded, strict=True))
+    headers = frame_headers(payload, frames)
+    assert [(h.kind, h.quality) for h in headers] == [(s.kind, s.quality) for s in stats]
+    assert any(h.kind == "B" for h in headers) == (frames > 2)
+
+
+def test_a_scene_cut_between_anchors():
+    """The anchor after it is an I frame, and every B frame is predicted from its own side."""
+    model = load_model()
+    x = np.concatenate([clip(32, 48, 3), 255 - clip(32, 48, 2, seed=9)])
+    x[:3] //= 8
+    payload, decoded, stats = encode(model, x, [70] * 5, 4)
+    assert [s.kind for s in stats[:2]] == ["I", "I"]
+    assert all(np.array_equal(a, b) for a, b in zip(decode_gop(model, payload, 32, 48, 5), decoded, strict=True))
+    symbols = {s.place.number: s for s in codec.decode_symbols(model, payload, 32, 48, 5)}
+    assert 4 not in symbols[1].vectors and 4 not in symbols[2].vectors and 0 not in symbols[3].vectors
+
+
+def test_little_is_kept_of_frames_that_are_done(model):
+    x = clip(32, 32, 6)
+    encoder = GopEncoder(model, 32, 32, mini=4)
+    for t in range(30):
+        encoder.push(x[t % 6], 50)
+        assert len(encoder._pictures.canvases) <= 5 and len(encoder._past._bits) <= 5
+
+
+@pytest.mark.parametrize(
+    "start", [b"\0", b"\0\1\6  ", b"\0\x11\6  ", b"\0\2\6", b"\0\2\6 ", b"\0\2\6\xa0 ", b"\0\2\6 \0"]
+)
+def test_impossible_headers_of_b_frames(model, start):
+    with pytest.raises(FormatError):
+        frame_headers(start, 2)

@@ -181,7 +181,7 @@ def encode(model, height, width):
     encoder = GopEncoder(model, height, width)
     picture = np.concatenate([skdata.astronaut()] * 2)
     frames = [picture[t : t + height, 2 * t : 2 * t + width] for t in range(FRAMES)]
-    decoded = [encoder.push(np.ascontiguousarray(frame), 40) for frame in frames]
+    decoded = [x for frame in frames for x in encoder.push(np.ascontiguousarray(frame), 40)]
     assert "".join(s.kind for s in encoder.stats) == "I" + "P" * (FRAMES - 1)
     return encoder.finish(), decoded
 

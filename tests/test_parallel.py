@@ -147,9 +147,9 @@ def test_same_bytes_and_pictures_from_a_cluster(clip, scheduler, tmp_path):
 def test_a_cluster_that_fails_is_one_line(clip, scheduler, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "_PATIENCE", 1)
     with Cluster(scheduler, None, bytes(8)) as workers, pytest.raises(ModelError, match="not installed"):
-        next(workers.encode([Frame(np.zeros((16, 16, 3), np.uint8), 0)], 1, 50, 0))
+        next(workers.encode([Frame(np.zeros((16, 16, 3), np.uint8), 0)], 1, 50, 0, 1))
     with Cluster(scheduler, "small", bytes(8)) as workers, pytest.raises(ModelError, match="another model"):
-        next(workers.encode([Frame(np.zeros((16, 16, 3), np.uint8), 0)], 1, 50, 0))
+        next(workers.encode([Frame(np.zeros((16, 16, 3), np.uint8), 0)], 1, 50, 0, 1))
     with Cluster(scheduler, None, load_model().id) as workers, pytest.raises(BsqError, match="gave up"):
         workers.decode(b"", "no height", 16, 1, 1).result()
     with pytest.raises(BsqError, match="no dask scheduler"):
@@ -262,7 +262,7 @@ def test_groups_take_the_place_of_their_last_frame(monkeypatch):
     monkeypatch.setattr(_Instant, "done", lambda self, n: self.start(n), raising=False)
     sound = AudioPacket(0, 1, b"x")
     frame = Frame(np.zeros((1, 1, 3), np.uint8), 0)
-    assert list(workers.encode([frame, sound, frame, sound, frame], 2, 50, 0)) == [sound, 2, sound, 1]
+    assert list(workers.encode([frame, sound, frame, sound, frame], 2, 50, 0, 1)) == [sound, 2, sound, 1]
 
 
 def test_reading_ahead_keeps_order_errors_and_bounds():

@@ -121,7 +121,7 @@ def checked(head):
 def test_a_newer_version_is_named():
     data = bytearray(stream())
     data[4] = 7
-    with pytest.raises(FormatError, match="version 7; this program reads versions 1 to 2"):
+    with pytest.raises(FormatError, match="version 7; this program reads versions 1 to 3"):
         StreamReader(io.BytesIO(bytes(data)))
 
 

@@ -317,6 +317,7 @@ class Bsq(Codec):
     name, label = "bsq", "bsqcodec"
     points = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
     effort: ClassVar[int] = 0
+    low_delay: ClassVar[bool] = False
 
     @property
     def model(self) -> Model:
@@ -326,9 +327,9 @@ class Bsq(Codec):
         model = self.model
         weights = f"model {model.name} (id {model.id.hex()}, weights {_digest(model)})"
         effort = f", effort {self.effort}" if self.effort else ""
-        return (
-            f".bsq file of stream version {stream.VERSION}, {weights}, {model.device}, gop {self.settings.gop}{effort}"
-        )
+        delay = ", low delay" if self.low_delay else ""
+        version = f".bsq file of stream version {stream.VERSION}"
+        return f"{version}, {weights}, {model.device}, gop {self.settings.gop}{effort}{delay}"
 
     def load(self) -> float:
         return _model(self.settings.model, self.settings.device)[1]
@@ -344,7 +345,8 @@ class Bsq(Codec):
         rate = Fraction(fps).limit_denominator(1001) if fps else None
         info = MediaInfo(first.shape[1], first.shape[0], 1 / rate if rate else Fraction(1, 25), rate)
         file = io.BytesIO()
-        encoder = Encoder(file, info, self.model, int(point), self.settings.gop, effort=self.effort)
+        gop, point = self.settings.gop, int(point)
+        encoder = Encoder(file, info, self.model, point, gop, effort=self.effort, low_delay=self.low_delay)
         for t, frame in enumerate(itertools.chain([first], frames)):
             encoder.write(frame, t)
         encoder.close()
@@ -355,6 +357,13 @@ class Bsq(Codec):
             yield frame.rgb
 
 
+class BsqLowDelay(Bsq):
+    """Ours, without B frames."""
+
+    name, label = "bsq-low-delay", "bsqcodec --low-delay"
+    low_delay = True
+
+
 class BsqSearch(Bsq):
     """Ours, with the encoder's search."""
 
@@ -363,7 +372,7 @@ class BsqSearch(Bsq):
 
 
 CODECS: dict[str, type[Codec]] = {
-    c.name: c for c in (Bsq, BsqSearch, Jpeg, Jpeg2000, WebP, Avif, H264, Hevc, Av1, Identity)
+    c.name: c for c in (Bsq, BsqLowDelay, BsqSearch, Jpeg, Jpeg2000, WebP, Avif, H264, Hevc, Av1, Identity)
 }
 DEFAULTS = {"image": ("bsq", "jpeg", "jpeg2000", "webp", "avif"), "video": ("bsq", "h264", "hevc", "av1")}
 

@@ -114,7 +114,8 @@ def _ours(job: dict[str, Any]) -> dict[str, Any]:
     load = time.perf_counter() - start
     network, clock = model.network, _Clock()
     for owner, attribute, part in (
-        (codec, "search", "motion"), (codec, "compensate", "motion"), (network, "bits", "tokenizer"),
+        (codec, "find", "motion"), (codec.vector_search, "refine", "motion"), (codec, "compensate", "motion"),
+        (network, "bits", "tokenizer"),
         (network.decoder, "forward", "tokenizer"), (network.prior, "run", "prior"),
         (BitEncoder, "encode", "range coder"), (BitDecoder, "decode", "range coder"),
         (codec.VectorCoder, "encode", "range coder"), (codec.VectorCoder, "decode", "range coder"),
