@@ -4,8 +4,8 @@ Payload of a group: one byte a frame (bit 7: predicted, bits 0..6: quality 1..10
 each frame, its motion vectors (of predicted frames) and its tokens. Nothing predicts the first frame: there, bit 7 says
 that bits of the smallest probability are left out (`BitEncoder.encode_step`), as they are not in streams of version 1.
 A group with B frames (version 3) begins with a byte 0, the length of its mini-GOPs, and how many steps of quality each
-level of B frames is below; only anchors have a byte, and bits are left out. Frames are coded on a canvas whose sides are
-multiples of 16. With mini-GOPs of 4 frames, 0 4 2 1 3 8 6 5 7 .. is the order of coding (`coding_order`).
+level of B frames is below; only anchors have a byte, and bits are left out. With mini-GOPs of 4 frames, the order of
+coding is 0 4 2 1 3 8 6 5 7 .. (`coding_order`). Frames are coded on a canvas whose sides are multiples of 16.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ PREDICTED = 0x80
 LEAVES_OUT = 0x80  # in the first byte
 MINI_GOP = 4  # frames from one anchor to the next where an encoder is free to choose
 MAX_MINI_GOP = 16
-DROP = 6  # steps of quality that each level of B frames is below: fewer frames or none are predicted from them
+DROP = 8  # steps of quality that each level of B frames is below: fewer frames or none are predicted from them
 SOME = 65208  # of ONE: how likely a B frame has a reference
 BOTH = 49152  # and two, if it has any
 MOTION_LAMBDA = 0.35  # SAD a bit of vectors may cost, in quantiser steps, while they are searched
@@ -157,7 +157,7 @@ class _Past:
     """What the symbols of a frame are predicted from: vectors and token bits of those that were coded before it."""
 
     def __init__(self, model: Model, rows: int, columns: int):
-        self._model, self._size = model, (rows, columns)
+        self._model, self.size = model, (rows, columns)
         self._coders: dict[str, VectorCoder] = {}
         self._bits: dict[int, Tensor] = {}  # uint8: they may be several
         self._vectors: dict[int, dict[int, np.ndarray]] = {}  # of each frame, for each of its references
@@ -168,7 +168,7 @@ class _Past:
         if not kind:
             if place.after is None:
                 self._coders = {"P": VectorCoder(), "B": VectorCoder()}
-            return no_bits(self._model, *self._size)
+            return no_bits(self._model, *self.size)
         assert place.before is not None
         return self._bits[place.before].float()
 
@@ -331,7 +331,10 @@ class GopEncoder:
         references = [place.before] if place.after is None else [place.before, place.after]
         for number in references:
             coder = self._past.coder(place, number, known).copy()
-            field = find(pixels, self._pictures.canvases[number], MOTION_LAMBDA * step)
+            start = None
+            if place.after is not None and (expected := coder.last(*self._past.size)) is not None:
+                start = torch.from_numpy(expected)[None].to(self._model.device)
+            field = find(pixels, self._pictures.canvases[number], MOTION_LAMBDA * step, start, start is None)
             known[number] = vector_search.refine(field, coder, lam)
             single.append(self._pictures.predicted(number, known[number]))
             before = scratch.bits
@@ -394,7 +397,7 @@ class Symbols(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What the payload tells of a frame before its symbols. `kind` is "I", "P" or "B", even if that has no reference."""
+    """What the payload tells of a frame before its symbols. `kind` is "I", "P" or "B" (even without a reference)."""
 
     place: Place
     kind: str

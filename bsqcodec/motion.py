@@ -19,6 +19,7 @@ _CHUNK = 256  # blocks a step: keeps the working set in the cache
 _RANGE = 16  # of the exhaustive search, in pixels of the quarter-size frame
 _MARGIN = 20  # pixels around the reference that a block may read: more would only repeat the border
 _STEPS = (8, 4, 2, 1)  # refinement, in quarter pixels
+_FEW_STEPS = (4, 1)  # where the search begins near the end
 
 
 def compensate(ref: Tensor, vectors: Tensor) -> Tensor:
@@ -99,7 +100,9 @@ def search(cur: Tensor, ref: Tensor, lam: float | Tensor, start: Tensor | None =
 
 
 @torch.no_grad()
-def find(cur: Tensor, ref: Tensor, lam: float | Tensor, start: Tensor | None = None) -> "Field":
+def find(
+    cur: Tensor, ref: Tensor, lam: float | Tensor, start: Tensor | None = None, exhaustive: bool = True
+) -> "Field":
     """The field of vectors that predicts `cur` from `ref`, chosen by luma SAD + lam * (estimate of their bits).
 
     An exhaustive search on the quarter-size frame (+-64 pixels, less on small frames) gives the first vectors.
@@ -110,6 +113,7 @@ def find(cur: Tensor, ref: Tensor, lam: float | Tensor, start: Tensor | None = N
         lam: luma SAD of a block (sum of 256 absolute differences of 0..255) that one bit is worth, >= 0;
             one for all pictures or (B,), one for each.
         start: vectors to try as well, (B, ceil(H / 16), ceil(W / 16), 2), for example those of the last frame.
+        exhaustive: without it, `start` stands for what the exhaustive search would find.
 
     Returns:
         A field; its `v`, int32 (B, ceil(H / 16), ceil(W / 16), 2), holds (dy, dx) in quarter pixels, within +-2047.
@@ -117,12 +121,12 @@ def find(cur: Tensor, ref: Tensor, lam: float | Tensor, start: Tensor | None = N
     now, before = _luma(cur), _luma(ref)
     lam = lam.float() if isinstance(lam, Tensor) else torch.full((len(now),), float(lam), device=now.device)
     field = Field(now, before, lam)
-    first = _coarse(now, before, lam)
+    first = _coarse(now, before, lam) if exhaustive else []
     if start is not None:
         first.append(start.to(torch.int32))
     field.set(first[0])
     field.sweep(lambda v: torch.stack([*first[1:], torch.zeros_like(v)]))
-    for step in _STEPS:
+    for step in _STEPS if exhaustive else _FEW_STEPS:
         field.sweep(lambda v, step=step: v + _ring(step, v.device))
         field.sweep(_neighbours)
     field.sweep(lambda v: v + _ring(1, v.device))

@@ -214,6 +214,23 @@ def test_a_group_of_pictures_is_the_same_on_a_device(one_thread):
     assert launches[1] < 1.2 * launches[0]
 
 
+def test_b_frames_are_the_same_on_a_device(one_thread):
+    frames = [np.ascontiguousarray(skdata.astronaut()[t : t + 57, 2 * t : 2 * t + 75]) for t in range(6)]
+
+    def coded(model):
+        encoder = GopEncoder(model, 57, 75, mini=3)
+        decoded = [x for frame in frames for x in encoder.push(frame, 40)] + encoder.flush()
+        assert [s.kind for s in encoder.stats] == list("IPBBPB")
+        return encoder.finish(), decoded
+
+    payload, decoded = coded(Model(random_network(), "tiny"))
+    with Simulated():
+        there = Model(random_network(), "tiny", DEVICE)
+        assert coded(there)[0] == payload
+        for frame, expected in zip(decode_gop(there, payload, 57, 75, 6), decoded, strict=True):
+            assert np.array_equal(frame, expected)
+
+
 def no_graphs(graph, capture_error_mode):
     raise RuntimeError("not here")
 
