@@ -244,18 +244,15 @@ class GopEncoder:
         return self.flush() if len(self._waiting) == self._mini else []
 
     def flush(self) -> list[np.ndarray]:
-        """Encode the frames that still wait: the last of them is an anchor. Returns them as `push` does."""
+        """Encode the frames that still wait, the last one as an anchor; none may follow. Returns them as `push` does."""
         last = len(self.stats) - 1
         return self._encode(list(mini_gop(last, last + len(self._waiting)))) if self._waiting else []
 
     def finish(self) -> bytes:
         """The payload of all frames pushed; `flush` comes before."""
         assert not self._waiting, "there are frames that are not encoded"
-        frames = len(self.stats)
-        headers = bytes(
-            self._headers[place.number] for place in coding_order(frames, self._mini) if place.after is None
-        )
-        if self._mini > 1 and frames > 1:
+        headers = bytes(self._headers.values())
+        if self._mini > 1 and len(headers) > 1:
             start = bytes([0, self._mini, self._drop])
         else:
             start, headers = b"", bytes([headers[0] | LEAVES_OUT]) + headers[1:]
