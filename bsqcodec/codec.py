@@ -244,7 +244,7 @@ class GopEncoder:
         return self.flush() if len(self._waiting) == self._mini else []
 
     def flush(self) -> list[np.ndarray]:
-        """Encode the frames that still wait, the last one as an anchor; none may follow. Returns them as `push` does."""
+        """Encode the frames that still wait, the last one as an anchor; none may follow. Returns them like `push`."""
         last = len(self.stats) - 1
         return self._encode(list(mini_gop(last, last + len(self._waiting)))) if self._waiting else []
 
