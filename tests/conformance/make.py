@@ -47,6 +47,7 @@ def contents() -> dict[str, tuple[list[np.ndarray], list[int], int]]:
     walk = moving(astronaut[100:], 6, 80, 112)
     cut = moving(astronaut, 3, 64, 64) + moving(cat, 3, 64, 64)
     found["motion-q40"] = (walk, [40] * 6, 4)
+    found["low-delay-q40"] = (walk, [40] * 6, 4)
     found["motion-odd-q85"] = (moving(coffee[150:, 200:], 4, 33, 47), [85] * 4, 32)
     found["cut-scene-q60"] = (cut, [60] * 6, 32)
     found["many-qualities"] = (moving(cat[50:], 34, 16, 32), list(range(1, 101, 3)), 20)
@@ -70,7 +71,8 @@ def make(model: Model) -> list[dict[str, Any]]:
         file = io.BytesIO()
         height, width = frames[0].shape[:2]
         rate = None if len(frames) == 1 else Fraction(25)
-        encoder = bsqcodec.Encoder(file, MediaInfo(width, height, frame_rate=rate), model, gop=gop)
+        info, low_delay = MediaInfo(width, height, frame_rate=rate), name.startswith("low-delay")
+        encoder = bsqcodec.Encoder(file, info, model, gop=gop, low_delay=low_delay)
         for pts, (frame, quality) in enumerate(zip(frames, qualities)):
             encoder.quality = quality
             encoder.write(frame, pts)
