@@ -13,6 +13,7 @@ from bsqcodec import codec
 from bsqcodec.codec import GopEncoder, coding_order, decode_gop, frame_headers
 from bsqcodec.errors import BsqError, FormatError, ModelError
 from bsqcodec.model import Model, find_model, integers, load_model, model_id, save_model
+from bsqcodec.vectors import VectorCoder
 
 
 @pytest.fixture(scope="module")
@@ -255,3 +256,30 @@ def test_little_is_kept_of_frames_that_are_done(model):
 def test_impossible_headers_of_b_frames(model, start):
     with pytest.raises(FormatError):
         frame_headers(start, 2)
+
+
+def test_vectors_are_expected_by_the_book(monkeypatch):
+    """Against bitstream_spec.md, section 4, in its words."""
+    model = load_model()
+    x = clip(64, 96, 12)
+    expected = []
+    original = VectorCoder.expect
+    monkeypatch.setattr(VectorCoder, "expect", lambda self, e: expected.append(e) or original(self, e))
+    payload, _, _ = encode(model, x, [50] * 12, 5)
+    expected.clear()
+    fields, seen = {}, 0
+    for s in codec.decode_symbols(model, payload, 64, 96, 12):
+        f, a, b = s.place.number, s.place.before, s.place.after
+        fields[f] = {}
+        for r, field in s.vectors.items():
+            g = next((g for g in ([f, b, a] if b is not None else [a]) if fields[g]), None)
+            if g is None:
+                assert expected[seen] is None
+            else:
+                h = next((h for h in fields[g] if h in (a, b)), next(iter(fields[g])))
+                numerator, denominator = (f - r, g - h) if g > h else (r - f, h - g)
+                values = np.floor((2 * fields[g][h] * numerator + denominator) / (2 * denominator))
+                assert np.array_equal(expected[seen], np.clip(values, -2047, 2047))
+            fields[f][r] = field
+            seen += 1
+    assert seen == len(expected) > 12
