@@ -569,7 +569,7 @@ def test_averages(pictures, tmp_path):
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        (["--codecs", "mpeg2"], "no codec called mpeg2; known codecs: bsq, bsq-search"),
+        (["--codecs", "mpeg2"], "no codec called mpeg2; known codecs: bsq, bsq-low-delay, bsq-search"),
         (["--points", "mpeg2=1,2"], "no codec called mpeg2"),
         (["--metrics", "beauty"], "no metric called beauty; known metrics: psnr"),
         (["--items", "nobody"], "no item of"),
