@@ -91,7 +91,7 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--size", help="Size of the file to aim at, in bytes, or as 500k or 2M; in place of a quality.")
 @click.option("--gop", type=click.IntRange(1, 65535), default=32, help="Frames from one I frame to the next.")
 @click.option("--effort", type=click.IntRange(0, 1000), default=0, help="Steps of a search for better bits; try 16.")
-@click.option("--low-delay", is_flag=True, help="No B frames: larger, but quicker; no frame waits for others.")
+@click.option("--low-delay", is_flag=True, help="No B frames: larger, but no frame waits for a later one.")
 @click.option("--model", default=DEFAULT, show_default=True, help="Name of a packaged model, or a model file.")
 @_device
 @_jobs
