@@ -111,8 +111,7 @@ class Encoder:
         self.audio_size = 0
         self._writer = StreamWriter(file, self.model.id, info)
         self.mini = 1 if low_delay else min(MINI_GOP, gop)
-        self.bits = 0.0
-        self._counted = 0  # frames of the group in `bits`
+        self._bits = 0.0  # of the groups before the one that is open
         self._group: GopEncoder | None = None
         self._pts: list[int] = []
         self._audio: list[AudioPacket] = []
@@ -121,6 +120,10 @@ class Encoder:
     @property
     def size(self) -> int:
         return self._writer.size
+
+    @property
+    def bits(self) -> float:
+        return self._bits + (self._group.bits if self._group else 0.0)
 
     def write(self, rgb: np.ndarray, pts: int = 0) -> list[np.ndarray]:
         """Take the next frame, uint8 (H, W, 3); `pts` must rise.
@@ -135,10 +138,8 @@ class Encoder:
         decoded = self._group.push(rgb, self.quality)
         self.frames += 1
         self._pts.append(pts)
-        if len(self._pts) == self.gop:
-            return decoded + self._end_group()
-        self._count(self._group)
-        return decoded
+        self.stats = self._group.stats[-1]
+        return decoded + self._end_group() if len(self._pts) == self.gop else decoded
 
     def _end_group(self) -> list[np.ndarray]:
         """Encode and write what belongs to the group that is open, if one is."""
@@ -146,20 +147,16 @@ class Encoder:
             self._finish_group(None)
             return []
         decoded = self._group.flush()
-        self._count(self._group)
+        self.stats = self._group.stats[-1]
+        self._bits += self._group.bits
         self._finish_group(self._group.finish())
         return decoded
 
-    def _count(self, group: GopEncoder) -> None:
-        new = group.stats[self._counted :]
-        self._counted += len(new)
-        self.bits += sum(s.bits + s.vector_bits for s in new)
-        self.stats = group.stats[-1]
-
-    def write_coded(self, pts: list[int], payload: bytes) -> None:
-        """In place of `write` for all frames of a group that was encoded before, or elsewhere."""
+    def write_coded(self, pts: list[int], payload: bytes, bits: float) -> None:
+        """In place of `write` for all frames of a group that was encoded before, or elsewhere, in so many bits."""
         self.frames += len(pts)
         self._pts += pts
+        self._bits += bits
         self._finish_group(payload)
 
     def write_audio(self, packet: AudioPacket) -> None:
@@ -179,7 +176,7 @@ class Encoder:
     def _finish_group(self, payload: bytes | None) -> None:
         if payload is not None:
             self._writer.gop(self._pts, payload)
-            self._group, self._pts, self._counted = None, [], 0
+            self._group, self._pts = None, []
         if self._audio:
             self._write_audio()
         self._writer.flush()  # so that whole groups outlive this process
@@ -436,14 +433,13 @@ def encode_file(
             before.output if before else file, info, model, quality, gop, effort=effort, low_delay=low_delay
         )
 
-        def written(pictures: list[np.ndarray], bits: float) -> None:
-            result.bits += bits
-            result.size = encoder.size
+        def written(pictures: list[np.ndarray]) -> None:
             for picture in pictures:
                 result.add(picture)
                 tell()
 
         def tell() -> None:
+            result.bits, result.size = encoder.bits, encoder.size
             if progress:
                 progress(result, opened.total)
 
@@ -453,9 +449,8 @@ def encode_file(
             if rate and encoder.frames % gop == 0:
                 encoder.quality = rate.next(encoder.frames, encoder.size, encoder.audio_size)
 
-        for group in before.again(encoder, items) if before else ():
+        for _ in before.again(encoder, items) if before else ():
             result.frames = result.kept = encoder.frames
-            written([], 8 * len(group.payload))
             tell()
             steer()
         frame_bytes = 3 * info.width * info.height
@@ -472,17 +467,15 @@ def encode_file(
                 encoder.write_audio(item)
                 continue
             if isinstance(item, EncodedGroup):
-                encoder.write_coded(item.pts, item.payload)
-                written(item.decoded, sum(s.bits + s.vector_bits for s in item.stats))
+                encoder.write_coded(item.pts, item.payload, sum(s.bits + s.vector_bits for s in item.stats))
+                written(item.decoded)
             else:
-                so_far = encoder.bits
-                written(encoder.write(*item), encoder.bits - so_far)
+                written(encoder.write(*item))
             steer()
         if not encoder.frames:
             raise BsqError(f"{source}: there are no frames")
-        so_far = encoder.bits
-        written(encoder.close(), encoder.bits - so_far)
-        result.size = encoder.size
+        written(encoder.close())
+        result.bits, result.size = encoder.bits, encoder.size
     return result
 
 

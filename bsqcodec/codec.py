@@ -76,6 +76,10 @@ class Place(NamedTuple):
     after: int | None = None
     level: int = 0
 
+    def kind(self, predicted: int) -> str:
+        """ "I", "P" or "B" (even if nothing predicts it)."""
+        return "B" if self.after is not None else "IP"[predicted]
+
 
 def mini_gop(first: int, last: int) -> Iterator[Place]:
     """The anchor `last`, which follows the anchor `first`, and the B frames between, in the order of coding."""
@@ -163,16 +167,16 @@ class _Past:
         self._vectors: dict[int, dict[int, np.ndarray]] = {}  # of each frame, for each of its references
 
     def bits(self, place: Place, kind: int) -> Tensor:
-        """Of the frame before, as the prior takes them: none for an I frame. The coders of vectors begin anew at
-        an anchor that is one."""
+        """Of the frame before, as the prior takes them: none for a frame without references."""
         if not kind:
-            if place.after is None:
-                self._coders = {"P": VectorCoder(), "B": VectorCoder()}
             return no_bits(self._model, *self.size)
         assert place.before is not None
         return self._bits[place.before].float()
 
     def add(self, place: Place, vectors: dict[int, np.ndarray], bits: Tensor) -> None:
+        """Keep the symbols of a frame. After an I frame the coders of vectors begin anew."""
+        if place.after is None and not vectors:
+            self._coders = {"P": VectorCoder(), "B": VectorCoder()}
         _forget(self._bits, place)
         _forget(self._vectors, place)
         self._bits[place.number], self._vectors[place.number] = bits.to(torch.uint8), vectors
@@ -217,7 +221,7 @@ class GopEncoder:
     def __init__(self, model: Model, height: int, width: int, effort: int = 0, mini: int = 1):
         if not 1 <= mini <= MAX_MINI_GOP:
             raise ValueError(f"mini-GOPs of {mini} frames; they may have 1 to {MAX_MINI_GOP}")
-        self._model, self._effort, self._mini, self._drop = model, effort, mini, DROP
+        self._model, self._effort, self._mini = model, effort, mini
         self._pictures = _Pictures(model, height, width)
         self._past = _Past(model, self._pictures.rows, self._pictures.columns)
         self._coder = BitEncoder()
@@ -248,12 +252,17 @@ class GopEncoder:
         last = len(self.stats) - 1
         return self._encode(list(mini_gop(last, last + len(self._waiting)))) if self._waiting else []
 
+    @property
+    def bits(self) -> float:
+        """Ideal code length of every frame encoded so far."""
+        return self._coder.bits
+
     def finish(self) -> bytes:
         """The payload of all frames pushed; `flush` comes before."""
         assert not self._waiting, "there are frames that are not encoded"
         headers = bytes(self._headers.values())
         if self._mini > 1 and len(headers) > 1:
-            start = bytes([0, self._mini, self._drop])
+            start = bytes([0, self._mini, DROP])
         else:
             start, headers = b"", bytes([headers[0] | LEAVES_OUT]) + headers[1:]
         return start + headers + self._coder.finish()
@@ -269,7 +278,7 @@ class GopEncoder:
         if place.after is None:
             quality = self._quality.of_next(quality)
         else:
-            quality = _coarser(self._headers[place.anchor] & ~PREDICTED, self._drop, place)
+            quality = _coarser(self._headers[place.anchor] & ~PREDICTED, DROP, place)
         x = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))[None].to(self._model.device)
         bottom, right = s.rows * TOKEN - s.height, s.columns * TOKEN - s.width
         x = F.pad(x.float(), (0, right, 0, bottom), mode="replicate")
@@ -294,7 +303,7 @@ class GopEncoder:
             bits = bands.encode(network, x, reference, condition)
         network.prior.run(previous, kind, quality, self._encode_step, bits)
         self._past.add(place, vectors, bits)
-        letter = "B" if place.after is not None else "IP"[kind]
+        letter = place.kind(kind)
         self.stats.append(FrameStats(letter, quality, self._coder.bits - middle, middle - start))
         if place.after is None:
             self._headers[place.number] = quality | (PREDICTED if kind else 0)
@@ -323,22 +332,22 @@ class GopEncoder:
         pixels = x.to(torch.uint8)
         single, costs = [], []
         known: dict[int, np.ndarray] = {}
-        scratch = BitEncoder()
         assert place.before is not None
         references = [place.before] if place.after is None else [place.before, place.after]
         for number in references:
             coder = self._past.coder(place, number, known).copy()
             start = None
-            if place.after is not None and (expected := coder.last(*self._past.size)) is not None:
-                start = torch.from_numpy(expected)[None].to(self._model.device)
+            if place.after is not None and (expected := coder.expected(*self._past.size)) is not None:
+                start = torch.from_numpy(expected.reshape(1, *self._past.size, 2)).to(self._model.device)
             field = find(pixels, self._pictures.canvases[number], MOTION_LAMBDA * step, start, start is None)
             known[number] = vector_search.refine(field, coder, lam)
             single.append(self._pictures.predicted(number, known[number]))
-            before = scratch.bits
+            if place.after is None:  # there is nothing to choose from
+                return single[0], known
+            scratch = BitEncoder()
             coder.encode(known[number], scratch)
-            costs.append(scratch.bits - before)
-        if place.after is None:
-            return single[0], known
+            costs.append(scratch.bits)
+        assert place.after is not None
         options = [
             (single[0], costs[0], {place.before: known[place.before]}),
             (single[1], costs[1], {place.after: known[place.after]}),
@@ -359,7 +368,7 @@ class GopEncoder:
 
 
 def _coarser(quality: int, drop: int, place: Place) -> int:
-    """Quality of a B frame, from that of the anchor that ends its mini-GOP."""
+    """Quality of a frame, from that of the anchor that ends its mini-GOP."""
     return max(1, quality - drop * place.level)
 
 
@@ -419,10 +428,7 @@ def _parts(payload: bytes, frames: int) -> tuple[int, list[Header], bytes]:
             predicted = 0  # the bit tells something else
         if not 1 <= quality <= 100 or predicted and not place.number:
             raise FormatError(f"frame {place.anchor} of a group of pictures has an impossible header {byte:#04x}")
-        if place.after is not None:
-            headers.append(Header(place, "B", _coarser(quality, drop, place)))
-        else:
-            headers.append(Header(place, "IP"[predicted], quality))
+        headers.append(Header(place, place.kind(predicted), _coarser(quality, drop, place)))
     return mini, headers, payload[start + anchors :]
 
 

@@ -141,7 +141,7 @@ class Unfinished:
                     break
             else:
                 raise self._other("a longer input")
-            encoder.write_coded(pts, gop.payload)
+            encoder.write_coded(pts, gop.payload, 8 * len(gop.payload))
             yield gop
 
     def _check(self, gop: Gop, encoder: "Encoder", rgb: np.ndarray | None) -> None:

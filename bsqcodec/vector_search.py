@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .motion import Field
-from .vectors import MISSING, VectorCoder, order
+from .vectors import MISSING, VectorCoder, steps
 
 PASSES = 2
 _RING = np.array([(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx])
@@ -41,19 +41,16 @@ def _grid(rows: int, columns: int) -> _Grid:
     n = rows * columns
     predictors = np.full((4, n), n)
     groups = []
-    for y, x, offsets, h in order(rows, columns):
-        block = y * columns + x
-        for i, (dy, dx) in enumerate(offsets):
-            ny, nx = y + dy * h, x + dx * h
-            inside = (ny >= 0) & (ny < rows) & (nx >= 0) & (nx < columns)
-            predictors[i, block[inside]] = (ny * columns + nx)[inside]
-        if not offsets:
-            colour = np.arange(len(block))
-        elif y[0] // h % 2 and x[0] // h % 2:  # like the fields of a chessboard
+    for i, (blocks, those, h, diagonal) in enumerate(steps(rows, columns)):
+        predictors[:, blocks] = those
+        y, x = np.divmod(blocks, columns)
+        if i == 0:
+            colour = np.arange(len(blocks))
+        elif diagonal:  # like the fields of a chessboard
             colour = (y // (2 * h) + x // (2 * h)) % 2
         else:
             colour = y // h % 2 if h > 1 else np.zeros_like(y)
-        groups += [block[colour == c] for c in np.unique(colour)]
+        groups += [blocks[colour == c] for c in np.unique(colour)]
     slot, child = np.nonzero(predictors < n)
     parent = predictors[slot, child]
     by_parent = np.argsort(parent, kind="stable")
@@ -73,19 +70,21 @@ def refine(field: Field, coder: VectorCoder, lam: float) -> np.ndarray:
     rows, columns = field.rows, field.columns
     n = rows * columns
     grid, bits = _grid(rows, columns), coder.bits_of()
-    last = coder.last(rows, columns)
-    before = None if last is None else last.reshape(n, 2)
+    expected = coder.expected(rows, columns)
     low, high = (x.cpu().numpy().reshape(n, 2).astype(np.int64) for x in (field.low, field.high))
     v = np.concatenate([field.v.cpu().numpy().reshape(n, 2), [(MISSING, MISSING)]]).astype(np.int64)
-    first = (grid.predictors == n).all(0)
+
+    def at(block: np.ndarray) -> np.ndarray | None:
+        """What is expected at the blocks."""
+        return None if expected is None else expected[block]
 
     def error(block: np.ndarray, vector: np.ndarray) -> np.ndarray:
-        at = torch.from_numpy(block).to(field.v.device), torch.from_numpy(vector).to(field.v.device, torch.int32)
-        return field.error(*at, squared=True).cpu().numpy().astype(np.float64)
+        numbers, vectors = (torch.from_numpy(a).to(field.v.device) for a in (block, vector.astype(np.int32)))
+        return field.error(numbers, vectors, squared=True).cpu().numpy().astype(np.float64)
 
     def own(block: np.ndarray, vector: np.ndarray) -> np.ndarray:
         """Bits of the blocks with these vectors."""
-        return bits(vector, v[grid.predictors[:, block]], None if before is None else before[block], first[block])
+        return bits(vector, v[grid.predictors[:, block]], at(block))
 
     def others(block: np.ndarray, vector: np.ndarray) -> np.ndarray:
         """Bits of the blocks that are predicted from them."""
@@ -94,8 +93,7 @@ def refine(field: Field, coder: VectorCoder, lam: float) -> np.ndarray:
             return np.zeros(len(block))
         around = v[grid.predictors[:, child]]
         around[slot, np.arange(len(child))] = vector[which]
-        b = bits(v[child], around, None if before is None else before[child], first[child])
-        return np.bincount(which, b, len(block))
+        return np.bincount(which, bits(v[child], around, at(child)), len(block))
 
     errors = error(np.arange(n), v[:n])
     stale = np.ones(n + 1, bool)  # blocks around which something has changed since they had their turn
@@ -107,10 +105,9 @@ def refine(field: Field, coder: VectorCoder, lam: float) -> np.ndarray:
             proposed = [v[grid.beside[:, group]], v[group] + _RING[:, None], np.zeros((1, len(group), 2), np.int64)]
             around = v[grid.predictors[:, group]]
             proposed.append(np.where(around < MISSING, around, 0))
-            guess = coder.predict(around, None if before is None else before[group], first[group])[0]
-            proposed.append(guess[None])
-            if before is not None:
-                proposed.append(before[group][None])
+            proposed.append(coder.predict(around, at(group))[0][None])
+            if expected is not None:
+                proposed.append(expected[group][None])
             vector = np.clip(np.concatenate(proposed), low[group], high[group])
             # each once, and none that changes nothing
             place = np.broadcast_to(np.arange(len(group)), vector.shape[:2])

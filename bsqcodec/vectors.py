@@ -8,6 +8,8 @@ a field takes a few hundred vectorised operations whatever its size.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,7 +53,7 @@ class VectorCoder:
 
     def __init__(self) -> None:
         self._counts = np.stack([256 - _START, _START]).astype(np.int64)
-        self._last: np.ndarray | None = None
+        self._expected: np.ndarray | None = None
 
     def encode(self, field: np.ndarray, enc: BitEncoder) -> None:
         """Append a field, integers (Hb, Wb, 2) within +-2047. Raises ValueError for anything else."""
@@ -67,7 +69,7 @@ class VectorCoder:
             enc.encode(bits, p1)
             return bits
 
-        self._run(field.shape[0], field.shape[1], field, code)
+        self._run(field.shape[0], field.shape[1], field.reshape(-1, 2), code)
 
     def decode(self, hb: int, wb: int, dec: BitDecoder) -> np.ndarray:
         """The next field, int32 (hb, wb, 2). Raises FormatError if a vector is out of range."""
@@ -75,51 +77,52 @@ class VectorCoder:
 
     def expect(self, field: np.ndarray | None) -> None:
         """What the next field will be like, integers (hb, wb, 2) within +-2047; None if nothing is known."""
-        self._last = field
+        self._expected = field
 
     def copy(self) -> "VectorCoder":
         """Another one in the same state."""
         other = VectorCoder()
-        other._counts, other._last = self._counts.copy(), self._last
+        other._counts, other._expected = self._counts.copy(), self._expected
         return other
 
-    def last(self, hb: int, wb: int) -> np.ndarray | None:
-        """The field that is expected, (hb, wb, 2), if there is one of this size."""
-        return self._last if self._last is not None and self._last.shape == (hb, wb, 2) else None
+    def expected(self, hb: int, wb: int) -> np.ndarray | None:
+        """The vectors that are expected, (hb * wb, 2), if there is a field of this size."""
+        field = self._expected
+        return field.reshape(-1, 2) if field is not None and field.shape == (hb, wb, 2) else None
 
     @staticmethod
     def predict(
-        around: np.ndarray, before: np.ndarray | None, first: np.ndarray
+        around: np.ndarray, expected: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What is known of n vectors before they are coded.
 
         Args:
             around: (4, n, 2), the neighbours' vectors, MISSING where there is none.
-            before: (n, 2), the vectors at these places in the last field.
-            first: bool (n,), those of the first step, which have no neighbours.
+            expected: (n, 2), the vectors that are expected at these places.
 
         Returns:
             The guess, (n, 2), and what chooses the contexts: spread (n,), temporal and side (n, 2).
         """
         around = np.sort(around, axis=0)
         n = (around[:, :, 0] < MISSING).sum(0)
+        first = n == 0
         every = np.arange(around.shape[1])
         # the two values in the middle, the same one twice if their number is odd
         low, high = around[(n - 1) // 2, every], around[n // 2, every]
         low, high = np.where(first[:, None], 0, low), np.where(first[:, None], 0, high)
         spread = np.where(first, MISSING, (around[n - 1, every] - around[0]).sum(1))
-        if before is None:
+        if expected is None:
             guess, temporal = low, np.full(low.shape, 3)
             side = np.ones_like(low)
         else:
-            guess = np.where(abs(low - before) <= abs(high - before), low, high)
-            guess = np.where(first[:, None], before, guess)
-            far = before - guess
+            guess = np.where(abs(low - expected) <= abs(high - expected), low, high)
+            guess = np.where(first[:, None], expected, guess)
+            far = expected - guess
             temporal = np.digitize(abs(far), [1, 3])
             side = np.sign(far) + 1
         return guess, np.digitize(spread, _SPREADS), temporal, side
 
-    def bits_of(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray], np.ndarray]:
+    def bits_of(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]:
         """A function of n vectors (n, 2) and of the arguments of `predict`: how many bits each takes, about.
 
         It goes by what the contexts have seen so far.
@@ -133,8 +136,8 @@ class VectorCoder:
         exponent = np.frexp(np.arange(1, 2 * LIMIT + 1).astype(np.float64))[1] - 1
         size = np.concatenate([np.zeros((5, 1)), prefix[:, exponent]], 1)  # of spread and |d|
 
-        def bits(vector: np.ndarray, around: np.ndarray, before: np.ndarray | None, first: np.ndarray) -> np.ndarray:
-            guess, spread, temporal, side = self.predict(around, before, first)
+        def bits(vector: np.ndarray, around: np.ndarray, expected: np.ndarray | None) -> np.ndarray:
+            guess, spread, temporal, side = self.predict(around, expected)
             d = vector - guess
             some = d != 0
             part = np.stack([np.zeros(len(d), np.int64), 1 + some[:, 0]], 1)
@@ -146,27 +149,23 @@ class VectorCoder:
         return bits
 
     def _run(self, hb: int, wb: int, truth: np.ndarray | None, code: _Code) -> np.ndarray:
-        field = np.zeros((hb, wb, 2), np.int64)
-        last = self.last(hb, wb)
-        for y, x, offsets, h in order(hb, wb):
-            around = np.full((4, len(y), 2), MISSING)
-            for i, (dy, dx) in enumerate(offsets):
-                ny, nx = y + dy * h, x + dx * h
-                known = (ny >= 0) & (ny < hb) & (nx >= 0) & (nx < wb)
-                around[i, known] = field[ny[known], nx[known]]
+        field = np.full((hb * wb + 1, 2), MISSING, np.int64)
+        expected = self.expected(hb, wb)
+        for step in steps(hb, wb):
+            block = step.blocks
             guess, spread, temporal, side = self.predict(
-                around, None if last is None else last[y, x], np.full(len(y), not offsets)
+                field[step.predictors], None if expected is None else expected[block]
             )
-            part = np.zeros(len(y), np.int64)
+            part = np.zeros(len(block), np.int64)
             for c in (0, 1):
-                d = None if truth is None else truth[y, x, c] - guess[:, c]
+                d = None if truth is None else truth[block, c] - guess[:, c]
                 d = self._differences(d, (part * 5 + spread) * 4 + temporal[:, c], side[:, c], spread, code)
-                field[y, x, c] = guess[:, c] + d
+                field[block, c] = guess[:, c] + d
                 part = 1 + (d != 0)
-            if truth is None and np.abs(field[y, x]).max() > LIMIT:
+            if truth is None and np.abs(field[block]).max() > LIMIT:
                 raise FormatError("a motion vector is out of range")
-        self._last = field
-        return field
+        self._expected = field[:-1].reshape(hb, wb, 2)
+        return self._expected
 
     def _differences(
         self, d: np.ndarray | None, zero: np.ndarray, side: np.ndarray, spread: np.ndarray, code: _Code
@@ -214,13 +213,31 @@ class VectorCoder:
         return bits
 
 
-def order(hb: int, wb: int):
-    """Yield (y, x, offsets of the neighbours in units of h, h) of every step, blocks in raster order."""
+class Step(NamedTuple):
+    """Blocks that are coded together. They are numbered in raster order.
+
+    Attributes:
+        blocks: (n,), numbers of the blocks.
+        predictors: (4, n), numbers of the neighbours that each is predicted from; that of no block, hb * wb, for none.
+        distance: of the neighbours.
+        diagonal: whether that is along a diagonal.
+    """
+
+    blocks: np.ndarray
+    predictors: np.ndarray
+    distance: int
+    diagonal: bool
+
+
+@lru_cache(maxsize=2)
+def steps(hb: int, wb: int) -> list[Step]:
+    """How a field of hb x wb blocks is coded. The blocks of the first step have no predictors."""
     s = 1
     while s * 2 < max(hb, wb):
         s *= 2
     rows, columns = np.arange(hb)[:, None], np.arange(wb)[None]
-    yield *np.nonzero((rows % s == 0) & (columns % s == 0)), (), s
+    first = np.flatnonzero((rows % s == 0) & (columns % s == 0))
+    found = [Step(first, np.full((4, len(first)), hb * wb), s, False)]
     while s > 1:
         h, s = s // 2, s // 2
         grid = (rows % h == 0) & (columns % h == 0)
@@ -231,4 +248,7 @@ def order(hb: int, wb: int):
         ):
             y, x = np.nonzero(grid & (odd == wanted))
             if len(y):
-                yield y, x, offsets, h
+                ny, nx = (np.stack([at + h * o[i] for o in offsets]) for i, at in enumerate((y, x)))
+                inside = (ny >= 0) & (ny < hb) & (nx >= 0) & (nx < wb)
+                found.append(Step(y * wb + x, np.where(inside, ny * wb + nx, hb * wb), h, wanted == 2))
+    return found

@@ -253,7 +253,7 @@ def test_little_is_kept_of_frames_that_are_done(model):
 @pytest.mark.parametrize(
     "start", [b"\0", b"\0\1\6  ", b"\0\x11\6  ", b"\0\2\6", b"\0\2\6 ", b"\0\2\6\xa0 ", b"\0\2\6 \0"]
 )
-def test_impossible_headers_of_b_frames(model, start):
+def test_impossible_headers_of_b_frames(start):
     with pytest.raises(FormatError):
         frame_headers(start, 2)
 

@@ -36,11 +36,9 @@ def squared_error(field: Field, vectors: np.ndarray) -> float:
 def estimate(coder: VectorCoder, vectors: np.ndarray) -> float:
     """Bits of a whole field by `VectorCoder.bits_of`."""
     rows, columns = vectors.shape[:2]
-    grid, last = _grid(rows, columns), coder.last(rows, columns)
+    grid = _grid(rows, columns)
     v = np.concatenate([vectors.reshape(-1, 2), [(1 << 20,) * 2]])
-    before = None if last is None else last.reshape(-1, 2)
-    bits = coder.bits_of()(v[:-1], v[grid.predictors], before, (grid.predictors == rows * columns).all(0))
-    return float(bits.sum())
+    return float(coder.bits_of()(v[:-1], v[grid.predictors], coder.expected(rows, columns)).sum())
 
 
 @pytest.mark.parametrize("later", [False, True])
