@@ -22,8 +22,9 @@ from .ahead import read_ahead
 from .coder import ONE, BitDecoder, BitEncoder
 from .errors import FormatError
 from .model import Model
-from .motion import compensate, find
+from .motion import compensate, find, mean
 from .network import GRAY
+from .order import DROP, Place, coding_order, mini_gop
 from .rate import GroupQuality
 from .tokenizer import TOKEN, to_pixels
 from .vectors import LIMIT, VectorCoder
@@ -34,7 +35,6 @@ PREDICTED = 0x80
 LEAVES_OUT = 0x80  # in the first byte
 MINI_GOP = 4  # frames from one anchor to the next where an encoder is free to choose
 MAX_MINI_GOP = 16
-DROP = 8  # steps of quality that each level of B frames is below: fewer frames or none are predicted from them
 SOME = 65208  # of ONE: how likely a B frame has a reference
 BOTH = 49152  # and two, if it has any
 MOTION_LAMBDA = 0.35  # SAD a bit of vectors may cost, in quantiser steps, while they are searched
@@ -59,49 +59,6 @@ def grid(height: int, width: int) -> tuple[int, int]:
     return -(-height // TOKEN), -(-width // TOKEN)
 
 
-class Place(NamedTuple):
-    """A frame's place in its group.
-
-    Attributes:
-        number: from 0, in the order of time.
-        anchor: the anchor that ends its mini-GOP; `number` if it is one itself.
-        before: the frame that an anchor may be predicted from, and one of two for a B frame; None for the first.
-        after: the other one; None for an anchor.
-        level: 0 for an anchor, and for a B frame one more than the higher level of the frames around it.
-    """
-
-    number: int
-    anchor: int
-    before: int | None = None
-    after: int | None = None
-    level: int = 0
-
-    def kind(self, predicted: int) -> str:
-        """ "I", "P" or "B" (even if nothing predicts it)."""
-        return "B" if self.after is not None else "IP"[predicted]
-
-
-def mini_gop(first: int, last: int) -> Iterator[Place]:
-    """The anchor `last`, which follows the anchor `first`, and the B frames between, in the order of coding."""
-
-    def between(before: int, after: int, level: int) -> Iterator[Place]:
-        middle = (before + after) // 2
-        if middle > before:
-            yield Place(middle, last, before, after, level)
-            yield from between(before, middle, level + 1)
-            yield from between(middle, after, level + 1)
-
-    yield Place(last, last, first)
-    yield from between(first, last, 1)
-
-
-def coding_order(frames: int, mini: int) -> Iterator[Place]:
-    """Every frame of a group in the order of coding. Anchors are the first, every `mini`-th and the last frame."""
-    yield Place(0, 0)
-    for first in range(0, frames - 1, mini):
-        yield from mini_gop(first, min(first + mini, frames - 1))
-
-
 def no_bits(model: Model, rows: int, columns: int) -> Tensor:
     """The bits that stand for those of the frame before an I frame."""
     return torch.zeros((1, rows, columns, model.network.config.bits), device=model.device)
@@ -113,11 +70,6 @@ def _condition(model: Model, kind: int, quality: int) -> tuple[Tensor, Tensor]:
 
 def _to_uint8(x: Tensor) -> Tensor:
     return to_pixels(x).to(torch.uint8)
-
-
-def _mean(a: Tensor, b: Tensor) -> Tensor:
-    """Of two predictions, rounded up where it is half-way."""
-    return (a + b + 1).mul_(0.5).floor_()
 
 
 class _Pictures:
@@ -139,7 +91,7 @@ class _Pictures:
     def of(self, s: "Symbols") -> np.ndarray:
         """The frame that follows, uint8 (H, W, 3)."""
         predictions = [self.predicted(reference, vectors) for reference, vectors in s.vectors.items()]
-        reference = _mean(*predictions) if len(predictions) == 2 else predictions[0] if predictions else self.gray()
+        reference = mean(*predictions) if len(predictions) == 2 else predictions[0] if predictions else self.gray()
         return self.reconstruct(s.place, s.bits, reference, s.kind, s.quality)
 
     def reconstruct(self, place: Place, bits: Tensor, reference: Tensor, kind: int, quality: int) -> np.ndarray:
@@ -278,12 +230,12 @@ class GopEncoder:
         if place.after is None:
             quality = self._quality.of_next(quality)
         else:
-            quality = _coarser(self._headers[place.anchor] & ~PREDICTED, DROP, place)
+            quality = place.quality(self._headers[place.anchor] & ~PREDICTED, DROP)
         x = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))[None].to(self._model.device)
         bottom, right = s.rows * TOKEN - s.height, s.columns * TOKEN - s.width
         x = F.pad(x.float(), (0, right, 0, bottom), mode="replicate")
         reference, vectors = self._predict(x, quality, place)
-        kind = int(bool(vectors))
+        kind = place.kind(bool(vectors))
         start = self._coder.bits
         previous = self._past.bits(place, kind)
         if place.after is not None:
@@ -303,7 +255,7 @@ class GopEncoder:
             bits = bands.encode(network, x, reference, condition)
         network.prior.run(previous, kind, quality, self._encode_step, bits)
         self._past.add(place, vectors, bits)
-        letter = place.kind(kind)
+        letter = place.letter(kind > 0)
         self.stats.append(FrameStats(letter, quality, self._coder.bits - middle, middle - start))
         if place.after is None:
             self._headers[place.number] = quality | (PREDICTED if kind else 0)
@@ -320,8 +272,8 @@ class GopEncoder:
             reference, vectors = self._motion(x, quality, place)
             # a scene cut: the frame is closer to the mean of each of its tokens than to its prediction, and that is
             # not because the last frame was coded as coarsely
-            mean = F.interpolate(F.avg_pool2d(x, TOKEN), scale_factor=float(TOKEN))
-            if (x - reference).abs().mean() < max((x - mean).abs().mean(), 1.2 * self._error):
+            flat = F.interpolate(F.avg_pool2d(x, TOKEN), scale_factor=float(TOKEN))
+            if (x - reference).abs().mean() < max((x - flat).abs().mean(), 1.2 * self._error):
                 return reference, vectors
         return s.gray(), {}
 
@@ -351,7 +303,7 @@ class GopEncoder:
         options = [
             (single[0], costs[0], {place.before: known[place.before]}),
             (single[1], costs[1], {place.after: known[place.after]}),
-            (_mean(*single), sum(costs), known),
+            (mean(*single), sum(costs), known),
         ]
         # the error over all three colours counts as luma's does
         best = min(options, key=lambda o: float((x - o[0]).square().sum() / 3) + lam * o[1])
@@ -365,11 +317,6 @@ class GopEncoder:
         assert bits is not None
         self._coder.encode_step(bits.numpy(), p.numpy())
         return bits
-
-
-def _coarser(quality: int, drop: int, place: Place) -> int:
-    """Quality of a frame, from that of the anchor that ends its mini-GOP."""
-    return max(1, quality - drop * place.level)
 
 
 def _code_references(numbers: list[int] | None, place: Place, code: Callable[[bool, int], int]) -> list[int]:
@@ -387,7 +334,7 @@ class Symbols(NamedTuple):
 
     Attributes:
         place: of the frame.
-        kind: 0 for an I frame, 1 for a P or B frame.
+        kind: 0 for a frame without reference, 1 for a P frame, 2 for a B frame.
         quality: 1..100.
         vectors: for each frame that it is predicted from, int32 (ceil(H / 16), ceil(W / 16), 2).
         bits: float32 (1, ceil(H / 16), ceil(W / 16), L) of 0.0 and 1.0.
@@ -428,7 +375,7 @@ def _parts(payload: bytes, frames: int) -> tuple[int, list[Header], bytes]:
             predicted = 0  # the bit tells something else
         if not 1 <= quality <= 100 or predicted and not place.number:
             raise FormatError(f"frame {place.anchor} of a group of pictures has an impossible header {byte:#04x}")
-        headers.append(Header(place, place.kind(predicted), _coarser(quality, drop, place)))
+        headers.append(Header(place, place.letter(predicted > 0), place.quality(quality, drop)))
     return mini, headers, payload[start + anchors :]
 
 
@@ -459,7 +406,7 @@ def decode_symbols(model: Model, payload: bytes, height: int, width: int, frames
             references = _code_references(None, place, lambda _, p: int(coder.decode(np.array([p]))[0]))
         elif letter == "P" and place.before is not None:
             references = [place.before]
-        kind = int(bool(references))
+        kind = place.kind(bool(references))
         previous = past.bits(place, kind)
         vectors: dict[int, np.ndarray] = {}
         for number in references:

@@ -28,6 +28,7 @@ RES_MAX = 1 << 13  # of one branch; 8 branches of 256 channels still have an L1 
 WEIGHT_BITS = 8
 LIMIT = 1 << 24  # float32 holds every integer up to here
 QUALITIES = 100
+KINDS = 3  # of frames: I, P, B
 ANCHORS = 10  # (kind, quality) tables are given at qualities 1, 12, 23, ... 100 and interpolated
 ANCHOR_STEP = 11
 MASKED = -float(1 << 22)
@@ -277,26 +278,28 @@ class Linear(ExactModule):
 
 
 class ConditionTable(ExactModule):
-    """A row of `width` integers for each frame kind (0 = I, 1 = P) and quality (1..100).
+    """A row of `width` integers for each frame kind (0 = I, 1 = P, 2 = B) and quality (1..100).
 
-    Rows are given at `ANCHORS` qualities and interpolated linearly in integers.
+    Rows are given at `ANCHORS` qualities and interpolated linearly in integers. Older models have two kinds: they code
+    B frames as P frames.
     """
 
     def __init__(self, width: int, initial: float, bits: int):
         super().__init__()
-        self.anchors = nn.Parameter(torch.full((2, ANCHORS, width), float(initial)))
+        self.anchors = nn.Parameter(torch.full((KINDS, ANCHORS, width), float(initial)))
         self.formats["anchors"] = (bits, 1 << 18)
 
     def freeze(self, dtype):
         super().freeze(dtype)
-        every = torch.arange(2 * QUALITIES, device=self.anchors.device)
-        self.frozen["rows"] = self(every // QUALITIES, every % QUALITIES + 1).view(2, QUALITIES, -1)
+        every = torch.arange(KINDS * QUALITIES, device=self.anchors.device)
+        self.frozen["rows"] = self(every // QUALITIES, every % QUALITIES + 1).view(KINDS, QUALITIES, -1)
 
     def forward(self, kind: Tensor, quality: Tensor) -> Tensor:
         """kind, quality: int64 (B,). Returns (B, width)."""
         if "rows" in self.frozen:
             return self.frozen["rows"][kind, quality - 1]
         a = self.integer("anchors")
+        kind = kind.clamp(max=len(a) - 1)
         i = torch.div(quality - 1, ANCHOR_STEP, rounding_mode="floor")
         r = ((quality - 1) - i * ANCHOR_STEP).to(a.dtype).unsqueeze(-1)
         n = a[kind, i] * (ANCHOR_STEP - r) + a[kind, (i + 1).clamp(max=ANCHORS - 1)] * r

@@ -13,11 +13,11 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import DEFAULT, ModelConfig
 from .errors import ModelError
-from .exact import ExactModule, bf16_is_fast, freeze, set_arithmetic
+from .exact import KINDS, ConditionTable, ExactModule, bf16_is_fast, freeze, set_arithmetic
 from .network import Network
 from .stream import ID_BYTES
 
@@ -155,6 +155,9 @@ def read_network(path: Path) -> tuple[Network, bytes]:
 @torch.no_grad()
 def restore(network: Network, stored: dict[str, Tensor]) -> None:
     """Fill the parameters from integers; n / 2**bits is exact in float32, so rounding gives n back."""
+    for path, module in network.named_modules():
+        if isinstance(module, ConditionTable) and len(stored.get(f"{path}.anchors", ())) == KINDS - 1:
+            module.anchors = nn.Parameter(module.anchors[: KINDS - 1].clone())
     prior = network.prior
     wanted = {"prior.active": prior.active, "prior.table": prior.table, "decoder.steps": network.decoder.steps}
     bits = {}

@@ -93,6 +93,11 @@ def _filtered(p: Tensor, dim: int, taps: Tensor) -> Tensor:
     return total
 
 
+def mean(a: Tensor, b: Tensor) -> Tensor:
+    """Of two predictions, integers 0..255, rounded up where it is half-way."""
+    return (a + b + 1).mul_(0.5).floor_()
+
+
 @torch.no_grad()
 def search(cur: Tensor, ref: Tensor, lam: float | Tensor, start: Tensor | None = None) -> Tensor:
     """Vectors that predict `cur` from `ref`, int32 (B, ceil(H / 16), ceil(W / 16), 2): those of `find`."""
@@ -239,6 +244,11 @@ class Field:
     def set(self, v: Tensor) -> None:
         self.v = v.clamp(self.low, self.high)
         self.sad = self.error(torch.arange(len(self.origin), device=v.device), self.v.view(-1, 2))
+
+    def bits(self) -> Tensor:
+        """Estimated cost of the vectors of every picture, in bits (B,)."""
+        d = self.v.view(-1, 2) - _neighbours(self.v).view(4, -1, 2)
+        return _bits(d).view(self.b, -1).sum(1)
 
     def sweep(self, propose) -> None:
         """Let every block take the best of its vector and those of `propose(v)`, (K, B, Hb, Wb, 2).

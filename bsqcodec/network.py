@@ -64,3 +64,4 @@ def count_bits(network: Network, photos: Tensor, pairs: tuple[Tensor, Tensor] | 
             ones = network.encoder.quantise(y, torch.zeros_like(y), every).flatten(0, 2)
             p = (ones.sum(0) + 0.3) / (len(ones) + 0.6)
             network.prior.logit_bias.anchors[kind, a] = torch.logit(p)
+    network.prior.logit_bias.anchors[2] = network.prior.logit_bias.anchors[1]

@@ -18,7 +18,7 @@ class Weights(NamedTuple):
     Attributes:
         msssim: share of MS-SSIM in the distortion; the rest is MSE.
         fidelity: lambda at quality 100 is so many times what its step asks for, down to 1 at quality 50.
-        predicted: a P frame's distortion counts so much: what an I frame gets right, P frames inherit.
+        predicted: a P or B frame's distortion counts so much: what an I frame gets right, P frames inherit.
     """
 
     msssim: float
@@ -72,7 +72,7 @@ def cost(network: Network, bpp: Tensor, distortion: Tensor, condition, weights: 
     """rate + lambda distortion of each frame in bits a pixel, (B,), and what `fidelity` multiplies lambda by, (B,)."""
     kind, quality = condition
     fidelity = weights.fidelity ** high(quality).square()
-    counts = torch.where(kind == 1, weights.predicted, 1.0) * fidelity
+    counts = torch.where(kind > 0, weights.predicted, 1.0) * fidelity
     # High-rate theory of a uniform quantiser gives dD/dR = step^2 ln(2) / 6 a coefficient, of which a pixel has three.
     return bpp + distortion * counts * (3 * 6 / math.log(2)) / network.step(quality).square(), fidelity
 

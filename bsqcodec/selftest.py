@@ -56,8 +56,9 @@ def vectors() -> list[dict[str, Any]]:
 def checksums(data: bytes, model: Model) -> tuple[dict[str, Any], int]:
     """What `vectors` holds of a stream, as this machine decodes it, and the number of bits decoded.
 
-    "bits": MD5 of, for each frame in the order of coding, kind (0: I, 1: P or B) and quality (a byte each), its vectors
-    (int16, little-endian), and the token bits, 8 a byte, first one highest. "pictures": MD5 of the frames, uint8 RGB.
+    "bits": MD5 of, for each frame in the order of coding, 1 if it has references or 0, its quality (a byte each), its
+    vectors (int16, little-endian), and the token bits, 8 a byte, first one highest. "pictures": MD5 of the frames,
+    uint8 RGB.
     """
     bits, pictures = hashlib.md5(), hashlib.md5()
     frames = count = 0
@@ -81,7 +82,7 @@ def _active(model: Model, quality: int) -> int:
 
 def _packed(s: Symbols) -> bytes:
     field = b"".join(vectors.astype("<i2").tobytes() for vectors in s.vectors.values())
-    return bytes([s.kind, s.quality]) + field + np.packbits(s.bits.cpu().numpy().astype(np.uint8)).tobytes()
+    return bytes([bool(s.vectors), s.quality]) + field + np.packbits(s.bits.cpu().numpy().astype(np.uint8)).tobytes()
 
 
 def selftest(device: str = "auto") -> Report:
@@ -120,12 +121,12 @@ def oracle(model: Model) -> list[str]:
     generator = torch.Generator().manual_seed(0)
     reference = torch.randint(0, 256, (1, 3, 16 * rows, 16 * columns), generator=generator)
     differences = []
-    for kind, quality in ((0, 1), (1, 60), (1, 100)):
+    for kind, quality in ((0, 1), (1, 60), (2, 100)):
         where = f"{model.name}, quality {quality}"
         mask = exact.prior.active_mask(torch.tensor(quality)).long()
         shape = (1, rows, columns, len(mask))
         bits = torch.randint(0, 2, shape, generator=generator) * mask
-        previous = torch.randint(0, 2, shape, generator=generator) * kind
+        previous = torch.randint(0, 2, shape, generator=generator) * bool(kind)
         seen: list[Tensor] = []
         known: list[Tensor] = []
         exact.prior.run(previous, kind, quality, _recorder(known), bits)

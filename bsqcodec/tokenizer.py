@@ -120,7 +120,7 @@ class Encoder(nn.Module):
         self.masking = nn.Parameter(torch.tensor(0.2))
         self.dead_zone = ConditionTable(config.coefficients, 0.0, 0)
         # the trits of P frames are nearly all 0, so that another digit costs more than in an I frame
-        nn.init.constant_(self.dead_zone.anchors[1], 0.5)
+        nn.init.constant_(self.dead_zone.anchors[1:], 0.5)
         self.thresholds = nn.ParameterList(
             torch.full((2, n), 0.6 if i == len(config.planes) - 1 else 0.5) for i, n in enumerate(config.planes)
         )

@@ -22,14 +22,15 @@ from .errors import BsqError
 from .exact import QUALITIES, ConditionTable, Linear, set_arithmetic
 from .losses import Discriminator, st_lpips
 from .model import find_file, read_network, save_model
-from .motion import compensate, search
+from .motion import compensate, find, mean, search
 from .network import GRAY, Network, initialise
 from .objective import Weights, cost, half_way, high, measure
+from .order import DROP, Place, coding_order
 from .tokenizer import TOKEN, to_pixels
 
 log = logging.getLogger(__name__)
 STLPIPS_SCALE = 700.0  # brings it to the mean squared error that it typically comes with
-CHANGES = (-12, -6, 0, 0, 0, 4)  # by which an encoder changes the quality of predicted frames
+CHANGES = (-12, -6, 0, 0, 0, 4)  # by which an encoder changes the quality of P frames
 STLPIPS_SIDE = 96  # pixels of the window that it looks at: its network takes longer than ours
 
 
@@ -49,8 +50,9 @@ class TrainConfig:
     late_crop: int = 128  # crop of the last `late` of the run
     late: float = 0.4
     images: int = 14  # samples a step; all are coded as I frames
-    sequences: int = 5  # of which so many go on as P frames
+    sequences: int = 5  # of which so many go on as P and B frames
     unroll: int = 3  # frames of a sequence
+    mini_gops: list[int] = field(default_factory=lambda: [1, 4])  # of which a step draws; 1: no B frames
     muon_lr: float = 0.02
     adam_lr: float = 2e-3
     table_lr: float = 5e-3
@@ -69,6 +71,7 @@ class TrainConfig:
     fidelity: float = 1.0  # lambda at quality 100 is so many times what its step asks for, down to 1 at quality 50
     predicted: float = 1.0  # a P frame's distortion counts so much: what an I frame gets right, P frames inherit
     motion_lambda: float = 0.35  # luma SAD that a bit of vectors may cost, in quantiser steps
+    vector_lambda: float = 0.1  # squared error that it may cost where a B frame has a choice, in squared steps
     checkpoint_minutes: float = 3.0
     threads: int = 0  # of torch on the CPU; 0: torch's own choice
     device: str = "auto"  # the GPU if there is one; under torchrun each process takes one
@@ -168,7 +171,11 @@ class Trainer:
             network, _ = read_network(find_file(self.config.start))
             if replace(network.config, name="") != replace(self.config.model, name=""):
                 raise BsqError(f"{self.config.start} is a model of another architecture")
-            self.network.load_state_dict(network.state_dict())
+            state = network.state_dict()
+            for name, own in self.network.state_dict().items():
+                if own.shape != state[name].shape:  # the model codes B frames as P frames
+                    state[name] = torch.cat([state[name], state[name][1:]])
+            self.network.load_state_dict(state)
         else:
             initialise(self.network, *self.samples())
 
@@ -293,17 +300,22 @@ class Trainer:
         loss.backward()
         records = {"quality": quality.tolist(), "kind": kind.tolist(), **{k: v.tolist() for k, v in m.items()}}
         n = max(1, round(c.sequences * len(batch) / c.images))
-        for t in range(1, c.unroll):
-            before = pixels[:n].to(torch.uint8)
-            changed = (quality[:n] + torch.from_numpy(rng.choice(CHANGES, n)).to(self.device)).clamp(1, QUALITIES)
-            vectors = search(batch[:n, t], before, c.motion_lambda * self.network.step(changed))
-            reference = compensate(before, vectors).float()
-            condition = (kind[:n] + 1, changed)
-            loss, pixels, bits, m = self.loss(frames[:n, t], reference, bits[:n], condition)
+        anchors, past_bits = {0: quality[:n]}, {0: bits[:n]}
+        canvases = {0: pixels[:n].to(torch.uint8)}
+        mini = int(np.random.default_rng([c.seed, self.step, 3]).choice(c.mini_gops))  # all processes draw the same
+        for place in list(coding_order(c.unroll, mini))[1:]:
+            if place.after is None:
+                change = torch.from_numpy(rng.choice(CHANGES, n)).to(self.device)
+                anchors[place.number] = (quality[:n] + change).clamp(1, QUALITIES)
+            assert place.before is not None
+            condition = (kind[:n] + place.kind(True), (anchors[place.anchor] - DROP * place.level).clamp(min=1))
+            reference = self.predict(batch[:n, place.number], canvases, place, self.network.step(condition[1]))
+            loss, pixels, bits, m = self.loss(frames[:n, place.number], reference, past_bits[place.before], condition)
+            canvases[place.number], past_bits[place.number] = pixels.to(torch.uint8), bits
             loss = loss * (n / len(batch))
             loss.backward()
             total = total + loss.detach()
-            records["quality"] += changed.tolist()
+            records["quality"] += condition[1].tolist()
             records["kind"] += condition[0].tolist()
             for k, v in m.items():
                 records[k] += v.tolist()
@@ -311,6 +323,23 @@ class Trainer:
             raise BsqError(f"the loss is {total.item()} at step {self.step}; the last checkpoint is kept")
         self.update()
         return records
+
+    def predict(self, frame: Tensor, canvases: dict[int, Tensor], place: Place, step: Tensor) -> Tensor:
+        """What the codec would predict uint8 frames (B, 3, H, W) from, float32; `step`: of the quantiser, (B,)."""
+        c = self.config
+        options, bits = [], []
+        for number in (place.before, place.after):
+            if number is not None:
+                vectors = find(frame, canvases[number], c.motion_lambda * step)
+                options.append(compensate(canvases[number], vectors.v))
+                bits.append(vectors.bits())
+        if place.after is None:
+            return options[0]
+        options.append(mean(*options))
+        bits.append(bits[0] + bits[1])
+        errors = torch.stack([(frame - o).square().sum((1, 2, 3)) / 3 for o in options])
+        best = (errors + c.vector_lambda * step**2 * torch.stack(bits)).argmin(0)
+        return torch.stack(options)[best, torch.arange(len(frame), device=frame.device)]
 
     def update(self) -> None:
         """One step of the optimisers, and of the average."""
@@ -334,8 +363,8 @@ class Trainer:
         gradients = [p.grad for p in every if p.grad is not None]
         flat = torch.cat([g.flatten() for g in gradients]) / self.world
         torch.distributed.all_reduce(flat)
-        for g, mean in zip(gradients, flat.split([g.numel() for g in gradients])):
-            g.copy_(mean.view_as(g))
+        for g, average in zip(gradients, flat.split([g.numel() for g in gradients])):
+            g.copy_(average.view_as(g))
 
     def state(self) -> dict:
         return {
@@ -381,9 +410,12 @@ class Trainer:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as e:
             raise BsqError(f"{path} is not a readable checkpoint") from e
-        if ModelConfig.from_dict(state["model"]) != self.config.model:
-            raise BsqError(f"{path} is a checkpoint of another architecture")
-        self.network.load_state_dict(state["network"])
+        try:
+            if ModelConfig.from_dict(state["model"]) != self.config.model:
+                raise ValueError
+            self.network.load_state_dict(state["network"])
+        except (ValueError, RuntimeError):
+            raise BsqError(f"{path} is a checkpoint of another architecture") from None
         if self.discriminator and state["discriminator"]:
             self.discriminator.load_state_dict(state["discriminator"])
         self.average = state["average"]
@@ -433,14 +465,14 @@ class Trainer:
         return stop
 
     def tell(self, recent: list[dict]) -> None:
-        """A line on standard error: where the run is, and rate and PSNR of the last steps, I and P frames."""
+        """A line on standard error: where the run is, and rate and PSNR of the last steps, of I, P and B frames."""
         if self.rank:
             return
         kinds = np.concatenate([r["kind"] for r in recent])
         bpp, mse = (np.concatenate([r[name] for r in recent]) for name in ("bpp", "mse"))
         cost = np.concatenate([r["cost"] for r in recent]).mean()
         parts = [f"step {self.step}, {100 * self.progress():.0f} %, cost {cost:.3f}"]
-        for kind, name in enumerate("IP"):
+        for kind, name in enumerate("IPB"):
             if (chosen := kinds == kind).any():
                 psnr = (10 * np.log10(255**2 / np.maximum(mse[chosen], 1e-3))).mean()
                 parts.append(f"{name} {bpp[chosen].mean():.3f} bpp {psnr:.2f} dB")

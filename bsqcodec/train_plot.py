@@ -9,7 +9,7 @@ BANDS = ((1, 20), (21, 40), (41, 60), (61, 80), (81, 100))
 
 
 def draw(path: str) -> str:
-    """Rate, PSNR and cost of I and P frames by quality over the steps; returns the name of the picture.
+    """Rate, PSNR and cost of I, P and B frames by quality over the steps; returns the name of the picture.
 
     Raises BsqError if there is no such log, or no matplotlib.
     """
@@ -27,9 +27,9 @@ def draw(path: str) -> str:
         column = {k: np.concatenate([r[k] for r in rows]) for k in ("kind", "quality", "bpp", "mse", "cost")}
     except (OSError, ValueError, KeyError) as e:
         raise BsqError(f"{path} is not the log of a training run") from e
-    figure, axes = pyplot.subplots(3, 2, figsize=(12, 10), sharex=True)
+    figure, axes = pyplot.subplots(3, 3, figsize=(18, 10), sharex=True)
     edges = np.linspace(steps[0], steps[-1] + 1, min(60, len(rows)) + 1)
-    for kind in (0, 1):
+    for kind, letter in enumerate("IPB"):
         for low, high in BANDS:
             chosen = (column["kind"] == kind) & (column["quality"] >= low) & (column["quality"] <= high)
             counts = np.histogram(steps[chosen], edges)[0]
@@ -40,7 +40,7 @@ def draw(path: str) -> str:
                     value = 10 * np.log10(255**2 / mean) if name == "mse" else mean
                 axis.plot(centre, value, label=f"quality {low} to {high}")
                 axis.set_ylabel({"bpp": "bits a pixel", "mse": "PSNR (dB)", "cost": "cost"}[name])
-        axes[0, kind].set_title("IP"[kind] + " frames")
+        axes[0, kind].set_title(letter + " frames")
         axes[2, kind].set_xlabel("step")
     axes[0, 0].legend()
     figure.tight_layout()

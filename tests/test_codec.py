@@ -12,6 +12,7 @@ from skimage import data as skdata
 from bsqcodec import codec
 from bsqcodec.codec import GopEncoder, coding_order, decode_gop, frame_headers
 from bsqcodec.errors import BsqError, FormatError, ModelError
+from bsqcodec.exact import ConditionTable
 from bsqcodec.model import Model, find_model, integers, load_model, model_id, save_model
 from bsqcodec.vectors import VectorCoder
 
@@ -177,6 +178,27 @@ def test_model_file_round_trip(tmp_path, model):
     assert loaded.id == identity == model.id
     payload, decoded, _ = encode(model, clip(32, 32, 2), [50, 50])
     assert all(np.array_equal(a, b) for a, b in zip(decode_gop(loaded, payload, 32, 32, 2), decoded))
+
+
+def test_a_model_of_two_kinds_codes_b_frames_as_p_frames(tmp_path):
+    network = random_network()
+    for module in network.modules():
+        if isinstance(module, ConditionTable):
+            assert not torch.equal(module.anchors[1], module.anchors[2])
+            module.anchors = torch.nn.Parameter(module.anchors[:2].clone())
+    identity = save_model(network, tmp_path / "two.safetensors")
+    loaded = load_model(str(tmp_path / "two.safetensors"))
+    assert loaded.id == identity
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, ConditionTable):
+                module.anchors = torch.nn.Parameter(torch.cat([module.anchors, module.anchors[1:]]))
+    three = Model(network, "three")
+    assert three.id != identity
+    payload, decoded, stats = encode(loaded, clip(32, 32, 5), [50] * 5, mini=4)
+    assert {s.kind for s in stats} == {"I", "P", "B"}
+    for model in (loaded, three):
+        assert all(np.array_equal(a, b) for a, b in zip(decode_gop(model, payload, 32, 32, 5), decoded))
 
 
 def test_tampered_weights_are_refused(tmp_path):
