@@ -306,6 +306,13 @@ class ConditionTable(ExactModule):
         return divide(n, torch.full_like(n, ANCHOR_STEP), self.rounding).to(a.dtype)
 
 
+def set_kinds(module: nn.Module, kinds: int) -> None:
+    """Let all tables tell so many kinds of frames apart: 3, or 2 in older models."""
+    for table in module.modules():
+        if isinstance(table, ConditionTable):
+            table.anchors = nn.Parameter(table.anchors[:kinds].detach().clone())
+
+
 def _round_quotient(n: Tensor, d: Tensor) -> Tensor:
     """`divide` for float64 tensors, in place in n."""
     return n.add_(d * 0.5).div_(d).floor_()

@@ -13,11 +13,11 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from .config import DEFAULT, ModelConfig
 from .errors import ModelError
-from .exact import KINDS, ConditionTable, ExactModule, bf16_is_fast, freeze, set_arithmetic
+from .exact import ExactModule, bf16_is_fast, freeze, set_arithmetic, set_kinds
 from .network import Network
 from .stream import ID_BYTES
 
@@ -45,6 +45,7 @@ class Model:
     def unrounded(self) -> Network:
         """The networks in the real arithmetic that they were trained in, to take gradients through."""
         network = Network(self.network.config).to(self.device)
+        set_kinds(network, len(self.network.prior.logit_bias.anchors))
         network.load_state_dict(self.network.state_dict())
         set_arithmetic(network, False, bf16_is_fast(self.device))
         return network.requires_grad_(False)
@@ -155,9 +156,7 @@ def read_network(path: Path) -> tuple[Network, bytes]:
 @torch.no_grad()
 def restore(network: Network, stored: dict[str, Tensor]) -> None:
     """Fill the parameters from integers; n / 2**bits is exact in float32, so rounding gives n back."""
-    for path, module in network.named_modules():
-        if isinstance(module, ConditionTable) and len(stored.get(f"{path}.anchors", ())) == KINDS - 1:
-            module.anchors = nn.Parameter(module.anchors[: KINDS - 1].clone())
+    set_kinds(network, len(stored["prior.logit_bias.anchors"]))
     prior = network.prior
     wanted = {"prior.active": prior.active, "prior.table": prior.table, "decoder.steps": network.decoder.steps}
     bits = {}

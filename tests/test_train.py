@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, random_network
 from PIL import Image
 from skimage import data as skdata
 
 from bsqcodec import objective
 from bsqcodec.data import Sampler, load_images, load_videos
 from bsqcodec.errors import BsqError
-from bsqcodec.exact import ConditionTable, freeze
+from bsqcodec.exact import ConditionTable, freeze, set_kinds
 from bsqcodec.model import load_model, save_model
 from bsqcodec.network import Network
 from bsqcodec.train import TrainConfig, Trainer, train
@@ -201,10 +201,8 @@ def test_a_checkpoint_of_another_architecture_is_refused(config):
 
 
 def test_a_run_starts_from_a_model_that_codes_b_frames_as_p_frames(config, tmp_path):
-    network = Network(TINY)
-    for module in network.modules():
-        if isinstance(module, ConditionTable):
-            module.anchors = torch.nn.Parameter(torch.randn_like(module.anchors[:2]))
+    network = random_network()
+    set_kinds(network, 2)
     save_model(network, tmp_path / "two.safetensors")
     t = Trainer(replace(config, start=str(tmp_path / "two.safetensors")))
     for module in t.network.modules():
