@@ -134,9 +134,6 @@ def find(
     for step in _STEPS if exhaustive else _FEW_STEPS:
         field.sweep(lambda v, step=step: v + _ring(step, v.device))
         field.sweep(_neighbours)
-    field.sweep(lambda v: v + _ring(1, v.device))
-    for _ in range(2):
-        field.sweep(_neighbours)
     return field
 
 

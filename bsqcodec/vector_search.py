@@ -2,7 +2,8 @@
 
 A block's vector is what later blocks of the field are predicted from, so a change counts with what it does to
 their bits. Blocks that have no such block in common change at once; each change so lowers the cost of the whole field
-(iterated conditional modes, Besag 1986).
+(iterated conditional modes, Besag 1986). Only the few blocks at the top of the pyramid, which would take as many steps
+as all the others, change at once although they may have.
 """
 
 from functools import lru_cache
@@ -14,14 +15,15 @@ import torch
 from .motion import Field
 from .vectors import MISSING, VectorCoder, steps
 
-PASSES = 2
+PASSES = 3
+FEW = 1 / 64  # of all blocks: groups that are smaller change together
 _RING = np.array([(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx])
 
 
 class _Grid(NamedTuple):
     """Blocks are numbered in raster order; number `blocks` stands for none."""
 
-    groups: list[np.ndarray]  # blocks that may change at once
+    groups: list[np.ndarray]  # blocks that change at once
     predictors: np.ndarray  # (4, blocks): what each block is predicted from
     beside: np.ndarray  # (8, blocks): the blocks around, itself beyond the edge
     child: np.ndarray  # the blocks that are predicted from block i are child[start[i] : start[i + 1]],
@@ -51,6 +53,9 @@ def _grid(rows: int, columns: int) -> _Grid:
         else:
             colour = y // h % 2 if h > 1 else np.zeros_like(y)
         groups += [blocks[colour == c] for c in np.unique(colour)]
+    large = [group for group in groups if len(group) >= FEW * n]
+    small = [group for group in groups if len(group) < FEW * n]
+    groups = ([np.concatenate(small)] if small else []) + large
     slot, child = np.nonzero(predictors < n)
     parent = predictors[slot, child]
     by_parent = np.argsort(parent, kind="stable")
