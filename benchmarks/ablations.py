@@ -35,7 +35,7 @@ from bsqcodec.model import packaged_models as packaged
 from bsqcodec.motion import compensate, search
 from bsqcodec.network import GRAY, count_bits
 from bsqcodec.tokenizer import TOKEN, patches, to_pixels
-from bsqcodec.train import TrainConfig, Trainer, load_data
+from bsqcodec.train import ANY_LAMBDA, TrainConfig, Trainer, load_data
 
 HELD_OUT = 20
 FRAMES = 3  # of a held-out strip: one I frame, then P frames
@@ -44,7 +44,6 @@ BASE = TrainConfig(
     images=8, sequences=2, unroll=2, minutes=1e6, warmup=20, rounding=0.3, bf16=0.9, msssim=0.7, fidelity=4.0,
     predicted=0.6, threads=1, device="cpu",
 )  # fmt: skip
-MOTION_LAMBDA = 8.0  # luma SAD that a bit of vectors may cost
 MEASURES = ("bpp", "psnr", "ms_ssim", "cost")
 
 
@@ -175,7 +174,7 @@ class PriorAlone(Ablation):
             n, kind = self.config.sequences, torch.ones_like(quality)
             if t + 1 < self.config.unroll:
                 pixels = to_pixels(network.decoder(bits, reference, condition))[:n].to(torch.uint8)
-                vectors = search(batch[:n, t + 1], batch[:n, t], MOTION_LAMBDA)
+                vectors = search(batch[:n, t + 1], batch[:n, t], ANY_LAMBDA)
                 reference = compensate(pixels, vectors).float()
 
     def frames(self, step: int):
@@ -369,7 +368,7 @@ def evaluate(trainer: Trainer, data: Data, base: TrainConfig, qualities: list[in
         for strips in data.strips.split(8):
             pixels, bits = code(strips[:, 0].float(), None, None, "I", seen={"I": []})  # only to go on from
             for t in range(1, strips.shape[1]):
-                vectors = search(strips[:, t], strips[:, t - 1], MOTION_LAMBDA)
+                vectors = search(strips[:, t], strips[:, t - 1], ANY_LAMBDA)
                 reference = compensate(pixels.to(torch.uint8), vectors).float()
                 pixels, bits = code(strips[:, t].float(), reference, bits, "P")
         for kind, parts in (("I", photographs), ("P", seen["P"])):

@@ -414,10 +414,7 @@ def encode_file(
     if not isinstance(model, Model):
         name, model = model, load_model(model, device_of(device))
     alone = name is None or bpp is not None or size is not None or model.device.type != "cpu"
-    _one_way(jobs, dask)
-    if alone and (dask or (jobs is not None and jobs > 1)):
-        what = "--dask needs" if dask else "several jobs need"
-        raise BsqError(f"{what} a quality in place of a rate, the CPU, and a model by its name")
+    _one_way(jobs, dask, alone, "a quality in place of a rate, the CPU, and a model by its name")
     # the name is checked before the work begins
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(output_file(target, force, resume))
@@ -615,10 +612,9 @@ def _workers(
     decoder: Decoder, model: Model | str | None, device: str, frames: int | None, jobs: int | None, dask: str
 ) -> Workers | None:
     """Processes that decode `frames` frames of a file, if it is to be several, or (None) if several are worth it."""
-    _one_way(jobs, dask)
-    if isinstance(model, Model) or device_of(device).type != "cpu":
-        if dask or (jobs is not None and jobs > 1):
-            raise BsqError(f"{'--dask needs' if dask else 'several jobs need'} the CPU, and a model by its name")
+    on_gpu = device_of(device).type != "cpu"
+    _one_way(jobs, dask, on_gpu or isinstance(model, Model), "the CPU, and a model by its name")
+    if on_gpu or isinstance(model, Model):
         return None
     if dask:
         return _cluster(dask, model, decoder.reader.model)
@@ -634,9 +630,13 @@ def _workers(
     return Workers(jobs, load if model is None else functools.partial(load_model, model))
 
 
-def _one_way(jobs: int | None, dask: str) -> None:
-    if dask and jobs is not None and jobs > 1:
+def _one_way(jobs: int | None, dask: str, alone: bool, needs: str) -> None:
+    """Refuse --jobs and --dask together, and either of them where one process works `alone`."""
+    several = jobs is not None and jobs > 1
+    if dask and several:
         raise BsqError("give --jobs or --dask, not both")
+    if alone and (dask or several):
+        raise BsqError(f"{'--dask needs' if dask else 'several jobs need'} {needs}")
 
 
 def _cluster(address: str, model: str | None, identity: bytes) -> Workers:

@@ -31,6 +31,7 @@ from .tokenizer import TOKEN, to_pixels
 log = logging.getLogger(__name__)
 STLPIPS_SCALE = 700.0  # brings it to the mean squared error that it typically comes with
 CHANGES = (-12, -6, 0, 0, 0, 4)  # by which an encoder changes the quality of P frames
+ANY_LAMBDA = 8.0  # luma SAD that a bit of vectors may cost where one search serves all qualities
 STLPIPS_SIDE = 96  # pixels of the window that it looks at: its network takes longer than ours
 
 
@@ -184,7 +185,7 @@ class Trainer:
         rng = np.random.default_rng([self.config.seed, 1 << 40])
         photos = torch.stack([self.sampler.photo(rng, 256) for _ in range(400)])
         before, now = torch.stack([self.sampler.sequence(rng, 128, 2) for _ in range(200)], 1)
-        reference = compensate(before, search(now, before, 8.0))
+        reference = compensate(before, search(now, before, ANY_LAMBDA))
         return photos.float(), (now.float(), reference)
 
     def make_optimisers(self) -> list[torch.optim.Optimizer]:
