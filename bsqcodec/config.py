@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-DEFAULT = "small5"  # the packaged model that encodes unless another is asked for
+DEFAULT = "small6"  # the packaged model that encodes unless another is asked for
 
 
 @dataclass(frozen=True)

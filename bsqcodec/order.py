@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-DROP = 8  # steps of quality that each level of B frames is below: fewer frames or none are predicted from them
+DROP = 12  # steps of quality that each level of B frames is below: fewer frames or none are predicted from them
 
 
 class Place(NamedTuple):
