@@ -22,7 +22,7 @@ from .ahead import read_ahead
 from .coder import ONE, BitDecoder, BitEncoder
 from .errors import FormatError
 from .model import Model
-from .motion import compensate, find, mean
+from .motion import MOTION_LAMBDA, VECTOR_LAMBDA, compensate, find, mean
 from .network import GRAY
 from .order import DROP, Place, coding_order, mini_gop
 from .rate import GroupQuality
@@ -37,8 +37,6 @@ MINI_GOP = 4  # frames from one anchor to the next where an encoder is free to c
 MAX_MINI_GOP = 16
 SOME = 65208  # of ONE: how likely a B frame has a reference
 BOTH = 49152  # and two, if it has any
-MOTION_LAMBDA = 0.35  # SAD a bit of vectors may cost, in quantiser steps, while they are searched
-VECTOR_LAMBDA = 0.1  # squared error that it may cost in the end, in squared steps
 
 
 @dataclass

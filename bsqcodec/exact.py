@@ -307,10 +307,11 @@ class ConditionTable(ExactModule):
 
 
 def set_kinds(module: nn.Module, kinds: int) -> None:
-    """Let all tables tell so many kinds of frames apart: 3, or 2 in older models."""
+    """Let all tables tell so many kinds of frames apart: 3, or 2 in older models. A new kind begins as the last one."""
     for table in module.modules():
         if isinstance(table, ConditionTable):
-            table.anchors = nn.Parameter(table.anchors[:kinds].detach().clone())
+            rows = torch.arange(kinds).clamp(max=len(table.anchors) - 1)
+            table.anchors = nn.Parameter(table.anchors.detach()[rows])
 
 
 def _round_quotient(n: Tensor, d: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ TAPS = ((0, 0, 0, 64, 0, 0, 0, 0), (-1, 4, -10, 58, 17, -5, 1, 0),
 _CHUNK = 256  # blocks a step: keeps the working set in the cache
 
 # search
+MOTION_LAMBDA = 0.35  # SAD a bit of vectors may cost, in quantiser steps, while they are searched
+VECTOR_LAMBDA = 0.1  # squared error that it may cost in the end, in squared steps
 _RANGE = 16  # of the exhaustive search, in pixels of the quarter-size frame
 _MARGIN = 20  # pixels around the reference that a block may read: more would only repeat the border
 _STEPS = (8, 4, 2, 1)  # refinement, in quarter pixels

@@ -19,10 +19,10 @@ from torch import Tensor
 from .config import ModelConfig
 from .data import Sampler, load_images, load_videos
 from .errors import BsqError
-from .exact import QUALITIES, ConditionTable, Linear, set_arithmetic
+from .exact import KINDS, QUALITIES, ConditionTable, Linear, set_arithmetic, set_kinds
 from .losses import Discriminator, st_lpips
 from .model import find_file, read_network, save_model
-from .motion import compensate, find, mean, search
+from .motion import MOTION_LAMBDA, VECTOR_LAMBDA, compensate, find, mean, search
 from .network import GRAY, Network, initialise
 from .objective import Weights, cost, half_way, high, measure
 from .order import DROP, Place, coding_order
@@ -71,8 +71,8 @@ class TrainConfig:
     adversarial_start: float = 0.6  # it joins when so much of the run is over
     fidelity: float = 1.0  # lambda at quality 100 is so many times what its step asks for, down to 1 at quality 50
     predicted: float = 1.0  # a P frame's distortion counts so much: what an I frame gets right, P frames inherit
-    motion_lambda: float = 0.35  # luma SAD that a bit of vectors may cost, in quantiser steps
-    vector_lambda: float = 0.1  # squared error that it may cost where a B frame has a choice, in squared steps
+    motion_lambda: float = MOTION_LAMBDA  # luma SAD that a bit of vectors may cost, in quantiser steps
+    vector_lambda: float = VECTOR_LAMBDA  # squared error that it may cost in a choice of references, squared steps
     checkpoint_minutes: float = 3.0
     threads: int = 0  # of torch on the CPU; 0: torch's own choice
     device: str = "auto"  # the GPU if there is one; under torchrun each process takes one
@@ -172,11 +172,8 @@ class Trainer:
             network, _ = read_network(find_file(self.config.start))
             if replace(network.config, name="") != replace(self.config.model, name=""):
                 raise BsqError(f"{self.config.start} is a model of another architecture")
-            state = network.state_dict()
-            for name, own in self.network.state_dict().items():
-                if own.shape != state[name].shape:  # the model codes B frames as P frames
-                    state[name] = torch.cat([state[name], state[name][1:]])
-            self.network.load_state_dict(state)
+            set_kinds(network, KINDS)
+            self.network.load_state_dict(network.state_dict())
         else:
             initialise(self.network, *self.samples())
 
@@ -301,22 +298,22 @@ class Trainer:
         loss.backward()
         records = {"quality": quality.tolist(), "kind": kind.tolist(), **{k: v.tolist() for k, v in m.items()}}
         n = max(1, round(c.sequences * len(batch) / c.images))
-        anchors, past_bits = {0: quality[:n]}, {0: bits[:n]}
+        anchors, past_bits = {0: quality[:n].tolist()}, {0: bits[:n]}
         canvases = {0: pixels[:n].to(torch.uint8)}
         mini = int(np.random.default_rng([c.seed, self.step, 3]).choice(c.mini_gops))  # all processes draw the same
         for place in list(coding_order(c.unroll, mini))[1:]:
             if place.after is None:
-                change = torch.from_numpy(rng.choice(CHANGES, n)).to(self.device)
-                anchors[place.number] = (quality[:n] + change).clamp(1, QUALITIES)
+                anchors[place.number] = np.clip(anchors[0] + rng.choice(CHANGES, n), 1, QUALITIES).tolist()
             assert place.before is not None
-            condition = (kind[:n] + place.kind(True), (anchors[place.anchor] - DROP * place.level).clamp(min=1))
+            qualities = [place.quality(anchor, DROP) for anchor in anchors[place.anchor]]
+            condition = (kind[:n] + place.kind(True), torch.tensor(qualities, device=self.device))
             reference = self.predict(batch[:n, place.number], canvases, place, self.network.step(condition[1]))
             loss, pixels, bits, m = self.loss(frames[:n, place.number], reference, past_bits[place.before], condition)
             canvases[place.number], past_bits[place.number] = pixels.to(torch.uint8), bits
             loss = loss * (n / len(batch))
             loss.backward()
             total = total + loss.detach()
-            records["quality"] += condition[1].tolist()
+            records["quality"] += qualities
             records["kind"] += condition[0].tolist()
             for k, v in m.items():
                 records[k] += v.tolist()
