@@ -15,6 +15,8 @@ import click
 
 from .config import DEFAULT
 from .errors import BsqError
+from .tune import DEFAULT_TUNE, TUNES
+from .tune import HELP as TUNE_HELP
 
 
 class _Lazy(click.Group):
@@ -92,6 +94,7 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--gop", type=click.IntRange(1, 65535), default=32, help="Frames from one I frame to the next.")
 @click.option("--effort", type=click.IntRange(0, 1000), default=0, help="Steps of a search for better bits; try 16.")
 @click.option("--low-delay", is_flag=True, help="No B frames: larger, but no frame waits for a later one.")
+@click.option("--tune", type=click.Choice(TUNES), default=DEFAULT_TUNE, help=f"What to spend bits on. {TUNE_HELP}")
 @click.option("--model", default=DEFAULT, show_default=True, help="Name of a packaged model, or a model file.")
 @_device
 @_jobs
@@ -172,7 +175,7 @@ def decode(source: str, target: str | None, threads: int | None, md5: bool, quie
 @cli.command()
 @click.argument("source", metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.option("--bits", is_flag=True, help="Also the bits of I frames, P frames and vectors: decodes every symbol.")
+@click.option("--bits", is_flag=True, help="Also the bits a frame costs, by kind: decodes every symbol.")
 @_limit
 @_device
 def info(source: str, as_json: bool, bits: bool, max_pixels: int, threads: int | None, device: str) -> None:

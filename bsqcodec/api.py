@@ -37,13 +37,14 @@ from .config import DEFAULT
 from .errors import BsqError, FormatError
 from .info import AudioPacket, Frame, MediaInfo
 from .model import Model, find_model, load_model
-from .network import GRAY
 from .parallel import MAX_GROUP, EncodedGroup, Workers, choose_jobs, decoded
 from .partial import Unfinished
 from .rate import RateControl, find_quality
 from .stream import MAX_PIXELS, Gop, IndexEntry, Lost, StreamReader, StreamWriter
+from .tune import DEFAULT_TUNE, tune_number
 
 DEFAULT_QUALITY = 50
+GRAY = 128  # what stands for a frame that is lost
 DEFAULT_GOP = 32
 MAX_GOP = 65535
 MAX_EFFORT = 1000
@@ -77,9 +78,11 @@ class Encoder:
         effort: steps of a search for better bits, for each frame; 0 to 1000. Each takes about three times as long as
             encoding without any. Most is gained by the first 16.
         low_delay: no B frames, so that every frame is encoded when it comes.
+        tune: "perceptual" for texture and sharpness as people see them (MS-SSIM), or "psnr" for the smallest squared
+            error.
         device: "auto", "cpu" or "cuda"; not used if `model` is loaded already.
 
-    Raises BsqError for a model that is not there, ValueError for numbers out of range.
+    Raises BsqError for a model that is not there, ValueError for numbers out of range and an unknown tune.
 
     Attributes:
         frames: written so far.
@@ -99,13 +102,15 @@ class Encoder:
         device: str = "auto",
         effort: int = 0,
         low_delay: bool = False,
+        tune: str = DEFAULT_TUNE,
     ):
         if not 1 <= gop <= MAX_GOP:
             raise ValueError(f"a group of {gop} pictures; it must have 1 to {MAX_GOP}")
         if not 0 <= effort <= MAX_EFFORT:
             raise ValueError(f"effort {effort} is not in 0..{MAX_EFFORT}")
+        tune_number(tune)  # a name that is unknown is told before the first frame comes
         self.model = load_model(model, device_of(device)) if isinstance(model, str) else model
-        self.info, self.quality, self.gop, self.effort = info, quality, gop, effort
+        self.info, self.quality, self.gop, self.effort, self.tune = info, quality, gop, effort, tune
         self.frames = 0
         self.stats: FrameStats | None = None
         self.audio_size = 0
@@ -134,7 +139,8 @@ class Encoder:
         if self.info.image and self.frames:
             raise ValueError("a still image has one frame")
         if self._group is None:
-            self._group = GopEncoder(self.model, self.info.height, self.info.width, self.effort, self.mini)
+            size = self.info.height, self.info.width
+            self._group = GopEncoder(self.model, *size, self.effort, self.mini, self.tune)
         decoded = self._group.push(rgb, self.quality)
         self.frames += 1
         self._pts.append(pts)
@@ -283,7 +289,7 @@ class Decoder:
                 self._tell(chunk, max(chunk.first + done, start), chunk.first + count, reason, picture is None)
             for i in range(max(done, start - chunk.first), count):
                 if picture is None:
-                    picture = np.full((self.info.height, self.info.width, 3), int(GRAY), np.uint8)
+                    picture = np.full((self.info.height, self.info.width, 3), GRAY, np.uint8)
                 yield Frame(picture, chunk.pts[i])
 
     def _bytes(self, chunk: Gop | list[AudioPacket] | Lost) -> int:
@@ -323,7 +329,7 @@ class Decoder:
             raise FormatError(f"frames {gop.first} to {last}, in the chunk at byte {gop.offset}: {e}") from e
 
     def symbols(self) -> Iterator[FrameStats]:
-        """What each frame costs: reads the whole stream and decodes every symbol, but makes no pictures."""
+        """What each frame costs: reads the whole stream and decodes every symbol."""
         for chunk in self.reader.chunks():
             if isinstance(chunk, Gop):
                 for s in self._decoded(decode_symbols, chunk):
@@ -384,6 +390,7 @@ def encode_file(
     jobs: int | None = 1,
     effort: int = 0,
     low_delay: bool = False,
+    tune: str = DEFAULT_TUNE,
     dask: str = "",
     progress: Progress | None = None,
 ) -> Result:
@@ -404,11 +411,12 @@ def encode_file(
             The bytes are the same. Not with a rate, and not on a GPU.
         effort: steps of a search for better bits, as for `Encoder`.
         low_delay: no B frames.
+        tune: "perceptual" or "psnr", as for `Encoder`.
         dask: address of a dask.distributed scheduler whose workers encode the groups in place of `jobs`. They need this
             package, and a model file under the same path.
 
-    Raises BsqError in one line for all that can go wrong with files. Nothing is left of a file that was not finished,
-    but for `resume`.
+    Raises BsqError in one line for all that can go wrong with files, ValueError as `Encoder` does. Nothing is left of a
+    file that was not finished, but for `resume`.
     """
     name = None
     if not isinstance(model, Model):
@@ -423,12 +431,11 @@ def encode_file(
         result = Result(info, warnings=opened.warnings)
         rate = None
         if bpp is not None or size is not None:
-            items, rate = _control(source, opened, items, model, gop, effort, low_delay, bpp, size)
+            items, rate = _control(source, opened, items, model, gop, effort, low_delay, tune, bpp, size)
             quality = rate.quality
         before = Unfinished(file, gop) if resume else None
-        encoder = Encoder(
-            before.output if before else file, info, model, quality, gop, effort=effort, low_delay=low_delay
-        )
+        output = before.output if before else file
+        encoder = Encoder(output, info, model, quality, gop, effort=effort, low_delay=low_delay, tune=tune)
 
         def written(pictures: list[np.ndarray]) -> None:
             for picture in pictures:
@@ -458,13 +465,13 @@ def encode_file(
         if name is not None and (dask or jobs > 1) and gop * frame_bytes <= MAX_GROUP:
             load = functools.partial(load_model, name)
             workers = stack.enter_context(_cluster(dask, name, model.id) if dask else Workers(jobs, load))
-            items = workers.encode(items, gop, quality, effort, encoder.mini)
+            items = workers.encode(items, gop, quality, effort, encoder.mini, tune)
         for item in items:
             if isinstance(item, AudioPacket):
                 encoder.write_audio(item)
                 continue
             if isinstance(item, EncodedGroup):
-                encoder.write_coded(item.pts, item.payload, sum(s.bits + s.vector_bits for s in item.stats))
+                encoder.write_coded(item.pts, item.payload, sum(s.bits + s.side_bits for s in item.stats))
                 written(item.decoded)
             else:
                 written(encoder.write(*item))
@@ -476,7 +483,7 @@ def encode_file(
     return result
 
 
-def _control(source, opened, items, model, gop, effort, low_delay, bpp, size):
+def _control(source, opened, items, model, gop, effort, low_delay, tune, bpp, size):
     """Find the quality for a rate; returns the items with those that were looked at, and the control to go on with."""
     info = opened.info
     pixels = info.width * info.height
@@ -486,7 +493,7 @@ def _control(source, opened, items, model, gop, effort, low_delay, bpp, size):
 
         def encode(quality: int) -> float:
             file = io.BytesIO()
-            encoder = Encoder(file, info, model, quality, effort=effort)
+            encoder = Encoder(file, info, model, quality, effort=effort, tune=tune)
             encoder.write(*frame)
             encoder.close()
             return 8 * encoder.size
@@ -502,7 +509,7 @@ def _control(source, opened, items, model, gop, effort, low_delay, bpp, size):
         """Bits a frame."""
         total = 0.0
         for piece in pieces:
-            encoder = Encoder(io.BytesIO(), info, model, quality, gop, effort=effort, low_delay=low_delay)
+            encoder = Encoder(io.BytesIO(), info, model, quality, gop, effort=effort, low_delay=low_delay, tune=tune)
             encoder.write(piece[0], 0)
             first = encoder.bits
             for t, frame in enumerate(piece[1:], 1):
@@ -662,10 +669,11 @@ def encode_image(
     model: Model | str = DEFAULT,
     device: str = "auto",
     effort: int = 0,
+    tune: str = DEFAULT_TUNE,
 ) -> bytes:
-    """One picture, uint8 (H, W, 3) RGB, to a .bsq stream."""
-    file = io.BytesIO()
-    encoder = Encoder(file, MediaInfo(rgb.shape[1], rgb.shape[0]), model, quality, device=device, effort=effort)
+    """One picture, uint8 (H, W, 3) RGB, to a .bsq stream. Takes and raises what `Encoder` does."""
+    file, info = io.BytesIO(), MediaInfo(rgb.shape[1], rgb.shape[0])
+    encoder = Encoder(file, info, model, quality, device=device, effort=effort, tune=tune)
     encoder.write(rgb)
     encoder.close()
     return file.getvalue()

@@ -1,10 +1,9 @@
 """A group of pictures to bytes and back.
 
-Payload of a group: one byte a frame (bit 7: predicted, bits 0..6: quality 1..100), then one range-coded stream of, for
-each frame, its motion vectors (of predicted frames) and its tokens. Nothing predicts the first frame: there, bit 7 says
-that bits of the smallest probability are left out (`BitEncoder.encode_step`), as they are not in streams of version 1.
-A group with B frames (version 3) begins with a byte 0, the length of its mini-GOPs, and how many steps of quality each
-level of B frames is below; only anchors have a byte, and bits are left out. With mini-GOPs of 4 frames, the order of
+Payload of a group: four bytes (length of the mini-GOPs, by how many steps of quality each level of B frames is lower,
+the tune, how many bytes a frame header has beyond one), a header for each anchor (bit 7: predicted, bits 0..6: quality
+1..100), then one range-coded stream of, for each frame, its motion vectors (of predicted frames) or its classes of
+contrast (of others) and its coefficients. Nothing predicts the first frame. With mini-GOPs of 4 frames, the order of
 coding is 0 4 2 1 3 8 6 5 7 .. (`coding_order`). Frames are coded on a canvas whose sides are multiples of 16.
 """
 
@@ -17,31 +16,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import bands, vector_search
-from .ahead import read_ahead
+from . import gains, vector_search
 from .coder import ONE, BitDecoder, BitEncoder
 from .errors import FormatError
 from .model import Model
 from .motion import MOTION_LAMBDA, VECTOR_LAMBDA, compensate, find, mean
-from .network import GRAY
+from .network import TOKEN, Condition, Context
 from .order import DROP, Place, coding_order, mini_gop
-from .rate import GroupQuality
-from .tokenizer import TOKEN, to_pixels
+from .tune import TUNES
 from .vectors import LIMIT, VectorCoder
 
 _T = TypeVar("_T")
 
+GROUP_HEADER = 4  # bytes
 PREDICTED = 0x80
-LEAVES_OUT = 0x80  # in the first byte
 MINI_GOP = 4  # frames from one anchor to the next where an encoder is free to choose
 MAX_MINI_GOP = 16
 SOME = 65208  # of ONE: how likely a B frame has a reference
 BOTH = 49152  # and two, if it has any
+# Motion of the tune perceptual is weighed as if the step were so much finer than that of a token of class 0.
+MOTION_GAIN = 1.2
 
 
 @dataclass
 class FrameStats:
-    """Ideal code length of one frame in bits, -sum log2 P: `bits` of the tokens, `vector_bits` of the vectors.
+    """Ideal code length of one frame in bits, -sum log2 P: `bits` of the coefficients, `side_bits` of the motion vectors
+    or classes of contrast; and `count`, of how many bits all this is.
 
     `kind` is "I", "P" or "B".
     """
@@ -49,25 +49,13 @@ class FrameStats:
     kind: str
     quality: int
     bits: float
-    vector_bits: float
+    side_bits: float
+    count: int
 
 
 def grid(height: int, width: int) -> tuple[int, int]:
     """Rows and columns of tokens (and of blocks of motion) that cover a frame."""
     return -(-height // TOKEN), -(-width // TOKEN)
-
-
-def no_bits(model: Model, rows: int, columns: int) -> Tensor:
-    """The bits that stand for those of the frame before an I frame."""
-    return torch.zeros((1, rows, columns, model.network.config.bits), device=model.device)
-
-
-def _condition(model: Model, kind: int, quality: int) -> tuple[Tensor, Tensor]:
-    return torch.tensor([kind], device=model.device), torch.tensor([quality], device=model.device)
-
-
-def _to_uint8(x: Tensor) -> Tensor:
-    return to_pixels(x).to(torch.uint8)
 
 
 class _Pictures:
@@ -78,25 +66,19 @@ class _Pictures:
         self.rows, self.columns = grid(height, width)
         self.canvases: dict[int, Tensor] = {}  # uint8 (1, 3, 16 * rows, 16 * columns)
 
-    def gray(self) -> Tensor:
-        shape = (1, 3, self.rows * TOKEN, self.columns * TOKEN)
-        return torch.full(shape, GRAY, device=self.model.device)
-
     def predicted(self, reference: int, vectors: np.ndarray) -> Tensor:
         field = torch.from_numpy(vectors.astype(np.int32))[None].to(self.model.device)
         return compensate(self.canvases[reference], field)
 
-    def of(self, s: "Symbols") -> np.ndarray:
-        """The frame that follows, uint8 (H, W, 3)."""
-        predictions = [self.predicted(reference, vectors) for reference, vectors in s.vectors.items()]
-        reference = mean(*predictions) if len(predictions) == 2 else predictions[0] if predictions else self.gray()
-        return self.reconstruct(s.place, s.bits, reference, s.kind, s.quality)
+    def predict(self, vectors: dict[int, np.ndarray]) -> Tensor | None:
+        """The prediction from all references of a frame, integers 0..255, float32; None if it has none."""
+        several = [self.predicted(reference, field) for reference, field in vectors.items()]
+        return mean(*several) if len(several) == 2 else several[0] if several else None
 
-    def reconstruct(self, place: Place, bits: Tensor, reference: Tensor, kind: int, quality: int) -> np.ndarray:
-        condition = _condition(self.model, kind, quality)
-        decoder = self.model.network.decoder
+    def reconstruct(self, place: Place, coefficients: Tensor, context: Context, condition: Condition) -> np.ndarray:
+        """The frame that follows, uint8 (H, W, 3)."""
         _forget(self.canvases, place)
-        canvas = self.canvases[place.number] = bands.decode(decoder, bits, reference, condition, _to_uint8)
+        canvas = self.canvases[place.number] = self.model.network.decode(coefficients, context, condition)
         return canvas[0, :, : self.height, : self.width].permute(1, 2, 0).contiguous().cpu().numpy()
 
 
@@ -108,28 +90,19 @@ def _forget(items: dict[int, _T], place: Place) -> None:
 
 
 class _Past:
-    """What the symbols of a frame are predicted from: vectors and token bits of those that were coded before it."""
+    """What the motion vectors of a frame are predicted from: those of the frames that were coded before it."""
 
-    def __init__(self, model: Model, rows: int, columns: int):
-        self._model, self.size = model, (rows, columns)
+    def __init__(self, rows: int, columns: int):
+        self.size = (rows, columns)
         self._coders: dict[str, VectorCoder] = {}
-        self._bits: dict[int, Tensor] = {}  # uint8: they may be several
         self._vectors: dict[int, dict[int, np.ndarray]] = {}  # of each frame, for each of its references
 
-    def bits(self, place: Place, kind: int) -> Tensor:
-        """Of the frame before, as the prior takes them: none for a frame without references."""
-        if not kind:
-            return no_bits(self._model, *self.size)
-        assert place.before is not None
-        return self._bits[place.before].float()
-
-    def add(self, place: Place, vectors: dict[int, np.ndarray], bits: Tensor) -> None:
-        """Keep the symbols of a frame. After an I frame the coders of vectors begin anew."""
+    def add(self, place: Place, vectors: dict[int, np.ndarray]) -> None:
+        """Keep the vectors of a frame. After an I frame their coders begin anew."""
         if place.after is None and not vectors:
             self._coders = {"P": VectorCoder(), "B": VectorCoder()}
-        _forget(self._bits, place)
         _forget(self._vectors, place)
-        self._bits[place.number], self._vectors[place.number] = bits.to(torch.uint8), vectors
+        self._vectors[place.number] = vectors
 
     def coder(self, place: Place, reference: int, vectors: dict[int, np.ndarray]) -> VectorCoder:
         """What codes the frame's vectors into `reference`, after `vectors`, and expects them where motion is steady."""
@@ -161,28 +134,30 @@ class GopEncoder:
     Args:
         model: from `load_model`.
         height, width: of the frames, in pixels.
-        effort: steps of the search for better bits (`refine`).
+        effort: steps of the search for better coefficients (`network.refine`).
         mini: length of the mini-GOPs, 1..16. 1: no B frames, and every frame is encoded when it comes.
+        tune: "perceptual" or "psnr".
 
     Attributes:
         stats: of every frame encoded so far, in the order of coding.
     """
 
-    def __init__(self, model: Model, height: int, width: int, effort: int = 0, mini: int = 1):
+    def __init__(
+        self, model: Model, height: int, width: int, effort: int = 0, mini: int = 1, tune: str = TUNES[0]
+    ):
         if not 1 <= mini <= MAX_MINI_GOP:
             raise ValueError(f"mini-GOPs of {mini} frames; they may have 1 to {MAX_MINI_GOP}")
-        self._model, self._effort, self._mini = model, effort, mini
+        self._model, self._effort, self._mini, self._tune = model, effort, mini, TUNES.index(tune)
         self._pictures = _Pictures(model, height, width)
-        self._past = _Past(model, self._pictures.rows, self._pictures.columns)
+        self._past = _Past(self._pictures.rows, self._pictures.columns)
         self._coder = BitEncoder()
         self._headers: dict[int, int] = {}  # of each anchor that is encoded
         self._waiting: list[tuple[np.ndarray, int]] = []  # frames, and the quality that is asked for
-        self._quality = GroupQuality()
         self._error = torch.tensor(0.0)  # mean absolute error of the last frame
         self.stats: list[FrameStats] = []
 
     def push(self, frame: np.ndarray, quality: int) -> list[np.ndarray]:
-        """Take the next frame, uint8 (H, W, 3) RGB, to be encoded at about quality 1..100 (`rate.GroupQuality`).
+        """Take the next frame, uint8 (H, W, 3) RGB, to be encoded at quality 1..100; B frames get less.
 
         Returns the frames that are encoded by now and were not returned before, in the order of time, as the decoder
         will give them.
@@ -210,12 +185,8 @@ class GopEncoder:
     def finish(self) -> bytes:
         """The payload of all frames pushed; `flush` comes before."""
         assert not self._waiting, "there are frames that are not encoded"
-        headers = bytes(self._headers.values())
-        if self._mini > 1 and len(headers) > 1:
-            start = bytes([0, self._mini, DROP])
-        else:
-            start, headers = b"", bytes([headers[0] | LEAVES_OUT]) + headers[1:]
-        return start + headers + self._coder.finish()
+        start = bytes([self._mini if len(self.stats) > 1 else 1, DROP, self._tune, 0])
+        return start + bytes(self._headers.values()) + self._coder.finish()
 
     def _encode(self, places: list[Place]) -> list[np.ndarray]:
         first, waiting, self._waiting = len(self.stats), self._waiting, []
@@ -225,59 +196,53 @@ class GopEncoder:
     @torch.inference_mode()
     def _encode_frame(self, frame: np.ndarray, quality: int, place: Place) -> np.ndarray:
         s = self._pictures
-        if place.after is None:
-            quality = self._quality.of_next(quality)
-        else:
+        if place.after is not None:
             quality = place.quality(self._headers[place.anchor] & ~PREDICTED, DROP)
         x = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))[None].to(self._model.device)
         bottom, right = s.rows * TOKEN - s.height, s.columns * TOKEN - s.width
         x = F.pad(x.float(), (0, right, 0, bottom), mode="replicate")
-        reference, vectors = self._predict(x, quality, place)
-        kind = place.kind(bool(vectors))
-        start = self._coder.bits
-        previous = self._past.bits(place, kind)
+        prediction, vectors = self._predict(x, quality, place)
+        condition = Condition(place.frame_type(bool(vectors)), quality, self._tune)
+        network, start, count = self._model.network, self._coder.bits, self._coder.count
         if place.after is not None:
             _code_references(list(vectors), place, self._encode_bit)
         known: dict[int, np.ndarray] = {}
         for number, field in vectors.items():
             self._past.coder(place, number, known).encode(field, self._coder)
             known[number] = field
+        classes = None
+        if prediction is None:
+            classes = network.classes(x)
+            gains.encode_classes(classes[0].cpu().numpy(), self._coder)
+        context = network.context(condition, prediction, classes)
         middle = self._coder.bits
-        network = self._model.network
-        condition = _condition(self._model, kind, quality)
-        if self._effort:
-            from . import refine  # which loads much that is not needed otherwise
-
-            bits = refine.encode(self._model, x, reference, previous, condition, self._effort)
-        else:
-            bits = bands.encode(network, x, reference, condition)
-        network.prior.run(previous, kind, quality, self._encode_step, bits)
-        self._past.add(place, vectors, bits)
-        letter = place.letter(kind > 0)
-        self.stats.append(FrameStats(letter, quality, self._coder.bits - middle, middle - start))
+        coefficients = network.encode(x, context, condition, self._effort)
+        coefficients = network.code(context, condition, self._encode_step, coefficients)
+        self._past.add(place, vectors)
+        letter = place.letter(bool(vectors))
+        bits, side_bits = self._coder.bits - middle, middle - start
+        self.stats.append(FrameStats(letter, quality, bits, side_bits, self._coder.count - count))
         if place.after is None:
-            self._headers[place.number] = quality | (PREDICTED if kind else 0)
-        decoded = s.reconstruct(place, bits, reference, kind, quality)
+            self._headers[place.number] = quality | (PREDICTED if vectors else 0)
+        decoded = s.reconstruct(place, coefficients, context, condition)
         self._error = (x - s.canvases[place.number]).abs().mean()
-        if place.after is None:
-            self._quality.seen(letter, frame, decoded)
         return decoded
 
-    def _predict(self, x: Tensor, quality: int, place: Place) -> tuple[Tensor, dict[int, np.ndarray]]:
-        """The reference of the frame and, for each frame that it is made of, the vectors; none for an I frame."""
+    def _predict(self, x: Tensor, quality: int, place: Place) -> tuple[Tensor | None, dict[int, np.ndarray]]:
+        """The prediction of the frame and, for each of its references, the vectors; none for an I frame."""
         s = self._pictures
         if place.before is not None:
-            reference, vectors = self._motion(x, quality, place)
+            prediction, vectors = self._motion(x, quality, place)
             # a scene cut: the frame is closer to the mean of each of its tokens than to its prediction, and that is
             # not because the last frame was coded as coarsely
             flat = F.interpolate(F.avg_pool2d(x, TOKEN), scale_factor=float(TOKEN))
-            if (x - reference).abs().mean() < max((x - flat).abs().mean(), 1.2 * self._error):
-                return reference, vectors
-        return s.gray(), {}
+            if (x - prediction).abs().mean() < max((x - flat).abs().mean(), 1.2 * self._error):
+                return prediction, vectors
+        return None, {}
 
     def _motion(self, x: Tensor, quality: int, place: Place) -> tuple[Tensor, dict[int, np.ndarray]]:
         """The best prediction and its vectors: from one frame or, for a B frame, perhaps from both."""
-        step = float(self._model.network.step(torch.tensor(quality)))
+        step = self._model.network.step(quality) / (1 if self._tune else MOTION_GAIN)
         lam = VECTOR_LAMBDA * step**2
         pixels = x.to(torch.uint8)
         single, costs = [], []
@@ -311,9 +276,9 @@ class GopEncoder:
         self._coder.encode(np.array([bit]), np.array([p]))
         return bit
 
-    def _encode_step(self, p: Tensor, bits: Tensor | None) -> Tensor:
+    def _encode_step(self, p: np.ndarray, bits: np.ndarray | None) -> np.ndarray:
         assert bits is not None
-        self._coder.encode_step(bits.numpy(), p.numpy())
+        self._coder.encode(bits, p)
         return bits
 
 
@@ -332,19 +297,21 @@ class Symbols(NamedTuple):
 
     Attributes:
         place: of the frame.
-        kind: 0 for a frame without reference, 1 for a P frame, 2 for a B frame.
-        quality: 1..100.
+        condition: what it is coded as.
         vectors: for each frame that it is predicted from, int32 (ceil(H / 16), ceil(W / 16), 2).
-        bits: float32 (1, ceil(H / 16), ceil(W / 16), L) of 0.0 and 1.0.
+        classes: of contrast, int64 (ceil(H / 16), ceil(W / 16)), of a frame that is not predicted.
+        coefficients: int32 (1, ceil(H / 16), ceil(W / 16), active).
         stats: what they cost.
+        picture: the frame, uint8 (H, W, 3), which the symbols of later frames depend on.
     """
 
     place: Place
-    kind: int
-    quality: int
+    condition: Condition
     vectors: dict[int, np.ndarray]
-    bits: Tensor
+    classes: np.ndarray | None
+    coefficients: Tensor
     stats: FrameStats
+    picture: np.ndarray
 
 
 class Header(NamedTuple):
@@ -355,108 +322,90 @@ class Header(NamedTuple):
     quality: int
 
 
-def _parts(payload: bytes, frames: int) -> tuple[int, list[Header], bytes]:
-    """Length of the mini-GOPs, headers, coded bits. Raises as `frame_headers`."""
-    mini, drop, start = 1, 0, 0
-    if payload[:1] == b"\0":
-        mini, drop, start = *payload[1:3].ljust(2, b"\0"), 3
-        if not 2 <= mini <= MAX_MINI_GOP:
-            raise FormatError(f"a group of pictures has mini-GOPs of {mini} frames")
-    anchors = 1 + -(-(frames - 1) // mini)
-    if len(payload) < start + anchors or frames < 1:
+class _Group(NamedTuple):
+    """A payload taken apart: tune, headers in the order of coding, coded bits."""
+
+    tune: int
+    headers: list[Header]
+    coded: bytes
+
+
+def _parts(payload: bytes, frames: int) -> _Group:
+    """Raises as `frame_headers`."""
+    if len(payload) < GROUP_HEADER or frames < 1:
+        raise FormatError("a group of pictures is too short for its frames")
+    mini, drop, tune, more = payload[:GROUP_HEADER]
+    if not 1 <= mini <= MAX_MINI_GOP:
+        raise FormatError(f"a group of pictures has mini-GOPs of {mini} frames")
+    if tune >= len(TUNES):
+        raise FormatError(f"a group of pictures has the unknown tune {tune}")
+    anchors, size = 1 + -(-(frames - 1) // mini), 1 + more
+    end = GROUP_HEADER + anchors * size
+    if len(payload) < end:
         raise FormatError("a group of pictures is too short for its frames")
     headers: list[Header] = []
     for place in coding_order(frames, mini):
-        byte = payload[start + -(-place.anchor // mini)]
+        byte = payload[GROUP_HEADER + -(-place.anchor // mini) * size]
         predicted, quality = divmod(byte, PREDICTED)
-        if mini == 1 and not place.number:
-            predicted = 0  # the bit tells something else
-        if not 1 <= quality <= 100 or predicted and not place.number:
+        if not 1 <= quality <= 100 or predicted and not place.anchor:
             raise FormatError(f"frame {place.anchor} of a group of pictures has an impossible header {byte:#04x}")
         headers.append(Header(place, place.letter(predicted > 0), place.quality(quality, drop)))
-    return mini, headers, payload[start + anchors :]
+    return _Group(tune, headers, payload[end:])
 
 
 def frame_headers(payload: bytes, frames: int) -> list[Header]:
     """Of each frame, in the order of coding. Raises FormatError if there is one that no encoder writes."""
-    return _parts(payload, frames)[1]
+    return _parts(payload, frames).headers
+
+
+def group_tune(payload: bytes, frames: int) -> str:
+    """What the group is tuned for. Raises as `frame_headers`."""
+    return TUNES[_parts(payload, frames).tune]
 
 
 @torch.inference_mode()
 def decode_symbols(model: Model, payload: bytes, height: int, width: int, frames: int) -> Iterator[Symbols]:
-    """Entropy decoding alone: every symbol of `frames` frames, in the order of coding, no pixels.
+    """Every symbol of `frames` frames, and their pixels, in the order of coding.
 
     Raises FormatError as `decode_gop`.
     """
-    mini, headers, coded = _parts(payload, frames)
-    coder = BitDecoder(coded)
-    step = coder.decode_step if mini > 1 or payload[0] & LEAVES_OUT else coder.decode
-    rows, columns = grid(height, width)
-    past = _Past(model, rows, columns)
+    group = _parts(payload, frames)
+    coder = BitDecoder(group.coded)
+    pictures, network = _Pictures(model, height, width), model.network
+    past = _Past(pictures.rows, pictures.columns)
 
-    def decode(p: Tensor, _: Tensor | None) -> Tensor:
-        return torch.from_numpy(step(p.numpy()))
+    def decode(p: np.ndarray, _: np.ndarray | None) -> np.ndarray:
+        return coder.decode(p).view(bool)
 
-    for place, letter, quality in headers:
-        before = coder.bits
+    for place, letter, quality in group.headers:
+        before, count = coder.bits, coder.count
         references: list[int] = []
         if letter == "B":
             references = _code_references(None, place, lambda _, p: int(coder.decode(np.array([p]))[0]))
         elif letter == "P" and place.before is not None:
             references = [place.before]
-        kind = place.kind(bool(references))
-        previous = past.bits(place, kind)
+        condition = Condition(place.frame_type(bool(references)), quality, group.tune)
         vectors: dict[int, np.ndarray] = {}
         for number in references:
-            vectors[number] = past.coder(place, number, vectors).decode(rows, columns, coder)
+            vectors[number] = past.coder(place, number, vectors).decode(*past.size, coder)
+        classes = None if vectors else gains.decode_classes(*past.size, coder)
+        there = None if classes is None else torch.from_numpy(classes)[None].to(model.device)
+        context = network.context(condition, pictures.predict(vectors), there)
         middle = coder.bits
-        bits = model.network.prior.run(previous, kind, quality, decode)
-        past.add(place, vectors, bits)
-        stats = FrameStats(letter, quality, coder.bits - middle, middle - before)
-        yield Symbols(place, kind, quality, vectors, bits, stats)
+        coefficients = network.code(context, condition, decode)
+        past.add(place, vectors)
+        stats = FrameStats(letter, quality, coder.bits - middle, middle - before, coder.count - count)
+        picture = pictures.reconstruct(place, coefficients, context, condition)
+        yield Symbols(place, condition, vectors, classes, coefficients, stats, picture)
 
 
 @torch.inference_mode()
 def decode_gop(model: Model, payload: bytes, height: int, width: int, frames: int) -> Iterator[np.ndarray]:
-    """Decode `frames` frames, uint8 (H, W, 3) RGB each. Raises FormatError if the payload cannot be theirs.
-
-    With several threads, or on a GPU, the symbols of the next frame are decoded beside the pixels of this one, each
-    with half of the threads: the steps of the prior are too small to keep several, or a GPU, busy. That takes a third
-    more memory, and is not done to frames that are too large for one band.
-    """
+    """Decode `frames` frames, uint8 (H, W, 3) RGB each. Raises FormatError if the payload cannot be theirs."""
     ready: dict[int, np.ndarray] = {}
     shown = 0
-    pictures = _decode_pictures(model, payload, height, width, frames)
-    for number, picture in pictures:
-        ready[number] = picture
+    for symbols in decode_symbols(model, payload, height, width, frames):
+        ready[symbols.place.number] = symbols.picture
         while shown in ready:
             yield ready.pop(shown)
             shown += 1
-
-
-def _decode_pictures(
-    model: Model, payload: bytes, height: int, width: int, frames: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Number and pixels of each frame, in the order of coding."""
-    pictures = _Pictures(model, height, width)
-    symbols = decode_symbols(model, payload, height, width, frames)
-    threads = torch.get_num_threads()
-    large = pictures.rows * pictures.columns > bands.MOST
-    alone = threads == 1 and model.device.type == "cpu"
-    if frames == 1 or alone or large:
-        for s in symbols:
-            yield s.place.number, pictures.of(s)
-        return
-
-    def beside() -> Iterator[Symbols]:
-        torch.set_num_threads(threads - threads // 2)  # of this thread alone
-        yield from symbols
-
-    with read_ahead(beside(), 1) as ready:
-        for s in ready:
-            torch.set_num_threads(max(1, threads // 2))
-            try:
-                decoded = pictures.of(s)
-            finally:
-                torch.set_num_threads(threads)
-            yield s.place.number, decoded

@@ -21,7 +21,6 @@ ONE = 65536  # scale of the probabilities
 _Bernoulli = constriction.stream.model.Bernoulli
 _ANY = _Bernoulli(perfect=False)
 _RUN = 512  # bits
-_EXCEPTION = 512  # of ONE: how likely a step has a one where it is least expected
 
 
 def _pieces(p1: np.ndarray) -> Iterator[tuple[slice, np.ndarray | float]]:
@@ -61,11 +60,12 @@ def _cost(symbols: np.ndarray, p: np.ndarray | float) -> float:
 
 
 class BitEncoder:
-    """Collects bits. `bits` is the ideal code length so far, -sum log2 P, in bits."""
+    """Collects bits. `bits` is the ideal code length so far, -sum log2 P, in bits; `count` is how many they are."""
 
     def __init__(self) -> None:
         self._coder = constriction.stream.queue.RangeEncoder()
         self.bits = 0.0
+        self.count = 0
 
     def encode(self, bits: np.ndarray, p1: np.ndarray) -> None:
         """Append bits (0/1, any integer type) with P(1) = p1 / 65536, p1 integers in 1..65535 of the same size."""
@@ -77,6 +77,7 @@ class BitEncoder:
             return
         if symbols.min() < 0 or symbols.max() > 1:
             raise ValueError("bits must be 0 or 1")
+        self.count += symbols.size
         for at, p in _pieces(p1):
             self._append(symbols[at], p)
 
@@ -87,21 +88,6 @@ class BitEncoder:
             self._coder.encode(symbols, _ANY, p)
         else:
             self._coder.encode(symbols, _Bernoulli(p, perfect=False))
-
-    def encode_step(self, bits: np.ndarray, p1: np.ndarray) -> None:
-        """Append the bits of one step of the prior. Arguments as those of `encode`.
-
-        Those of the smallest probability, as most are, are left out after a flag that says that none of them is 1. If
-        one is, all are coded.
-        """
-        p1, bits = np.asarray(p1).ravel(), np.asarray(bits).ravel()
-        likely = p1 > 1
-        if bits.size == p1.size and not likely.all():
-            exception = bits[~likely].any()
-            self._append(np.array([exception], np.int32), _EXCEPTION / ONE)
-            if not exception:
-                bits, p1 = bits[likely], p1[likely]
-        self.encode(bits, p1)
 
     def finish(self) -> bytes:
         """The stream; empty if nothing was encoded.
@@ -131,7 +117,8 @@ class BitDecoder:
     """Gives the bits back, asked for with the probabilities that they were encoded with.
 
     Data that end too early read as zeros: a truncated stream gives wrong bits or a FormatError, and never an
-    endless loop, for the caller decides how many bits are read. `bits` is the ideal code length read so far.
+    endless loop, for the caller decides how many bits are read. `bits` is the ideal code length read so far, `count` how
+    many bits were.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -141,10 +128,12 @@ class BitDecoder:
         words = np.frombuffer(data, dtype="<u4").astype(np.uint32)
         self._coder = constriction.stream.queue.RangeDecoder(words)
         self.bits = 0.0
+        self.count = 0
 
     def decode(self, p1: np.ndarray) -> np.ndarray:
         """The next `p1.size` bits, uint8 0/1. Raises FormatError where no encoder could have made the data."""
         p1 = np.asarray(p1).ravel()
+        self.count += p1.size
         out = np.empty(p1.size, np.uint8)
         for at, p in _pieces(p1):
             out[at] = self._take(p, at.stop - at.start)
@@ -161,13 +150,3 @@ class BitDecoder:
             raise FormatError("the coded bits are damaged") from e
         self.bits += _cost(symbols, p)
         return symbols
-
-    def decode_step(self, p1: np.ndarray) -> np.ndarray:
-        """The bits of `BitEncoder.encode_step`. Raises as `decode`."""
-        p1 = np.asarray(p1).ravel()
-        likely = p1 > 1
-        if likely.all() or self._take(_EXCEPTION / ONE, 1)[0]:
-            return self.decode(p1)
-        out = np.zeros(p1.size, np.uint8)
-        out[likely] = self.decode(p1[likely])
-        return out

@@ -1,9 +1,16 @@
-"""Training data: photographs and short frame strips, as sequences of crops."""
+"""Training data: photographs and short frame strips, as crops and as sequences of crops with their motion vectors.
+
+What is drawn at random is drawn on the host, and the same on every device; pixels are cut and resampled on the device,
+all crops of a batch at once, and the host waits for nothing.
+"""
 
 import io
 import logging
 import tarfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +19,19 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import BsqError
+from .motion import BLOCK, find
 
 log = logging.getLogger(__name__)
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".y4m"}
 STRIP_SIDE = 256
 STRIPS_A_VIDEO = 16
+MOTION_LAMBDA = 12.0  # luma SAD that a bit of vectors may cost, in strips
+ZOOM = (0.75, 1.45)  # source pixels a pixel of a resampled crop
+TURN = 0.1  # standard deviation of its angle, beside quarter turns
+CONTRAST = (0.6, 1.2)
+SPEED, FASTEST = 4.0, 12  # of a photograph that moves: standard deviation and bound, in pixels a frame
+_FIELDS = 16, 256  # motion fields that are searched at once, on a CPU and elsewhere
 
 
 def load_images(paths: list[str], minimum: int) -> list[np.ndarray]:
@@ -86,7 +100,7 @@ def load_videos(folders: list[str], minimum: int, length: int) -> list[np.ndarra
     return strips
 
 
-def _items(path: Path):
+def _items(path: Path) -> Iterator[bytes]:
     if path.is_dir():
         for file in sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
             yield file.read_bytes()
@@ -102,91 +116,219 @@ def _items(path: Path):
         raise BsqError(f"{path}: not a folder and not a readable tar ({e})") from e
 
 
-class Sampler:
-    """Draws random sequences of crops from photographs (synthetic motion) and frame strips (real motion).
+class Place(NamedTuple):
+    """A frame of a sequence in the order of coding: its distance from the first frame, and the places of its references
+    in that order, of which it has none, one (a P frame) or two (a B frame)."""
 
-    The images lie in the memory of `device`, and crops are made there.
+    distance: int
+    references: tuple[int, ...]
+
+
+Sequences = tuple[Tensor, dict[tuple[int, int], Tensor]]  # frames, and vectors by place and reference
+
+
+class Packed:
+    """Images of any size in one buffer on a device, so that crops of many are cut at once.
+
+    Args:
+        images: (H, W, C) each, all of one type.
+    """
+
+    def __init__(self, images: Sequence[np.ndarray], device: str | torch.device):
+        self.shapes = np.array([image.shape[:2] for image in images], dtype=np.int64)
+        ends = (self.shapes[:, 0] * self.shapes[:, 1]).cumsum()
+        self.first = np.concatenate([[0], ends[:-1]])
+        self.values = torch.from_numpy(np.concatenate([i.reshape(-1, i.shape[2]) for i in images])).to(device)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def cut(self, which: np.ndarray, top: np.ndarray, left: np.ndarray, height: int, width: int) -> Tensor:
+        """Crops of the images numbered `which`, (n, height, width, C); beyond an image's border it goes on as there."""
+        at = np.stack([self.first[which], top, left, *self.shapes[which].T])
+        first, y, x, rows, columns = on_device(self.values.device, at)[..., None]
+        y = (y + torch.arange(height, device=y.device)).clamp(min=0).minimum(rows - 1)
+        x = (x + torch.arange(width, device=y.device)).clamp(min=0).minimum(columns - 1)
+        return self.values[(first + y * columns)[..., None] + x[:, None]]
+
+
+class Sampler:
+    """Draws crops of photographs, and sequences of them (synthetic motion) and of frame strips (real motion).
 
     Args:
         photos: uint8 (H, W, 3) each.
-        strips: uint8 (T * W, W, 3) each, T frames one above the other.
+        strips: uint8 (T * S, S, 3) or (S, T * S, 3) each, T frames one above the other or side by side.
+        device: where the pixels lie, and crops are made.
     """
 
-    def __init__(self, photos: list[np.ndarray], strips: list[np.ndarray], device: str | torch.device = "cpu"):
-        self.photos = [torch.tensor(p, device=device) for p in photos]
-        self.strips = [torch.tensor(s, device=device).unflatten(0, (-1, s.shape[1])) for s in strips]
+    def __init__(
+        self, photos: Sequence[np.ndarray], strips: Sequence[np.ndarray] = (), device: str | torch.device = "cpu"
+    ):
+        self.device = torch.device(device)
+        self.photos = Packed(photos, device)
+        several = [frames_of(strip) for strip in strips]
+        self.lengths = np.array([len(frames) for frames in several], dtype=np.int64)
+        self.starts = np.concatenate([[0], self.lengths.cumsum()]).astype(np.int64)  # of each strip, in `frames`
+        self.frames = Packed([frame for frames in several for frame in frames], device) if several else None
+        # by the distance of the reference: vectors of every frame, and of which they are known
+        self._fields: dict[int, tuple[Packed, np.ndarray]] = {}
 
-    def photo(self, rng: np.random.Generator, size: int) -> Tensor:
-        """One crop, uint8 (3, size, size)."""
-        image = self.photos[rng.integers(len(self.photos))]
-        h, w, _ = image.shape
-        # photographs are seen at 1:1 and reduced by up to 2, so that blurred ones become sharp ones
-        factor = min(rng.choice([1.0, 1.0, rng.uniform(1.0, 2.0)]), w / size, h / size)
-        span = int(size * factor)
-        x, y = int(rng.integers(0, w - span + 1)), int(rng.integers(0, h - span + 1))
-        crop = image[y : y + span, x : x + span].permute(2, 0, 1)
-        if span != size:
-            crop = F.interpolate(crop[None].float(), (size, size), mode="bicubic", antialias=True)[0]
-            crop = crop.round().clamp(0, 255).to(torch.uint8)
-        return flip(crop, rng)
+    def plain(self, rng: np.random.Generator, n: int, size: int) -> Tensor:
+        """Crops as they are, uint8 (n, 3, size, size)."""
+        which = rng.integers(len(self.photos), size=n)
+        top, left = (rng.integers(0, self.photos.shapes[which] - size + 1)).T
+        return self.photos.cut(which, top, left, size, size).permute(0, 3, 1, 2)
 
-    def sequence(self, rng: np.random.Generator, size: int, length: int) -> Tensor:
-        """uint8 (length, 3, size, size)."""
-        if self.strips and rng.random() < 0.6:
-            return flip(self.clip(rng, size, length), rng)
-        return flip(self.moving_photo(rng, size, length), rng)
+    def crops(self, rng: np.random.Generator, n: int, size: int) -> Tensor:
+        """Crops of photographs, float32 (n, 3, size, size) holding integers 0..255.
 
-    def clip(self, rng: np.random.Generator, size: int, length: int) -> Tensor:
-        frames = self.strips[rng.integers(len(self.strips))]
-        forwards = rng.random() < 0.8
-        first = rng.integers(0, len(frames) - length + 1)
-        x, y = rng.integers(0, frames.shape[1] - size + 1, 2)
-        frames = frames[first : first + length, y : y + size, x : x + size].permute(0, 3, 1, 2)
-        return frames if forwards else frames.flip(0)
+        Two in five are turned and resampled, all may be mirrored, two in five have another contrast.
+        """
+        many = 2 * n // 5
+        plain = self.plain(rng, n - many, size)
+        plain = _choose(rng, 0.5, plain.flip(3), plain)
+        plain = _choose(rng, 0.3, plain.transpose(2, 3), plain)
+        crops = torch.cat([self._resampled(rng, many, size), plain.float()])
+        contrast = np.where(rng.random(n) < 0.4, rng.uniform(*CONTRAST, n), 1.0)
+        return ((crops - 120) * self.on_device(contrast)[:, None, None, None] + 120).round().clamp(0, 255)
 
-    def moving_photo(self, rng: np.random.Generator, size: int, length: int) -> Tensor:
-        """Pan, zoom and rotation of a photograph, now and then with a moving patch, noise or a change of brightness."""
-        out = self._path(rng, size, length)
-        device = out.device
-        if rng.random() < 0.4:
-            other = self._path(rng, size, length)
-            radius = size * rng.uniform(0.15, 0.4)
-            time = np.arange(length)[:, None]
-            centre = rng.uniform(0.2, 0.8, 2) * size + rng.normal(0, 3, 2) * time
-            cy, cx = torch.tensor(centre, dtype=torch.float32, device=device).T[:, :, None, None, None]
-            at = torch.arange(size, device=device)
-            inside = (radius - torch.hypot(at[:, None] - cy, at - cx)).clamp(-1, 1) / 2 + 0.5
-            out = torch.lerp(other, out, inside)
-        if rng.random() < 0.2:
-            out = out * torch.linspace(1, 1 + rng.normal(0, 0.08), length, device=device)[:, None, None, None]
-        if rng.random() < 0.3:
-            generator = torch.Generator(device).manual_seed(int(rng.integers(1 << 62)))
-            out = out + rng.uniform(0.5, 3) * torch.randn(out.shape, generator=generator, device=device)
-        return out.round().clamp(0, 255).to(torch.uint8)
+    def _resampled(self, rng: np.random.Generator, n: int, size: int) -> Tensor:
+        if not n:
+            return torch.zeros((0, 3, size, size), device=self.device)
+        which = rng.integers(len(self.photos), size=n)
+        zoom = rng.uniform(*ZOOM, n)
+        angle = TURN * rng.standard_normal(n) + np.pi / 2 * rng.integers(4, size=n)
+        mirror = rng.choice([-1.0, 1.0], n)
+        window = int(size * ZOOM[1] * 1.2)  # holds any of them, but for corners of a few
+        side = self.photos.shapes[which]
+        # the crop's centre, so that the crop lies inside the photograph where it can
+        reach = np.minimum(zoom[:, None] * size * 0.6, side / 2)
+        centre = reach + rng.random((n, 2)) * (side - 2 * reach)
+        corner = np.floor(centre).astype(np.int64) - window // 2
+        top, left = corner.T
+        source = self.photos.cut(which, top, left, window, window).permute(0, 3, 1, 2).float()
+        # affine_grid has both the crop and its source reach from -1 to 1
+        y, x = ((centre - corner) * 2 / window - 1).T
+        c, s = zoom * size / window * np.cos(angle), zoom * size / window * np.sin(angle)
+        matrix = np.stack([np.stack([c * mirror, -s, x], 1), np.stack([s * mirror, c, y], 1)], 1)
+        grid = F.affine_grid(self.on_device(matrix), [n, 3, size, size], align_corners=False)
+        return F.grid_sample(source, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
 
-    def _path(self, rng: np.random.Generator, size: int, length: int) -> Tensor:
-        image = self.photos[rng.integers(len(self.photos))]
-        h, w, _ = image.shape
-        zoom, turn = rng.uniform(0.8, 1.4), 0.0
-        dz, dturn = rng.normal(0, 0.01), rng.normal(0, 0.01) * (rng.random() < 0.5)
-        speed = rng.exponential(3.0) * (rng.random() < 0.85)
-        angle = rng.uniform(0, 2 * np.pi)
-        vx, vy = speed * np.cos(angle), speed * np.sin(angle)
-        margin = min(size * 0.75, w / 2 - 1, h / 2 - 1)
-        cx, cy = rng.uniform(margin, w - margin), rng.uniform(margin, h - margin)
-        views = []
-        for _ in range(length):
-            # affine_grid has both views and image reach from -1 to 1
-            a, b = size * zoom * np.cos(turn), size * zoom * np.sin(turn)
-            views.append([[a / w, -b / w, 2 * cx / w - 1], [b / h, a / h, 2 * cy / h - 1]])
-            cx, cy, zoom, turn = cx + vx, cy + vy, zoom * (1 + dz), turn + dturn
-        matrices = torch.tensor(views, dtype=torch.float32, device=image.device)
-        grid = F.affine_grid(matrices, [length, 3, size, size], align_corners=False)
-        source = image.permute(2, 0, 1).float().expand(length, -1, -1, -1)
-        return F.grid_sample(source, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    def sequences(self, rng: np.random.Generator, n: int, size: int, order: Sequence[Place]) -> Sequences:
+        """Sequences of frames in the order of coding.
+
+        Returns the frames, uint8 (n, len(order), 3, size, size), and for every place and its reference the vectors of
+        blocks of 16x16 pixels, int32 (n, size / 16, size / 16, 2), (dy, dx) in quarter pixels.
+        """
+        moving = n if self.frames is None else max(1, n // 4)
+        parts = [self._moving(rng, moving, size, order)]
+        if moving < n:
+            parts.append(self._clips(rng, n - moving, size, order))
+        vectors = {key: torch.cat([fields[key] for _, fields in parts]) for key in parts[0][1]}
+        return torch.cat([frames for frames, _ in parts]), vectors
+
+    def _moving(self, rng: np.random.Generator, n: int, size: int, order: Sequence[Place]) -> Sequences:
+        """Photographs that a camera passes at an even speed, in whole pixels a frame: their vectors are exact."""
+        distances = np.array([place.distance for place in order])
+        which = rng.integers(len(self.photos), size=n)
+        free = self.photos.shapes[which] - size
+        most = np.minimum(free // max(distances.max(), 1), FASTEST)
+        speed = np.clip(np.rint(SPEED * rng.standard_normal((n, 2))).astype(np.int64), -most, most)
+        path = speed[:, None] * distances[:, None]  # (n, frames, 2)
+        low, high = path.min(1), path.max(1)
+        corner = path - low[:, None] + rng.integers(0, free - (high - low) + 1)[:, None]
+        top, left = corner.reshape(-1, 2).T
+        frames = self.photos.cut(which.repeat(len(order)), top, left, size, size)
+        frames = frames.permute(0, 3, 1, 2).unflatten(0, (n, len(order)))
+        fields, blocks = {}, size // BLOCK
+        at = self.on_device(speed.astype(np.int32))[:, None, None]
+        for a, b in _pairs(order):
+            # a frame that comes d frames later shows at p what its reference shows at p + d * speed
+            v = at * (4 * (order[a].distance - order[b].distance))
+            fields[a, b] = v.expand(n, blocks, blocks, 2)
+        return frames, fields
+
+    def _clips(self, rng: np.random.Generator, n: int, size: int, order: Sequence[Place]) -> Sequences:
+        """Crops of strips, cut along blocks; all of a call may be mirrored or turned."""
+        assert self.frames is not None
+        distances = np.array([place.distance for place in order])
+        enough = np.flatnonzero(self.lengths > distances.max())
+        which = enough[rng.integers(len(enough), size=n)]
+        first = self.starts[which] + rng.integers(0, self.lengths[which] - distances.max())
+        side = self.frames.shapes[first]
+        top, left = (rng.integers(0, (side - size) // BLOCK + 1)).T
+        flip, turn = rng.random() < 0.5, rng.random() < 0.3
+        numbers = (first[:, None] + distances).reshape(-1)
+        every = len(order)
+        frames = self.frames.cut(numbers, (top * BLOCK).repeat(every), (left * BLOCK).repeat(every), size, size)
+        frames = frames.permute(0, 3, 1, 2).unflatten(0, (n, every))
+        frames = frames.flip(-1) if flip else frames
+        frames = frames.transpose(-1, -2) if turn else frames
+        fields = {}
+        for a, b in _pairs(order):
+            numbers, apart = first + order[a].distance, order[b].distance - order[a].distance
+            v = self._vectors(numbers, apart).cut(numbers, top, left, size // BLOCK, size // BLOCK).int()
+            v = torch.stack([v[..., 0], -v[..., 1]], -1).flip(2) if flip else v
+            fields[a, b] = v.transpose(1, 2).flip(-1) if turn else v
+        return frames, fields
+
+    def _vectors(self, numbers: np.ndarray, apart: int) -> Packed:
+        """Motion fields of frames of strips, of which those numbered `numbers` have been searched at least.
+
+        apart: the reference is so many frames later. On a GPU, which searches many fields in the time of one, all are
+        searched when the first is asked for.
+        """
+        assert self.frames is not None
+        if apart not in self._fields:
+            empty = [np.zeros((-(-h // BLOCK), -(-w // BLOCK), 2), np.int16) for h, w in self.frames.shapes]
+            self._fields[apart] = Packed(empty, self.device), np.zeros(len(empty), bool)
+        fields, known = self._fields[apart]
+        if known[numbers].all():
+            return fields
+        wanted, most = numbers, _FIELDS[0]
+        if self.device.type != "cpu":
+            most = _FIELDS[1]
+            t = np.arange(len(known)) - self.starts[:-1].repeat(self.lengths) + apart
+            wanted = np.flatnonzero((t >= 0) & (t < self.lengths.repeat(self.lengths)))
+        by_side: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for number in sorted(set(wanted[~known[wanted]].tolist())):
+            height, width = self.frames.shapes[number].tolist()
+            by_side[height, width].append(number)
+        for (height, width), those in by_side.items():
+            for i in range(0, len(those), most):
+                some = np.array(those[i : i + most])
+                zero = np.zeros_like(some)
+                pair = [self.frames.cut(which, zero, zero, height, width) for which in (some, some + apart)]
+                now, reference = (frames.permute(0, 3, 1, 2).contiguous() for frames in pair)
+                v = find(now, reference, MOTION_LAMBDA).v.to(torch.int16)
+                blocks = torch.arange(v.shape[1] * v.shape[2], device=v.device)
+                fields.values[self.on_device(fields.first[some])[:, None] + blocks] = v.flatten(1, 2)
+                known[some] = True
+        return fields
+
+    def on_device(self, values: np.ndarray) -> Tensor:
+        return on_device(self.device, values)
 
 
-def flip(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """A random one of the eight symmetries of the square, on the last two axes."""
-    x = torch.rot90(x, int(rng.integers(4)), (-2, -1))
-    return x.flip(-1) if rng.random() < 0.5 else x
+def frames_of(strip: np.ndarray) -> np.ndarray:
+    """The square frames of a strip, (T, S, S, 3)."""
+    height, width = strip.shape[:2]
+    if height < width:
+        return strip.reshape(height, width // height, height, 3).transpose(1, 0, 2, 3)
+    return strip.reshape(height // width, width, width, 3)
+
+
+def _pairs(order: Sequence[Place]) -> list[tuple[int, int]]:
+    return [(a, b) for a, place in enumerate(order) for b in place.references]
+
+
+def _choose(rng: np.random.Generator, probability: float, a: Tensor, b: Tensor) -> Tensor:
+    """Of each item a with that probability, else b."""
+    which = torch.from_numpy(rng.random(len(a)) < probability).to(a.device, non_blocking=True)
+    return torch.where(which[:, None, None, None], a, b)
+
+
+def on_device(device: torch.device, values: np.ndarray) -> Any:
+    """Numbers of the host as a tensor there; floating point as float32."""
+    values = values.astype(np.float32) if values.dtype == np.float64 else values
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device, non_blocking=True)

@@ -3,10 +3,11 @@
 from fractions import Fraction
 from typing import Any
 
-from .codec import frame_headers
+from .codec import frame_headers, group_tune
 from .errors import FormatError
 from .model import packaged_ids
-from .stream import MAX_PIXELS, Gop
+from .stream import MAX_PIXELS, VERSION, Gop
+from .tune import TUNES
 
 
 def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
@@ -20,6 +21,7 @@ def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS)
         decoder = Decoder(file, device or "cpu", max_pixels=max_pixels)
         i, identity = decoder.info, decoder.reader.model
         kinds = {"I": 0, "P": 0, "B": 0}
+        tunes = dict.fromkeys(TUNES, 0)
         qualities: set[int] = set()
         gops = audio = 0
         first = last = step = None
@@ -28,6 +30,7 @@ def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS)
             for chunk in decoder.reader.chunks():
                 if isinstance(chunk, Gop):
                     gops += 1
+                    tunes[group_tune(chunk.payload, len(chunk.pts))] += len(chunk.pts)
                     for header in frame_headers(chunk.payload, len(chunk.pts)):
                         kinds[header.kind] += 1
                         qualities.add(header.quality)
@@ -42,17 +45,20 @@ def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS)
         size = decoder.reader.size
     frames = sum(kinds.values())
     found: dict[str, Any] = {
-        "version": decoder.reader.version,
+        "version": VERSION,  # a reader refuses every other one
         "model": packaged_ids().get(identity),
         "model_id": identity.hex(),
         "width": i.width,
         "height": i.height,
+        "bit_depth": i.bit_depth,
+        "alpha": i.alpha,
         "frames": frames,
         "i_frames": kinds["I"],
         "p_frames": kinds["P"],
         "b_frames": kinds["B"],
         "gops": gops,
         "quality": [min(qualities), max(qualities)] if qualities else None,
+        "tune": {name: n for name, n in tunes.items() if n},  # frames of each
         "bytes": size,
         "bits_per_pixel": round(8 * (size - audio) / (frames * i.width * i.height), 5) if frames else None,
         "duration": None,
@@ -83,24 +89,27 @@ def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS)
 
 
 def _bits(path: str, device: str) -> dict[str, float]:
-    """Ideal code length of all I, P and B frames and of vectors, in bits a frame of the kind."""
+    """Ideal code length in bits a frame: of the coefficients of I, P and B frames ("I", "P", "B"), of the classes of
+    contrast of I frames ("classes"), and of what tells how P and B frames are predicted ("vectors").
+    """
     from .api import check_stream
 
-    totals, counts = {"I": 0.0, "P": 0.0, "B": 0.0, "vectors": 0.0}, {"I": 0, "P": 0, "B": 0, "vectors": 0}
+    names = ("I", "P", "B", "classes", "vectors")
+    totals, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
     for s in check_stream(path, device):
-        totals[s.kind] += s.bits
-        counts[s.kind] += 1
-        totals["vectors"] += s.vector_bits
-        counts["vectors"] += s.kind != "I"
+        for name, bits in ((s.kind, s.bits), ("classes" if s.kind == "I" else "vectors", s.side_bits)):
+            totals[name] += bits
+            counts[name] += 1
     return {k: round(totals[k] / counts[k], 1) for k in totals if counts[k]}
 
 
 def lines(found: dict[str, Any]) -> list[str]:
     """`describe` for people."""
     name = found["model"] or "not packaged"
+    alpha = "alpha" if found["alpha"] else "no alpha"
     rows = [
         ("format", f".bsq version {found['version']}, model {name} ({found['model_id']})"),
-        ("picture", f"{found['width']}x{found['height']}"),
+        ("picture", "{width}x{height}, {bit_depth} bits a sample, {alpha}".format(**found | {"alpha": alpha})),
         ("frames", "{frames} ({i_frames} I, {p_frames} P, {b_frames} B) in {gops} GOPs".format(**found)),
     ]
     if found["rotation"]:
@@ -112,6 +121,9 @@ def lines(found: dict[str, Any]) -> list[str]:
     if found["quality"]:
         low, high = found["quality"]
         rows.append(("quality", f"{low}" if low == high else f"{low} to {high}"))
+    if found["tune"]:
+        many = len(found["tune"]) > 1
+        rows.append(("tune", ", ".join(f"{name} ({n} frames)" if many else name for name, n in found["tune"].items())))
     rate = f"{found['bytes']} bytes, {found['bits_per_pixel']} bits a pixel"
     rows.append(("size", rate + (f", {found['kbit_per_second']} kbit/s" if found["kbit_per_second"] else "")))
     colour = (found["primaries"], found["transfer"], found["matrix"], found["color_range"])

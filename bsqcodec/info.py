@@ -46,6 +46,8 @@ class MediaInfo:
     primaries, transfer, matrix: code points of ITU-T H.273; 2 is unspecified.
     color_range: 0 unspecified, 1 limited, 2 full.
     audio: the audio track, if there is one.
+    bit_depth: bits of a sample in a .bsq stream; 8 is the only one that is supported.
+    alpha: whether a .bsq stream has an alpha channel, which is not supported.
     """
 
     width: int
@@ -59,6 +61,8 @@ class MediaInfo:
     matrix: int = 2
     color_range: int = 0
     audio: AudioTrack | None = None
+    bit_depth: int = 8
+    alpha: bool = False
 
     @property
     def image(self) -> bool:

@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import sys
 import types
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,41 +12,46 @@ from torch import Tensor, nn
 
 from .errors import BsqError
 
-
-def ssim_terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """(luminance * structure, structure) of SSIM, mean per image, over 8x8 boxes at every fourth pixel."""
-    x, y = x / 255, y / 255
-    pool = lambda t: F.avg_pool2d(t, 8, 4)  # noqa: E731
-    mx, my = pool(x), pool(y)
-    vx, vy, cov = pool(x * x) - mx * mx, pool(y * y) - my * my, pool(x * y) - mx * my
-    structure = (2 * cov + 0.03**2) / (vx + vy + 0.03**2)
-    luminance = (2 * mx * my + 0.01**2) / (mx * mx + my * my + 0.01**2)
-    return (luminance * structure).mean((1, 2, 3)), structure.mean((1, 2, 3))
+SCALES = (0.0448, 0.2856, 0.3001, 0.3695)  # of MS-SSIM; their weights (Wang et al. 2003), the last two joined
 
 
-def msssim(x: Tensor, y: Tensor) -> Tensor:
-    """MS-SSIM (Wang et al. 2003) with box windows, (B,); x, y: (B, 3, H, W) pixels 0..255, sides of at least 8.
+def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
+    """MS-SSIM (Wang et al. 2003) with box windows of 8x8 at every fourth pixel, (B,).
 
-    It has four scales, which need sides of 64, and else as many as fit.
+    x, y: pixels 0..255, (B, 3, H, W), sides of at least 8. It has four scales, which need sides of 64, and else as many
+    as fit.
     """
-    weights = (0.0448, 0.2856, 0.3001, 0.3695)[: (min(x.shape[2:]) // 8).bit_length()]
-    weights = tuple(w / sum(weights) for w in weights)
+    weights = SCALES[: (min(x.shape[2:]) // 8).bit_length()]
+    x, y = x / 255, y / 255
     out = torch.ones(len(x), device=x.device)
-    for i, w in enumerate(weights):
-        full, structure = ssim_terms(x, y)
-        out = out * (full if i == len(weights) - 1 else structure).clamp(min=1e-4) ** w
+    for i, weight in enumerate(weights):
+        mx, my, xx, yy, xy = F.avg_pool2d(torch.cat([x, y, x * x, y * y, x * y], 1), 8, 4).split(3, 1)
+        vx, vy, covariance = xx - mx * mx, yy - my * my, xy - mx * my
+        s = (2 * covariance + 0.03**2) / (vx + vy + 0.03**2)
+        if i == len(weights) - 1:
+            s = s * (2 * mx * my + 0.01**2) / (mx * mx + my * my + 0.01**2)
+        out = out * s.mean((1, 2, 3)).clamp(min=1e-4) ** (weight / sum(weights))
         x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
     return out
 
 
 def st_lpips(x: Tensor, y: Tensor, net: str = "alex") -> Tensor:
-    """Shift-tolerant LPIPS (Ghildyal and Liu, arXiv 2207.13686), (B,); x, y: (B, 3, H, W) pixels 0..255.
+    """Shift-tolerant LPIPS (Ghildyal and Liu, arXiv 2207.13686), (B,), with a gradient everywhere.
 
-    Raises BsqError if stlpips-pytorch is not installed.
+    x, y: pixels 0..255, (B, 3, H, W). Raises BsqError if stlpips-pytorch is not installed.
     """
-    network = st_lpips_network(net).to(x.device)
+    network: Any = st_lpips_network(net).to(x.device)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=torch.is_grad_enabled()):
-        return network(x / 127.5 - 1, y / 127.5 - 1).flatten().float()
+        features = [network.net(network.scaling_layer(picture / 127.5 - 1)) for picture in (x, y)]
+        total = torch.zeros(len(x), device=x.device)
+        for layer, a, b in zip(network.lins, *features):
+            total = total + layer((_unit(a) - _unit(b)).square()).float().mean((1, 2, 3))
+    return total
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Features of length 1. The package's own code takes the root of sums that may be 0, where it has no gradient."""
+    return features / (features.float().square().sum(1, keepdim=True) + 1e-6).sqrt()
 
 
 @functools.lru_cache
@@ -65,40 +71,3 @@ def st_lpips_network(net: str) -> nn.Module:
         for name in unused:
             del sys.modules[name]
     return stlpips.LPIPS(net=net, variant="shift_tolerant", verbose=False).requires_grad_(False)
-
-
-class Discriminator(nn.Module):
-    """Patch discriminator (Isola et al., arXiv 1611.07004): a logit for each patch of 70x70 pixels.
-
-    It judges a picture beside a blurred source: whether the detail is credible there. Pixels 0..255 (B, 3, H, W) in,
-    (B, 1, H/8 - 2, W/8 - 2) out.
-    """
-
-    def __init__(self, width: int = 48):
-        super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(6, width, 4, 2, 1), nn.LeakyReLU(0.2)]
-        for i in range(3):
-            stride = 2 if i < 2 else 1
-            layers += [
-                nn.Conv2d(width << i, width << (i + 1), 4, stride, 1, bias=False),
-                nn.GroupNorm(8, width << (i + 1)),
-                nn.LeakyReLU(0.2),
-            ]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(width << 3, 1, 4, 1, 1))
-
-    def forward(self, x: Tensor, blurred: Tensor) -> Tensor:
-        return self.layers(torch.cat([x, blurred], 1) / 127.5 - 1)
-
-    def loss(self, real: Tensor, decoded: Tensor) -> Tensor:
-        """Hinge loss for the discriminator."""
-        blurred = blur(real)
-        return F.relu(1 - self(real, blurred)).mean() + F.relu(1 + self(decoded, blurred)).mean()
-
-    def realism(self, real: Tensor, decoded: Tensor) -> Tensor:
-        """What the decoder gains by, (B,)."""
-        return self(decoded, blur(real)).mean((1, 2, 3))
-
-
-def blur(x: Tensor) -> Tensor:
-    """The picture as an eighth of its size holds it."""
-    return F.interpolate(F.avg_pool2d(x, 8), scale_factor=8.0, mode="bilinear")

@@ -1,12 +1,12 @@
-"""Model files: safetensors that hold the decoder and the prior as integers and the encoder as float16.
+"""Model files: safetensors that hold all networks as integers.
 
 A stream names its model by `model_id`, a hash of everything a decoder needs; the encoder is left out of it, so a
 better encoder can be shipped for streams that old decoders read.
 """
 
-import functools
 import hashlib
 import json
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -17,83 +17,76 @@ from torch import Tensor
 
 from .config import DEFAULT, ModelConfig
 from .errors import ModelError
-from .exact import ExactModule, bf16_is_fast, freeze, set_arithmetic, set_kinds
 from .network import Network
+from .network.export import decoding, integers, restore
+from .network.unrounded import Unrounded
+from .objective import Objective
 from .stream import ID_BYTES
+
+# of the configuration: what a decoder depends on, and nothing that may be added to it later
+HASHED = ("fine_width", "fine_blocks", "width", "blocks", "prior_width", "prior_blocks", "prior_head")
 
 
 class Model:
-    """Frozen weights on a device, ready to code.
+    """Weights on a device, ready to code.
 
     Attributes:
         name: the file's stem.
         id: 8 bytes that a stream carries.
-        network: the three networks; decoder and prior in integers.
+        network: the networks behind one face.
         device: where they are.
     """
 
-    def __init__(self, network: Network, name: str, device: str | torch.device = "cpu", identity: bytes | None = None):
+    def __init__(
+        self, config: ModelConfig, tensors: dict[str, Tensor], objective: Objective, name: str,
+        device: str | torch.device = "cpu", identity: bytes | None = None,
+    ):  # fmt: skip
         self.name = name
-        self.id = identity or model_id(network.config, integers(network))
+        self.id = identity or model_id(config, tensors)
         self.device = torch.device(device)
-        self.network = network.to(self.device).eval().requires_grad_(False)
-        freeze(network.decoder)
-        freeze(network.prior)
-        set_arithmetic(network.encoder, False, bf16_is_fast(self.device))
-
-    @functools.cached_property
-    def unrounded(self) -> Network:
-        """The networks in the real arithmetic that they were trained in, to take gradients through."""
-        network = Network(self.network.config).to(self.device)
-        set_kinds(network, len(self.network.prior.logit_bias.anchors))
-        network.load_state_dict(self.network.state_dict())
-        set_arithmetic(network, False, bf16_is_fast(self.device))
-        return network.requires_grad_(False)
-
-
-@torch.no_grad()
-def integers(network: Network) -> dict[str, Tensor]:
-    """Everything a decoder needs, as integers: rounded parameters and the prior's tables."""
-    out = {}
-    for prefix, part in (("decoder", network.decoder), ("prior", network.prior)):
-        for path, module in part.named_modules(prefix=prefix):
-            if isinstance(module, ExactModule):
-                for name, (bits, limit) in module.formats.items():
-                    value = getattr(module, name).detach().double() * 2.0**bits
-                    out[f"{path}.{name}"] = torch.floor(value + 0.5).clamp(-limit, limit).to(torch.int32).cpu()
-    out["prior.active"] = network.prior.active.int().cpu()
-    out["prior.table"] = network.prior.table.int().cpu()
-    out["decoder.steps"] = network.decoder.steps.int().cpu()
-    return out
+        self.network = Network(config, tensors, objective, self.device)
 
 
 def model_id(config: ModelConfig, tensors: dict[str, Tensor]) -> bytes:
-    """First 8 bytes of SHA-256 over the decoding configuration and all integers, by name, as little-endian int32."""
+    """First 8 bytes of SHA-256 over the configuration's `HASHED` keys and all integers of decoder and prior, by name.
+
+    Each tensor counts with its name, its shape, the bytes of its smallest type (1, 2, 4 or 8) and its values in that
+    type, little-endian.
+    """
     h = hashlib.sha256()
-    decoding = {k: v for k, v in config.to_dict().items() if k != "name" and not k.startswith(("encoder_", "step_"))}
-    h.update(json.dumps(decoding, sort_keys=True, separators=(",", ":")).encode())
+    values = config.to_dict()
+    h.update(json.dumps([[key, values[key]] for key in HASHED], separators=(",", ":")).encode())
+    tensors = decoding(tensors)
     for name in sorted(tensors):
-        t = tensors[name]
-        h.update(f"{name}{list(t.shape)}".encode())
-        h.update(t.int().contiguous().numpy().astype("<i4").tobytes())
+        t = narrow(tensors[name])
+        h.update(f"{name}{list(t.shape)}{t.element_size()}".encode())
+        h.update(t.numpy().astype(f"<i{t.element_size()}").tobytes())
     return h.digest()[:ID_BYTES]
 
 
-def save_model(network: Network, path: str | Path) -> bytes:
-    """Write a model file; returns its id."""
+def save_model(network: Unrounded, path: str | Path, objective: Objective | None = None) -> bytes:
+    """Write a model file, beside it first and then under its name; returns its id.
+
+    objective: what the network was trained for.
+    """
     tensors = integers(network)
     identity = model_id(network.config, tensors)
     stored = {name: narrow(t) for name, t in tensors.items()}
-    for name, p in network.encoder.named_parameters(prefix="encoder"):
-        stored[name] = p.detach().half().contiguous().cpu()
-    metadata = {"config": json.dumps(network.config.to_dict()), "id": identity.hex(), "encoder": encoder_hash(stored)}
-    safetensors.torch.save_file(stored, path, metadata=metadata)
+    metadata = {
+        "config": json.dumps(network.config.to_dict()),
+        "objective": json.dumps((objective or Objective()).to_dict()),
+        "id": identity.hex(),
+        "encoder": encoder_hash(stored),
+    }
+    beside = f"{path}.partial"
+    safetensors.torch.save_file(stored, beside, metadata=metadata)
+    os.replace(beside, path)
     return identity
 
 
 def narrow(t: Tensor) -> Tensor:
     """The smallest integer type that holds the values."""
-    for dtype in (torch.int8, torch.int16):
+    for dtype in (torch.int8, torch.int16, torch.int32):
         info = torch.iinfo(dtype)
         if t.numel() == 0 or (t.min() >= info.min and t.max() <= info.max):
             return t.to(dtype).contiguous()
@@ -102,7 +95,7 @@ def narrow(t: Tensor) -> Tensor:
 
 def encoder_hash(stored: dict[str, Tensor]) -> str:
     h = hashlib.sha256()
-    for name in sorted(n for n in stored if n.startswith("encoder.")):
+    for name in sorted(stored.keys() - decoding(stored).keys()):
         h.update(name.encode())
         h.update(stored[name].contiguous().numpy().tobytes())
     return h.hexdigest()
@@ -120,10 +113,10 @@ def load_model(name: str = DEFAULT, device: str | torch.device = "cpu") -> Model
     Raises ModelError if there is none, if it is damaged, or if its contents do not have the id it claims.
     """
     path = find_file(name)
-    network, identity = read_network(path)
+    config, tensors, objective, identity = _read(path)
     try:
-        return Model(network, path.stem, device, identity)
-    except AssertionError as e:
+        return Model(config, tensors, objective, path.stem, device, identity)
+    except (AssertionError, KeyError, IndexError) as e:
         raise ModelError(f"{path}: not a readable model file ({e})") from e
 
 
@@ -136,40 +129,31 @@ def find_file(name: str) -> Path:
     return path
 
 
-def read_network(path: Path) -> tuple[Network, bytes]:
-    """The networks of a model file, ready to be trained on, and their id. Raises ModelError as `load_model`."""
+def _read(path: Path) -> tuple[ModelConfig, dict[str, Tensor], Objective, bytes]:
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             stored = {key: file.get_tensor(key) for key in file.keys()}
-        network = Network(ModelConfig.from_dict(json.loads(metadata["config"])))
-        restore(network, stored)
-        identity = model_id(network.config, integers(network))
+        config = ModelConfig.from_dict(json.loads(metadata["config"]))
+        objective = Objective.from_dict(json.loads(metadata["objective"]))
+        identity = model_id(config, stored)
         intact = identity.hex() == metadata["id"] and encoder_hash(stored) == metadata["encoder"]
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as e:
         raise ModelError(f"{path}: not a readable model file ({type(e).__name__})") from e
     if not intact:
         raise ModelError(f"{path}: the weights are not the ones the file was made with")
+    return config, stored, objective, identity
+
+
+def read_network(path: Path) -> tuple[Unrounded, bytes]:
+    """The networks of a model file in real numbers, ready to be trained on, and their id. Raises as `load_model`."""
+    config, tensors, _, identity = _read(path)
+    try:
+        network = Unrounded(config)
+        restore(network, tensors)
+    except ValueError as e:
+        raise ModelError(f"{path}: not a readable model file ({e})") from e
     return network, identity
-
-
-@torch.no_grad()
-def restore(network: Network, stored: dict[str, Tensor]) -> None:
-    """Fill the parameters from integers; n / 2**bits is exact in float32, so rounding gives n back."""
-    set_kinds(network, len(stored["prior.logit_bias.anchors"]))
-    prior = network.prior
-    wanted = {"prior.active": prior.active, "prior.table": prior.table, "decoder.steps": network.decoder.steps}
-    bits = {}
-    for path, module in network.named_modules():
-        if isinstance(module, ExactModule) and not path.startswith("encoder"):
-            for name, (shift, _) in module.formats.items():
-                wanted[f"{path}.{name}"], bits[f"{path}.{name}"] = getattr(module, name), shift
-    wanted |= dict(network.encoder.named_parameters(prefix="encoder"))
-    if wanted.keys() != stored.keys():
-        raise ValueError("other tensors than the configuration asks for")
-    for name, target in wanted.items():
-        value = stored[name].to(target.dtype)
-        target.copy_(value * 2.0 ** -bits[name] if name in bits else value)
 
 
 def packaged_ids() -> dict[bytes, str]:

@@ -1,87 +1,112 @@
-"""What training and the encoder's search minimise: rate + lambda distortion of a frame, differentiable in its bits."""
+"""What training and the encoder's search minimise: rate + lambda distortion of a picture."""
 
-import math
+from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .losses import msssim
-from .network import Network
-from .prior import pad_even
+from .losses import ms_ssim
 
-
-class Weights(NamedTuple):
-    """What counts how much.
-
-    Attributes:
-        msssim: share of MS-SSIM in the distortion; the rest is MSE.
-        fidelity: lambda at quality 100 is so many times what its step asks for, down to 1 at quality 50.
-        predicted: a P or B frame's distortion counts so much: what an I frame gets right, P frames inherit.
-    """
-
-    msssim: float
-    fidelity: float
-    predicted: float
+SCALE = 1700.0  # brings 1 - MS-SSIM to the mean squared error that it typically comes with
 
 
 class Measures(NamedTuple):
-    """Of each frame of a batch, (B,) all: `bpp` and `distortion` as they count, `mse` and `msssim` as they are."""
+    """Of each picture of a batch, (B,) all.
 
-    bpp: Tensor
-    distortion: Tensor
+    Attributes:
+        mse: mean squared error of pixel values 0..255.
+        dssim: 1 - MS-SSIM.
+        colour: mean squared error of R - G and B - G, added.
+        border: mean squared error of the difference across the borders of tokens, which shows as blocks.
+    """
+
     mse: Tensor
-    msssim: Tensor
+    dssim: Tensor
+    colour: Tensor
+    border: Tensor
 
 
-def measure(
-    network: Network, bits: Tensor, frame: Tensor, reference: Tensor, previous: Tensor, condition, weights: Weights
-) -> tuple[Measures, Tensor]:
-    """Code frames with given bits, in the arithmetic of training.
+@dataclass(frozen=True)
+class Objective:
+    """What counts how much. It travels in the model file: a search aims at what the networks were trained for.
 
-    bits, previous: (B, H/16, W/16, L), of the frames and of those before; frame, reference: (B, 3, H, W) pixels 0..255;
-    condition: (kind, quality), int64 (B,). Returns also the decoded frames, pixels that are not rounded.
+    The tune "perceptual" minimises rate + perceptual * distortion / step**2, rate in bits a pixel and step in pixel
+    values, with
+
+        distortion = msssim * (1 - MS-SSIM) + (mse * MSE + colour * C + border * B) / 1700 + stlpips * ST-LPIPS;
+
+    the tune "psnr" minimises rate + (psnr * MSE + psnr_border * B) / step**2. C and B are `colour` and `border` of
+    `Measures`.
+
+    Attributes:
+        msssim, mse, colour, border, stlpips: weights in the distortion of the tune "perceptual".
+        perceptual: what that distortion is worth, in bits a pixel, at a step of one pixel value.
+        psnr, psnr_border: what MSE and B are worth in the tune "psnr".
+        predicted: the distortion of a P or B frame counts so much: what an I frame gets right, P frames inherit.
     """
-    decoded = network.decoder(bits, reference, condition) * (1 / 16)
-    hard = bits.detach()
-    height, width = hard.shape[1:3]
-    logits = network.prior(pad_even(hard), pad_even(previous), condition)[:, :height, :width].clamp(-11.1, 11.1)
-    # the gradient of the target -logit * t is the rate's gradient in the bits, passed straight through
-    rate = F.softplus(logits) - bits * logits
-    quality = condition[1]
-    bpp = (rate * network.prior.active_mask(quality)[:, None, None]).sum((1, 2, 3)) / (
-        math.log(2) * frame.shape[2] * frame.shape[3]
-    )
-    shown = decoded.clamp(0, 255)
-    mse = (shown - frame).square().mean((1, 2, 3))
-    similarity = msssim(shown, frame)
-    # 1700 brings 1 - MS-SSIM to the mean squared error that it typically comes with. From quality 50 on it saturates,
-    # and gives way to the squared error.
-    share = weights.msssim * (1 - 0.6 * high(quality))
-    distortion = (1 - share) * mse + share * 1700.0 * (1 - similarity)
-    return Measures(bpp, distortion, mse, similarity), decoded
+
+    msssim: float = 0.93
+    mse: float = 0.07
+    colour: float = 0.02
+    border: float = 0.1
+    stlpips: float = 0.015
+    perceptual: float = 42240.0
+    psnr: float = 20.0
+    psnr_border: float = 1.0
+    predicted: float = 0.7
+
+    def __post_init__(self):
+        for key, value in asdict(self).items():
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e9:
+                raise ValueError(f"{key} is {value!r}, not a weight")
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Objective":
+        """Raises ValueError for unknown keys and for what is no weight."""
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown key in the objective: {', '.join(sorted(unknown))}")
+        return cls(**values)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    def distortion(
+        self, m: Measures, log2_step: Tensor, tune: Tensor, predicted: bool, stlpips: Tensor | float = 0.0
+    ) -> Tensor:
+        """What the rate is weighed against, in bits a pixel, (B,).
+
+        log2_step: log2 of the quantiser step of a token of class 0, (B,). tune: 0 perceptual, 1 psnr, (B,). predicted:
+        whether the pictures are P or B frames. stlpips: ST-LPIPS of each, or 0 where it takes too long.
+        """
+        seen = self.msssim * m.dssim + (self.mse * m.mse + self.colour * m.colour + self.border * m.border) / SCALE
+        seen = self.perceptual * (seen + self.stlpips * stlpips)
+        d = torch.where(tune < 0.5, seen, self.psnr * m.mse + self.psnr_border * m.border) / 4**log2_step
+        return d * (self.predicted if predicted else 1.0)
+
+    def cost(
+        self, decoded: Tensor, source: Tensor, rate: Tensor, log2_step: Tensor, tune: Tensor, predicted: bool
+    ) -> Tensor:
+        """rate + lambda distortion of each picture, without ST-LPIPS, in bits a pixel, (B,).
+
+        decoded, source: pixels, (B, 3, H, W), those that are decoded neither rounded nor bounded; rate: bits a pixel,
+        (B,). The other arguments are those of `distortion`.
+        """
+        return rate + self.distortion(measure(decoded, source), log2_step, tune, predicted)
 
 
-def high(quality: Tensor) -> Tensor:
-    """0 up to quality 50, 1 at 100."""
-    return ((quality - 50) / 50).clamp(min=0)
+def measure(decoded: Tensor, source: Tensor) -> Measures:
+    """decoded, source: pixels 0..255, (B, 3, H, W), sides multiples of 16; those that are decoded may go beyond."""
+    e = decoded - source
+    colour = (e[:, 0] - e[:, 1]).square().mean((1, 2)) + (e[:, 2] - e[:, 1]).square().mean((1, 2))
+    border = torch.zeros_like(colour)
+    for axis in (e, e.transpose(2, 3)):
+        if axis.shape[2] > 16:
+            border = border + (axis[:, :, 16::16] - axis[:, :, 15:-1:16]).square().mean((1, 2, 3))
+    return Measures(e.square().mean((1, 2, 3)), 1 - ms_ssim(decoded.clamp(0, 255), source), colour, border)
 
 
-def cost(network: Network, bpp: Tensor, distortion: Tensor, condition, weights: Weights) -> tuple[Tensor, Tensor]:
-    """rate + lambda distortion of each frame in bits a pixel, (B,), and what `fidelity` multiplies lambda by, (B,)."""
-    kind, quality = condition
-    fidelity = weights.fidelity ** high(quality).square()
-    counts = torch.where(kind > 0, weights.predicted, 1.0) * fidelity
-    # High-rate theory of a uniform quantiser gives dD/dR = step^2 ln(2) / 6 a coefficient, of which a pixel has three.
-    return bpp + distortion * counts * (3 * 6 / math.log(2)) / network.step(quality).square(), fidelity
-
-
-def half_way(bits: Tensor, pixels: int) -> Tensor:
-    """What `cost` lacks to be minimised in the bits, (B,); its value means nothing.
-
-    A bit moves by a whole unit, so what counts is the distortion's slope half way, at 1/2. For a squared error in the
-    transform's domain that is the slope at the bit plus curvature * (1/2 - bit).
-    """
-    curvature = 2 * 6 / math.log(2) / pixels
-    return ((0.5 - bits.detach()) * bits * curvature).sum((1, 2, 3))
+def evenly(log2_step: Tensor) -> Tensor:
+    """What the costs of a step are multiplied by so that all qualities count alike, and not by their rate."""
+    return 1 / (0.03 + 19.2 / 2**log2_step)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-DROP = 12  # steps of quality that each level of B frames is below: fewer frames or none are predicted from them
+DROP = 7  # steps of quality that each level of B frames is below: fewer frames or none are predicted from them
 
 
 class Place(NamedTuple):
@@ -23,8 +23,8 @@ class Place(NamedTuple):
     after: int | None = None
     level: int = 0
 
-    def kind(self, predicted: bool) -> int:
-        """What the model's tables go by: 0 for a frame without reference, 1 for a P frame, 2 for a B frame."""
+    def frame_type(self, predicted: bool) -> int:
+        """As the networks count them: 0 for a frame without reference, 1 for a P frame, 2 for a B frame."""
         return 0 if not predicted else 1 if self.after is None else 2
 
     def letter(self, predicted: bool) -> str:

@@ -20,6 +20,7 @@ from .codec import FrameStats, GopEncoder, decode_gop
 from .errors import BsqError, FormatError
 from .info import Frame
 from .model import Model
+from .tune import DEFAULT_TUNE
 
 MAX_GROUP = 1 << 29  # bytes of frames; larger groups are not handed over whole
 _IN_FLIGHT = 1 << 30  # bytes of the frames of all groups that are handed over
@@ -93,7 +94,9 @@ class Workers:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def encode(self, items: Iterable[Any], gop: int, quality: int, effort: int, mini: int) -> Iterator[Any]:
+    def encode(
+        self, items: Iterable[Any], gop: int, quality: int, effort: int, mini: int, tune: str = DEFAULT_TUNE
+    ) -> Iterator[Any]:
         """Replace the frames among `items` by EncodedGroup of `gop` frames, each at the place of its last frame."""
 
         def grouped() -> Iterator[Any]:
@@ -110,7 +113,7 @@ class Workers:
                 yield group
 
         def start(item: Any) -> Future | None:
-            return self._submit(_encode, item, quality, effort, mini) if isinstance(item, list) else None
+            return self._submit(_encode, item, quality, effort, mini, tune) if isinstance(item, list) else None
 
         def size(item: Any) -> int:
             return sum(frame.rgb.nbytes for frame in item)
@@ -198,9 +201,9 @@ def run(load: "functools.partial[Model]", task: Callable[..., _T], *arguments: A
     return task(_loaded.model, *arguments)
 
 
-def _encode(model: Model, frames: list[Frame], quality: int, effort: int, mini: int) -> EncodedGroup:
+def _encode(model: Model, frames: list[Frame], quality: int, effort: int, mini: int, tune: str) -> EncodedGroup:
     height, width, _ = frames[0].rgb.shape
-    encoder = GopEncoder(model, height, width, effort, mini)
+    encoder = GopEncoder(model, height, width, effort, mini, tune)
     pictures = [picture for frame in frames for picture in encoder.push(frame.rgb, quality)] + encoder.flush()
     return EncodedGroup([frame.pts for frame in frames], encoder.finish(), encoder.stats, pictures)
 

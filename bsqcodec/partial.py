@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from . import media
-from .codec import GopEncoder, decode_gop, frame_headers
+from .codec import GopEncoder, decode_gop, frame_headers, group_tune
 from .errors import BsqError, FormatError
 from .info import AudioPacket, Frame
 from .stream import Gop, StreamReader
@@ -126,7 +126,8 @@ class Unfinished:
     def again(self, encoder: "Encoder", items: Iterator[Frame | AudioPacket]) -> Iterator[Gop]:
         """Write the groups, with their input from `items`, of which the rest is left; yields each when it is written.
 
-        Raises BsqError if a group was made for another quality or, which is seen in the last one, of other frames.
+        Raises BsqError if a group was made for another quality or tune or, which is seen in the last one, of other
+        frames.
         """
         for number, gop in enumerate(itertools.islice(self._chunks(), self._groups), 1):
             pts: list[int] = []
@@ -152,9 +153,13 @@ class Unfinished:
             raise self._other("another --low-delay")
         if quality != encoder.quality:
             raise self._other(f"quality {quality}, not {encoder.quality}")
+        tune = group_tune(gop.payload, frames)
+        if tune != encoder.tune:
+            raise self._other(f"tune {tune}, not {encoder.tune}")
         if rgb is not None:
             decoded = next(decode_gop(encoder.model, gop.payload, *size, frames))
-            if not np.array_equal(decoded, GopEncoder(encoder.model, *size, encoder.effort).push(rgb, quality)[0]):
+            again = GopEncoder(encoder.model, *size, encoder.effort, tune=tune).push(rgb, quality)[0]
+            if not np.array_equal(decoded, again):
                 raise self._other("another input or options, or on another machine")
 
     def _chunks(self) -> Iterator[Gop]:

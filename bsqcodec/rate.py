@@ -3,9 +3,7 @@
 import math
 from collections.abc import Callable
 
-import numpy as np
-
-SLOPE = 0.06  # log2 of the rate, a step of quality: what a model does on average
+SLOPE = 0.095  # log2 of the rate, a step of quality: what a model does on average
 
 
 def find_quality(bits: Callable[[int], float], target: float, tries: int) -> int:
@@ -57,27 +55,3 @@ class RateControl:
         change = math.log2(wanted / max(rate, 1)) / SLOPE
         self.quality = min(max(self.quality + round(min(max(change, -10), 10)), 1), 100)
         return self.quality
-
-
-class GroupQuality:
-    """The quality of each I and P frame of a group of pictures, from the one that was asked for.
-
-    They are made better where the error has grown beyond that of the I frame, so that quality does not fade along a
-    group.
-    """
-
-    GAIN, MOST = 7, 4  # steps of quality for each doubling of the squared error, at most
-
-    def __init__(self) -> None:
-        self._first = self._last = 0.0
-
-    def of_next(self, quality: int) -> int:
-        """Quality of the next frame, 1..100."""
-        growth = math.log2(max(self._last, 1e-3) / max(self._first, 1e-3))
-        return min(quality + min(max(round(self.GAIN * growth), 0), self.MOST), 100)
-
-    def seen(self, kind: str, rgb: np.ndarray, decoded: np.ndarray) -> None:
-        """What became of the frame: its kind "I" or "P"; rgb and decoded, uint8 (H, W, 3)."""
-        self._last = float(np.square(np.subtract(rgb, decoded, dtype=np.float32)).mean())
-        if kind == "I":
-            self._first = self._last

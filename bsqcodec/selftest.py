@@ -1,24 +1,21 @@
 """Does this machine decode exactly? The streams in `conformance/` must give their checksums, the networks the integers
 of an int64 oracle."""
 
-import copy
 import hashlib
 import io
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .api import Decoder, device_of
 from .codec import Symbols, decode_symbols
 from .errors import BsqError
-from .exact import freeze
 from .model import Model, find_model
+from .network import Coder, Condition
 from .stream import Gop, StreamReader
 
 FOLDER = resources.files("bsqcodec") / "conformance"
@@ -31,7 +28,7 @@ class Report:
 
     Attributes:
         streams, frames: that were decoded.
-        bits: that were decoded in them: those of tokens that the prior codes.
+        bits: that were decoded in them.
         differences: one line each; none on an exact machine.
     """
 
@@ -56,9 +53,9 @@ def vectors() -> list[dict[str, Any]]:
 def checksums(data: bytes, model: Model) -> tuple[dict[str, Any], int]:
     """What `vectors` holds of a stream, as this machine decodes it, and the number of bits decoded.
 
-    "bits": MD5 of, for each frame in the order of coding, 1 if it has references or 0, its quality (a byte each), its
-    vectors (int16, little-endian), and the token bits, 8 a byte, first one highest. "pictures": MD5 of the frames,
-    uint8 RGB.
+    "bits": MD5 of, for each frame in the order of coding, its frame type and quality (a byte each), its vectors (int16,
+    little-endian) or classes of contrast (int8), and its coefficients (int32, little-endian). "pictures": MD5 of the
+    frames, uint8 RGB.
     """
     bits, pictures = hashlib.md5(), hashlib.md5()
     frames = count = 0
@@ -67,7 +64,7 @@ def checksums(data: bytes, model: Model) -> tuple[dict[str, Any], int]:
         if isinstance(gop, Gop):
             for s in decode_symbols(model, gop.payload, reader.info.height, reader.info.width, len(gop.pts)):
                 bits.update(_packed(s))
-                count += _active(model, s.quality) * s.bits.shape[1] * s.bits.shape[2]
+                count += s.stats.count
     for frame in Decoder(io.BytesIO(data), model=model).frames():
         pictures.update(frame.rgb.tobytes())
         frames += 1
@@ -75,14 +72,12 @@ def checksums(data: bytes, model: Model) -> tuple[dict[str, Any], int]:
     return found, count
 
 
-def _active(model: Model, quality: int) -> int:
-    """Bits of a token that are coded."""
-    return int(model.network.prior.active_mask(torch.tensor(quality, device=model.device)).sum())
-
-
 def _packed(s: Symbols) -> bytes:
-    field = b"".join(vectors.astype("<i2").tobytes() for vectors in s.vectors.values())
-    return bytes([bool(s.vectors), s.quality]) + field + np.packbits(s.bits.cpu().numpy().astype(np.uint8)).tobytes()
+    side = b"".join(vectors.astype("<i2").tobytes() for vectors in s.vectors.values())
+    if s.classes is not None:
+        side = s.classes.astype("i1").tobytes()
+    head = bytes([s.condition.frame_type, s.condition.quality])
+    return head + side + s.coefficients.cpu().numpy().astype("<i4").tobytes()
 
 
 def selftest(device: str = "auto") -> Report:
@@ -114,45 +109,44 @@ def selftest(device: str = "auto") -> Report:
 @torch.inference_mode()
 def oracle(model: Model) -> list[str]:
     """Run prior and decoder on random input, in float32 on the model's device and in int64 on the CPU: differences."""
-    exact = copy.deepcopy(model.network).cpu()
-    freeze(exact.prior, torch.int64)
-    freeze(exact.decoder, torch.int64)
+    exact = model.network.oracle()
     rows, columns = ORACLE_GRID
     generator = torch.Generator().manual_seed(0)
-    reference = torch.randint(0, 256, (1, 3, 16 * rows, 16 * columns), generator=generator)
     differences = []
-    for kind, quality in ((0, 1), (1, 60), (2, 100)):
-        where = f"{model.name}, quality {quality}"
-        mask = exact.prior.active_mask(torch.tensor(quality)).long()
-        shape = (1, rows, columns, len(mask))
-        bits = torch.randint(0, 2, shape, generator=generator) * mask
-        previous = torch.randint(0, 2, shape, generator=generator) * bool(kind)
-        seen: list[Tensor] = []
-        known: list[Tensor] = []
-        exact.prior.run(previous, kind, quality, _recorder(known), bits)
-        model.network.prior.run(_float(previous, model), kind, quality, _recorder(seen), _float(bits, model))
-        wrong = sum(int((a != b).sum()) for a, b in zip(known, seen, strict=True))
-        if wrong:
-            total = sum(a.numel() for a in known)
-            differences.append(f"{where}, prior: {wrong} of {total} probabilities are not the oracle's")
-        condition = torch.tensor([kind]), torch.tensor([quality])
-        right = exact.decoder(bits, reference, condition)
-        there = condition[0].to(model.device), condition[1].to(model.device)
-        got = model.network.decoder(_float(bits, model), _float(reference, model), there).cpu().long()
+    for condition in (Condition(0, 1, 0), Condition(0, 100, 1), Condition(1, 60, 0), Condition(2, 100, 0)):
+        where = f"{model.name}, {condition}"
+        prediction = classes = None
+        if condition.frame_type:
+            prediction = torch.randint(0, 256, (1, 3, 16 * rows, 16 * columns), generator=generator)
+            prediction[..., : 8 * columns] = prediction[..., : 8 * columns] // 32 + 100
+        else:
+            classes = torch.randint(-3, 4, (1, rows, columns), generator=generator)
+        size = (1, rows, columns, exact.active(condition.quality))
+        # mostly small ones, and some as large as a stream can hold
+        spread = torch.exp(6 * torch.rand(size, generator=generator) ** 4)
+        y = (torch.randn(size, generator=generator) * spread).round().to(torch.int32)
+        y[0, 0, 0, :2] = torch.tensor([95000, -95000])
+        results = []
+        for network in (exact, model.network):
+            here = [None if t is None else t.to(network.device) for t in (prediction, classes)]
+            context = network.context(condition, *here)
+            seen: list[np.ndarray] = []
+            coded = network.code(context, condition, _recorder(seen), y.to(network.device))
+            results.append((np.concatenate(seen), coded.cpu(), network.decode(coded, context, condition).cpu()))
+        (p, coded, right), (q, also, got) = results
+        if p.shape != q.shape or (wrong := int((p != q).sum())) or not torch.equal(coded, also):
+            wrong = wrong if p.shape == q.shape else len(p)
+            differences.append(f"{where}, prior: {wrong} of {len(p)} probabilities are not the oracle's")
         if not torch.equal(got, right):
             wrong = int((got != right).sum())
-            differences.append(f"{where}, decoder: {wrong} of {got.numel()} values are not the oracle's")
+            differences.append(f"{where}, decoder: {wrong} of {got.numel()} pixels are not the oracle's")
     return differences
 
 
-def _float(x: Tensor, model: Model) -> Tensor:
-    return x.float().to(model.device)
-
-
-def _recorder(seen: list[Tensor]) -> Callable[[Tensor, Tensor | None], Tensor]:
-    def code(p: Tensor, bits: Tensor | None) -> Tensor:
+def _recorder(seen: list[np.ndarray]) -> Coder:
+    def code(p: np.ndarray, bits: np.ndarray | None) -> np.ndarray:
         assert bits is not None
-        seen.append(p.cpu())
+        seen.append(p)
         return bits
 
     return code

@@ -1,6 +1,10 @@
 """The container: header, chunks, checksums and index of a .bsq file, as bitstream_spec.md states them.
 
 Bytes only. What is inside a group of pictures is the business of codec.py.
+
+Streams can hold more without a new version. The header counts its fields in bytes, and a reader ignores those after the
+fields that it knows. A chunk whose type is a lower-case letter is ancillary: a reader that does not know it skips it.
+What a reader must not ignore gets an upper-case type, a bit depth or alpha that it refuses, or another version.
 """
 
 import contextlib
@@ -8,7 +12,7 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import BinaryIO, NamedTuple
@@ -17,9 +21,10 @@ from .errors import FormatError
 from .info import AudioPacket, AudioTrack, MediaInfo
 
 MAGIC = b"BSQ\x1a"
-VERSION = 3  # written; streams of versions 1 and 2 differ in their groups of pictures alone, which say so themselves
+VERSION = 1  # the only one that is read or written
 ID_BYTES = 8  # of a model
 GOP, TRACK, AUDIO, END = b"G", b"A", b"P", b"E"
+BIT_DEPTH = 8  # of a sample; the only one that is read or written
 MAX_SIDE = 65535
 MAX_PIXELS = 1 << 26  # of a frame; a reader refuses larger ones before it allocates anything
 MAX_CHUNK = 1 << 30
@@ -29,7 +34,10 @@ MAX_GAP = 65535  # frames that `StreamReader` believes to be missing though no b
 _PIECE = 1 << 20  # bytes read at once, so that a length is not believed before the bytes are there
 # after damage: longest chunk looked for, and bytes that are checked before the rest of the stream is given up
 _SCAN, _EFFORT = 1 << 26, 1 << 32
-_TYPES = re.compile(b"[GPE]")
+_TYPES = re.compile(b"[GPEa-z]")  # of the chunks that are looked for
+# One byte in ten looks like the type of an ancillary chunk. Longer ones are not looked for: checksums of all that might
+# be one would cost more than they are worth, because the chunk after it is found as well.
+_SCAN_ANCILLARY = 1 << 18
 
 
 def varint(n: int) -> bytes:
@@ -138,7 +146,11 @@ def pack_header(model: bytes, info: MediaInfo) -> bytes:
     rate = info.frame_rate or Fraction(0)
     if max(*info.time_base.as_integer_ratio(), *rate.as_integer_ratio(), *info.sample_aspect_ratio) > MAX_NUMBER:
         raise ValueError("a time base, frame rate or aspect ratio has more than 31 bits")
+    if info.bit_depth != BIT_DEPTH or info.alpha:
+        alpha = " with alpha" if info.alpha else ""
+        raise ValueError(f"frames of {info.bit_depth} bits a sample{alpha} are not supported")
     numbers = (
+        *(info.bit_depth, int(info.alpha)),
         *(info.width, info.height, info.time_base.numerator, info.time_base.denominator),
         *(rate.numerator, rate.denominator, *info.sample_aspect_ratio, info.rotation // 90),
         *(info.primaries, info.transfer, info.matrix, info.color_range),
@@ -148,19 +160,27 @@ def pack_header(model: bytes, info: MediaInfo) -> bytes:
     return head + struct.pack("<I", zlib.crc32(head))
 
 
-def unpack_header(read, max_pixels: int = MAX_PIXELS) -> tuple[int, bytes, MediaInfo]:
-    """`read(n)` gives the next n bytes. Returns the version, the model's id and what is known of the
-    video but its audio track."""
+def unpack_header(read: Callable[[int], bytes], max_pixels: int = MAX_PIXELS) -> tuple[bytes, MediaInfo]:
+    """`read(n)` gives the next n bytes. Returns the model's id and what is known of the video but its audio track.
+
+    The header says how many bytes of fields it has; those after the fields named here are ignored. Raises FormatError
+    for another version, for damage, and for frames that this decoder does not support.
+    """
     head = read(6)
     if len(head) < 6 or head[:4] != MAGIC:
         raise FormatError("not a .bsq stream")
-    if not 1 <= head[4] <= VERSION:
-        raise FormatError(f"a .bsq stream of version {head[4]}; this program reads versions 1 to {VERSION}")
+    if head[4] != VERSION:  # whose header may have another layout, so that nothing else of it is looked at
+        raise FormatError(f"the stream has version {head[4]}; this decoder reads version {VERSION}")
     body, checksum = read(head[5]), read(4)
     if len(checksum) < 4 or struct.unpack("<I", checksum)[0] != zlib.crc32(head + body):
         raise FormatError(f"the header is damaged (bytes 0 to {9 + head[5]})")
     fields = Fields(body)
     model = fields.take(ID_BYTES)
+    depth, alpha = fields.varint(), fields.varint()
+    if depth != BIT_DEPTH:
+        raise FormatError(f"a bit depth of {depth} is not supported by this decoder")
+    if alpha:
+        raise FormatError("an alpha channel is not supported by this decoder")
     width, height = fields.varint(MAX_SIDE), fields.varint(MAX_SIDE)
     if not width or not height or width * height > MAX_PIXELS:
         raise FormatError(f"frames of {width}x{height} pixels are not supported")
@@ -173,8 +193,10 @@ def unpack_header(read, max_pixels: int = MAX_PIXELS) -> tuple[int, bytes, Media
     info = MediaInfo(
         *(width, height, time_base, rate, aspect if all(aspect) else (0, 1), 90 * fields.varint(3)),
         *(fields.varint(255), fields.varint(255), fields.varint(255), fields.varint(2)),
+        bit_depth=depth,
+        alpha=bool(alpha),
     )
-    return head[4], model, info
+    return model, info  # whatever `fields` still holds is of a later writer
 
 
 class StreamWriter:
@@ -258,9 +280,9 @@ class StreamReader:
         file: open for reading in binary, at the start of the stream.
         max_pixels: larger frames are refused.
     Raises FormatError for anything that is not a whole and undamaged stream, when it is reached. It names the byte.
+    Ancillary chunks are skipped, but must be whole and undamaged like any other.
 
     Attributes:
-        version: of the stream.
         model: id of the model that the payloads need, 8 bytes.
         info: of the video.
         size: bytes of the header and the whole chunks read so far.
@@ -277,7 +299,7 @@ class StreamReader:
         self._next = 0  # number of the next frame
         self._group: int | None = 0  # number of the next group, if known
         self._end: int | None = None  # time of the last frame
-        self.version, self.model, self.info = unpack_header(self._read, max_pixels)
+        self.model, self.info = unpack_header(self._read, max_pixels)
         nominal = 1 / (self.info.frame_rate * self.info.time_base) if self.info.frame_rate else 1
         self._step = max(1, round(nominal))  # time from frame to frame
         self._damage: FormatError | None = None  # of the audio track
@@ -300,6 +322,8 @@ class StreamReader:
                     yield Lost(self._next, (), reason, True)
                     return
                 kind, offset, body = self._chunk()
+                if kind.islower():  # ancillary, and none is known
+                    continue
                 item = self._unpack(kind, offset, body, max(MAX_GAP, offset - whole) if recover else 0)
             except FormatError as e:
                 if not recover:
@@ -439,9 +463,10 @@ class StreamReader:
             if not found:
                 continue
             self._fill(at + 10)
+            longest = _SCAN_ANCILLARY if self._ahead[at : at + 1].islower() else _SCAN
             fields = Fields(bytes(self._ahead[at + 1 : at + 10]))
             try:
-                end = at + fields.varint(_SCAN) + 1 + fields.at  # of the body
+                end = at + fields.varint(longest) + 1 + fields.at  # of the body
             except FormatError:
                 end = 0
             if end and (limit is None or self.size + end + 4 <= limit) and self._fill(end + 4):

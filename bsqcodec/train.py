@@ -1,5 +1,9 @@
-"""Training: rate + lambda distortion with the prior in the loop, I and P frames, all qualities in one network."""
+"""Training: rate + lambda distortion with the prior in the loop; I, P and B frames and all qualities in one network.
 
+Between two reports the host waits for nothing of the device: it draws what is random, and keeps measures there.
+"""
+
+import copy
 import json
 import logging
 import math
@@ -8,6 +12,7 @@ import signal
 import sys
 import time
 import tomllib
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -17,122 +22,198 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .config import ModelConfig
-from .data import Sampler, load_images, load_videos
+from .data import Place, Sampler, load_images, load_videos, on_device
 from .errors import BsqError
-from .exact import KINDS, QUALITIES, ConditionTable, Linear, set_arithmetic, set_kinds
-from .losses import Discriminator, st_lpips
+from .losses import st_lpips
 from .model import find_file, read_network, save_model
-from .motion import MOTION_LAMBDA, VECTOR_LAMBDA, compensate, find, mean, search
-from .network import GRAY, Network, initialise
-from .objective import Weights, cost, half_way, high, measure
-from .order import DROP, Place, coding_order
-from .tokenizer import TOKEN, to_pixels
+from .motion import BLOCK, TAPS
+from .network.layers import bf16_is_fast
+from .network.unrounded import Mat, Unrounded, initialise, karhunen_loeve
+from .objective import Objective, evenly, measure
+from .tune import TUNES
 
 log = logging.getLogger(__name__)
-STLPIPS_SCALE = 700.0  # brings it to the mean squared error that it typically comes with
-CHANGES = (-12, -6, 0, 0, 0, 4)  # by which an encoder changes the quality of P frames
-ANY_LAMBDA = 8.0  # luma SAD that a bit of vectors may cost where one search serves all qualities
-STLPIPS_SIDE = 96  # pixels of the window that it looks at: its network takes longer than ours
+# Qualities of a step: log2 of the quantiser step from and to, and the active coefficients. A step takes one of them, so
+# that most steps work on few coefficients.
+BANDS = ((6.0, 9.0, 192), (4.3, 6.0, 416), (1.0, 4.3, 768))
+# Frames in the order of coding: distance from the first, then the places in this order that are references
+ORDERS = [
+    [[0], [1, 0], [2, 1]],
+    [[0], [1, 0], [2, 1]],
+    [[0], [2, 0], [1, 0, 1]],
+    [[0], [2, 0], [4, 1]],
+    [[0], [4, 0], [2, 0, 1]],
+]
+COARSER_P = (0.0, 0.1, 0.2, 0.4)  # by which log2 of a P frame's step is above its I frame's, one of these
+COARSER_B = 0.9  # of a B frame's, at most
+BOTH = 0.7  # share of the B frames that are predicted from the mean of both references; the others from one
+STRIP_FRAMES = 7  # of strips that are cut from videos
+TRANSFORM_TOKENS = 150_000  # that the transform is computed from, at most
+MEASURES = ("cost", "bpp", "mse", "dssim", "colour", "border", "stlpips")
+REPORT_SECONDS = 10.0
 
 
 @dataclass
 class TrainConfig:
-    """One run. `photos` and `strips` are tar shards or folders of images, `videos` are folders of videos."""
+    """One run. `photos` and `strips` are tar shards or folders of images, `videos` are folders of videos.
+
+    In a file, their paths are relative to its folder; that of `out` is relative to the working directory.
+    """
 
     photos: list[str] = field(default_factory=list)
-    strips: list[str] = field(default_factory=list)  # images of frames, square, one above the other
+    strips: list[str] = field(default_factory=list)  # images of frames, square, one above the other or side by side
     videos: list[str] = field(default_factory=list)
-    out: str = "runs/small"
+    out: str = "runs/bsq1"
     start: str = ""  # a packaged model or a model file to go on from; otherwise from nothing
-    minutes: float = 30.0
+    minutes: float = 60.0
     steps: int = 0  # if not 0, the schedule runs over so many steps and `minutes` only bounds the run
     seed: int = 0
-    crop: int = 128
-    late_crop: int = 128  # crop of the last `late` of the run
-    late: float = 0.4
-    images: int = 14  # samples a step; all are coded as I frames
-    sequences: int = 5  # of which so many go on as P and B frames
-    unroll: int = 3  # frames of a sequence
-    mini_gops: list[int] = field(default_factory=lambda: [1, 4])  # of which a step draws; 1: no B frames
+    crop: int = 256  # pixels, a multiple of 32
+    images: int = 12  # I frames of every other step
+    sequences: int = 3  # of the steps between; 0: none, all steps take images
+    orders: list[list[list[int]]] = field(default_factory=lambda: copy.deepcopy(ORDERS))  # of which a step draws
+    share: list[float] = field(default_factory=lambda: [0.6, 0.27, 0.13])  # of the steps, for each of BANDS
+    psnr: float = 0.3  # share of the samples with the tune psnr
     muon_lr: float = 0.02
-    adam_lr: float = 2e-3
-    table_lr: float = 5e-3
-    encoder_start: float = 0.4  # the encoder waits for decoder and prior until so much of the run is over
-    encoder_muon_lr: float = 0.005  # lower than the others': its gradients are only straight-through
-    encoder_adam_lr: float = 1e-4
-    warmup: int = 50  # steps
+    adam_lr: float = 1e-3
+    warmup: int = 30  # steps
     decay: float = 0.6  # the learning rate falls linearly over so much of the run
     ema: float = 0.998
-    rounding: float = 0.5  # share of the run that trains with the integer arithmetic of inference
-    bf16: float = 0.85  # so much of the run takes matrix products in bfloat16, the rest exactly as inference does
-    msssim: float = 0.5  # share of the distortion; the rest is MSE
-    stlpips: float = 0.0  # share of ST-LPIPS (AlexNet), up to quality 50
-    adversarial: float = 0.0  # weight of a patch discriminator's judgement, for the perceptual profile
-    adversarial_start: float = 0.6  # it joins when so much of the run is over
-    fidelity: float = 1.0  # lambda at quality 100 is so many times what its step asks for, down to 1 at quality 50
-    predicted: float = 1.0  # a P frame's distortion counts so much: what an I frame gets right, P frames inherit
-    motion_lambda: float = MOTION_LAMBDA  # luma SAD that a bit of vectors may cost, in quantiser steps
-    vector_lambda: float = VECTOR_LAMBDA  # squared error that it may cost in a choice of references, squared steps
     checkpoint_minutes: float = 3.0
     threads: int = 0  # of torch on the CPU; 0: torch's own choice
     device: str = "auto"  # the GPU if there is one; under torchrun each process takes one
     model: ModelConfig = field(default_factory=ModelConfig)
+    objective: Objective = field(default_factory=Objective)
+
+    def __post_init__(self):
+        for f in fields(self):
+            default = f.default_factory() if callable(f.default_factory) else f.default
+            kind, value = type(default), getattr(self, f.name)
+            good = isinstance(value, int | float if kind is float else kind) and not isinstance(value, bool)
+            if not good:
+                raise ValueError(f"{f.name} is {value!r}, not of the type {kind.__name__}")
+        if self.crop < 32 or self.crop % 32:
+            raise ValueError(f"crop is {self.crop}, no multiple of 32")
+        if min(self.images, self.sequences) < 0 or not self.images + self.sequences:
+            raise ValueError("a step needs images or sequences")
+        if len(self.share) != len(BANDS) or min(self.share) < 0 or not sum(self.share):
+            raise ValueError(f"share is {self.share}, not {len(BANDS)} shares of the steps")
+        if not 0 <= self.psnr <= 1:
+            raise ValueError(f"psnr is {self.psnr}, not a share of the samples")
+        if not self.orders or not all(_is_order(order) for order in self.orders):
+            raise ValueError("orders holds what is no order of coding: lists of a distance and places of references")
 
     @classmethod
     def from_toml(cls, path: str | Path) -> "TrainConfig":
-        values = tomllib.loads(Path(path).read_text())
+        """Raises BsqError for unknown keys and for what cannot be."""
+        path = Path(path)
+        try:
+            values = tomllib.loads(path.read_text())
+        except (OSError, ValueError) as e:
+            raise BsqError(f"{path}: not a readable TOML file ({e})") from e
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise BsqError(f"{path}: unknown key: {', '.join(sorted(unknown))}")
         try:
             values["model"] = ModelConfig.from_dict(values.get("model", {}))
+            values["objective"] = Objective.from_dict(values.get("objective", {}))
+            for key in {"photos", "strips", "videos"} & set(values):
+                values[key] = [str(path.parent / item) for item in values[key]]
+            return cls(**values)
         except (TypeError, ValueError) as e:
             raise BsqError(f"{path}: {e}") from e
-        config = cls(**values)
-        if min(config.msssim, config.stlpips) < 0 or config.msssim + config.stlpips > 1:
-            raise BsqError(f"{path}: msssim and stlpips are shares of the distortion and add up to at most 1")
-        return config
+
+
+def _is_order(order) -> bool:
+    """Whether it starts with a frame that has no reference, and others have one or two of those before them."""
+    return (
+        isinstance(order, list)
+        and all(isinstance(p, list) and p and all(type(x) is int and x >= 0 for x in p) for p in order)
+        and order[:1] == [[0]]
+        and all(2 <= len(p) <= 3 and max(p[1:]) < a for a, p in enumerate(order) if a)
+        and len({p[0] for p in order}) == len(order)
+    )
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised by Newton-Schulz steps (K. Jordan 2024, kellerjordan.github.io/posts/muon).
 
-    The iteration runs in bfloat16, as in torch.optim.Muon: it need not be exact.
+    Matrices of one shape go through it together. The iteration runs in bfloat16: it need not be exact.
     """
 
-    def __init__(self, groups: list[dict], momentum: float = 0.95):
-        super().__init__(groups, {"momentum": momentum})
+    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.03):
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
+            by_shape = {}
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                buffer.lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalise(p.grad.lerp(buffer, group["momentum"]))
-                p.add_(update, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
+                if p.grad is not None:
+                    by_shape.setdefault(p.shape, []).append(p)
+            for shape, several in by_shape.items():
+                for p in several:
+                    if not self.state[p]:
+                        self.state[p]["momentum"] = torch.zeros_like(p)
+                momenta = [self.state[p]["momentum"] for p in several]
+                gradients = [p.grad for p in several]
+                torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+                update = orthogonalise(torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"])))
+                rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                torch._foreach_mul_(several, 1 - group["weight_decay"] * group["lr"])
+                torch._foreach_add_(several, list(-rate * update))
 
 
 def orthogonalise(g: Tensor) -> Tensor:
-    x = g.T if g.shape[0] > g.shape[1] else g
-    x = (x / (x.norm() + 1e-9)).bfloat16()
+    """The nearest matrices with equal singular values, nearly; g: (N, rows, columns)."""
+    tall = g.shape[1] > g.shape[2]
+    x = g.mT if tall else g
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-9)).bfloat16()
     for _ in range(5):
-        a = x @ x.T
-        b = torch.addmm(a, a, a, beta=-4.7750, alpha=2.0315)
-        x = torch.addmm(x, b, x, beta=3.4445)
-    return (x.T if g.shape[0] > g.shape[1] else x).to(g.dtype)
+        a = x @ x.mT
+        x = 3.4445 * x + (-4.775 * a + 2.0315 * (a @ a)) @ x
+    return (x.mT if tall else x).to(g.dtype)
+
+
+def tap_table(device: torch.device) -> Tensor:
+    """The filters of motion.py as matrices, (4, 16, 23): a row makes one pixel of a block, by the quarter pixel."""
+    table = torch.zeros(4, BLOCK, BLOCK + 7)
+    for fraction, taps in enumerate(TAPS):
+        for i in range(BLOCK):
+            table[fraction, i, i : i + 8] = torch.tensor(taps) / 64
+    return table.to(device)
+
+
+def predict(reference: Tensor, vectors: Tensor, taps: Tensor) -> Tensor:
+    """`motion.compensate` for whole blocks, without waits for the device.
+
+    reference: float32 (B, 3, H, W) holding integers 0..255; taps: `tap_table`.
+    """
+    b, c, h, w = reference.shape
+    _, rows, columns, _ = vectors.shape
+    device = reference.device
+    v = vectors.long()
+    span = torch.arange(BLOCK + 7, device=device) - 3
+    y = torch.arange(rows, device=device)[:, None] * BLOCK + (v[..., 0] >> 2)
+    x = torch.arange(columns, device=device) * BLOCK + (v[..., 1] >> 2)
+    y, x = (y[..., None] + span).clamp(0, h - 1), (x[..., None] + span).clamp(0, w - 1)
+    index = (y[..., :, None] * w + x[..., None, :]).reshape(b, 1, -1).expand(-1, c, -1)
+    p = reference.flatten(2).gather(2, index).view(b, c, rows, columns, BLOCK + 7, BLOCK + 7)
+    out = torch.einsum("bruik,bcrukl,brujl->bcriuj", taps[v[..., 0] & 3], p, taps[v[..., 1] & 3])
+    return (out.reshape(b, c, h, w) + 0.5).floor().clamp(0, 255)
 
 
 def load_data(config: TrainConfig, device: torch.device) -> Sampler:
     """The photographs and strips of a configuration. Raises BsqError where there are none."""
-    photos = load_images(config.photos, max(config.crop, config.late_crop))
-    strips = load_images(config.strips, config.late_crop) if config.strips else []
-    strips += load_videos(config.videos, config.late_crop, config.unroll) if config.videos else []
-    whole = [s for s in strips if s.shape[0] % s.shape[1] == 0 and s.shape[0] >= config.unroll * s.shape[1]]
+    photos = load_images(config.photos, config.crop)
+    strips = load_images(config.strips, config.crop) if config.strips else []
+    frames = 1 + max(place[0] for order in config.orders for place in order)
+    if config.videos:
+        strips += load_videos(config.videos, config.crop, max(frames, STRIP_FRAMES))
+    shapes = [sorted(s.shape[:2]) for s in strips]
+    whole = [s for s, (side, long) in zip(strips, shapes) if long % side == 0 and long >= frames * side]
     if len(whole) < len(strips):
-        log.warning("%d strips have not %d square frames and are left out", len(strips) - len(whole), config.unroll)
+        log.warning("%d strips have not %d square frames and are left out", len(strips) - len(whole), frames)
     log.info("%d photographs, %d strips", len(photos), len(whole))
     return Sampler(photos, whole, device)
 
@@ -144,232 +225,181 @@ class Trainer:
         self.config = config
         torch.manual_seed(config.seed)
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        name = config.device
-        if name == "auto":
-            name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(name)
+        self.device = choose_device(config.device)
         if self.world > 1:
             torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         self.out = Path(config.out)
         self.out.mkdir(parents=True, exist_ok=True)
         self.sampler = sampler or load_data(config, self.device)
-        self.network = Network(config.model).to(self.device)
+        self.orders = [[Place(place[0], tuple(place[1:])) for place in order] for order in config.orders]
+        self.network = Unrounded(config.model).to(self.device)
+        self.dtype = torch.bfloat16 if bf16_is_fast(self.device) else torch.float32
+        self.taps = tap_table(self.device)
         self.step = 0
-        self.elapsed = 0.0
-        self.discriminator = Discriminator().to(self.device) if config.adversarial else None
+        self.elapsed = 0.0  # seconds
+        self.trained = dict(self.network.named_parameters())
         self.optimisers = self.make_optimisers()
-        self.trained = {k: p for k, p in self.network.named_parameters() if p.requires_grad}
         if self.checkpoint.exists():
             self.average: dict[str, Tensor] = {}
             self.load()
         else:
             self.start()
             self.average = {k: p.detach().clone() for k, p in self.trained.items()}
+        self.pending: list[tuple[dict, Tensor]] = []  # measures that lie on the device still
         self.stop = False  # set by SIGTERM
 
     def start(self) -> None:
-        if self.config.start:
-            network, _ = read_network(find_file(self.config.start))
-            if replace(network.config, name="") != replace(self.config.model, name=""):
-                raise BsqError(f"{self.config.start} is a model of another architecture")
-            set_kinds(network, KINDS)
+        """Weights to begin with, the same in all processes."""
+        c = self.config
+        if c.start:
+            network, _ = read_network(find_file(c.start))
+            if replace(network.config, name="") != replace(c.model, name=""):
+                raise BsqError(f"{c.start} is a model of another architecture")
             self.network.load_state_dict(network.state_dict())
         else:
-            initialise(self.network, *self.samples())
-
-    def samples(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """What a network is started from: photographs, and P frames with their references; (N, 3, S, S)."""
-        rng = np.random.default_rng([self.config.seed, 1 << 40])
-        photos = torch.stack([self.sampler.photo(rng, 256) for _ in range(400)])
-        before, now = torch.stack([self.sampler.sequence(rng, 128, 2) for _ in range(200)], 1)
-        reference = compensate(before, search(now, before, ANY_LAMBDA))
-        return photos.float(), (now.float(), reference)
+            rng = np.random.default_rng([c.seed, 1 << 40])
+            crops = min(4 * len(self.sampler.photos), math.ceil(TRANSFORM_TOKENS / (c.crop // BLOCK) ** 2))
+            variance, basis = karhunen_loeve(self.sampler.plain(rng, crops, c.crop))
+            initialise(self.network, basis, variance)
+        if self.world > 1:
+            for t in self.network.state_dict().values():
+                torch.distributed.broadcast(t, 0)
 
     def make_optimisers(self) -> list[torch.optim.Optimizer]:
-        c, n = self.config, self.network
-        table = [m.anchors for m in n.modules() if isinstance(m, ConditionTable)]
-        # The transform stays as it was computed: its large coefficients would turn the smallest noise in its rows
-        # into errors of many quantiser steps.
-        transform = [n.encoder.analysis, n.decoder.synthesis.weight]
-        for p in transform:
-            p.requires_grad_(False)
-        encoder = [p for p in n.encoder.parameters() if p.requires_grad]
-        # layers that read bits see sparse inputs, heads write logits or pixels: Adam suits them
-        sparse = [
-            n.decoder.embed_bits,
-            n.prior.previous,
-            *n.prior.earlier,
-            n.prior.within,
-            n.prior.logits,
-            n.decoder.out,
+        """Muon for matrices between dense activations; layers that see bits, heads and all else suit Adam."""
+        c, sparse = self.config, self.network.sparse()
+        matrices = {m.w for m in self.network.modules() if isinstance(m, Mat)} - sparse
+        parameters = self.trained.values()
+        optimisers: list[torch.optim.Optimizer] = [
+            Muon([p for p in parameters if p in matrices], c.muon_lr),
+            torch.optim.Adam(
+                [p for p in parameters if p not in matrices],
+                c.adam_lr,
+                betas=(0.9, 0.98),
+                fused=self.device.type == "cuda",
+            ),
         ]
-        sparse_weights = {m.weight for m in sparse} | {n.encoder.out.weight, n.encoder.widen.weight}
-        hidden = [
-            m.weight
-            for m in n.modules()
-            if isinstance(m, Linear | torch.nn.Linear)
-            and m.weight not in sparse_weights
-            and m is not n.decoder.synthesis
-        ]
-        special = set(table) | set(transform) | set(hidden) | set(encoder)
-        slow = set(encoder)
-        rest = [p for p in n.parameters() if p not in special]
-        adam = torch.optim.Adam(
-            [
-                {"params": rest, "lr": c.adam_lr},
-                {"params": [p for p in table if p not in slow], "lr": c.table_lr},
-                {"params": [p for p in encoder if p not in set(hidden)], "lr": c.encoder_adam_lr},
-            ],
-            betas=(0.9, 0.98),
-        )
-        muon = Muon(
-            [
-                {"params": [p for p in hidden if p not in slow], "lr": c.muon_lr},
-                {"params": [p for p in hidden if p in slow], "lr": c.encoder_muon_lr},
-            ]
-        )
-        optimisers: list[torch.optim.Optimizer] = [muon, adam]
-        if self.discriminator:
-            optimisers.append(torch.optim.Adam(self.discriminator.parameters(), lr=2e-4, betas=(0.5, 0.9)))
         for o in optimisers:
             for g in o.param_groups:
                 g["base"] = g["lr"]
         return optimisers
 
     def progress(self) -> float:
+        """How much of the run is over, 0..1."""
         c = self.config
         return min(1.0, self.step / c.steps if c.steps else self.elapsed / (60 * c.minutes))
 
     def learning_rate(self) -> float:
+        """What the rates of all optimisers are multiplied by."""
         c = self.config
-        return min((self.step + 1) / c.warmup, 1.0, (1 - self.progress()) / c.decay + 1e-3)
+        return min(1.0, (self.step + 1) / c.warmup) * min(1.0, (1 - self.progress()) / c.decay + 0.005)
 
-    def batch(self, step: int, late: bool) -> Tensor:
-        """uint8 (images, unroll, 3, S, S); only the first `sequences` have more than one distinct frame."""
+    def train_step(self) -> None:
+        """One step: images or sequences, of qualities of one band."""
         c = self.config
-        rng = np.random.default_rng([c.seed, step, 0, self.rank])
-        size = c.late_crop if late else c.crop
-        scale = (c.crop / size) ** 2
-        images, sequences = max(2, round(c.images * scale)), max(1, round(c.sequences * scale))
-        rows = [self.sampler.sequence(rng, size, c.unroll) for _ in range(sequences)]
-        rows += [self.sampler.photo(rng, size).expand(c.unroll, -1, -1, -1) for _ in range(images - sequences)]
-        return torch.stack(rows)
-
-    def loss(self, frame, reference, previous, condition) -> tuple[Tensor, Tensor, Tensor, dict]:
-        """One frame of a batch. Returns loss, pixels and bits (both detached), and measures of each sample."""
-        n, c = self.network, self.config
-        with torch.set_grad_enabled(self.progress() >= c.encoder_start):
-            bits = n.bits(frame, reference, condition)
-        weights = Weights(c.msssim, c.fidelity, c.predicted)
-        m, decoded = measure(n, bits, frame, reference, previous, condition, weights)
-        shown, distortion = decoded.clamp(0, 255), m.distortion
-        if c.stlpips:
-            rng = np.random.default_rng([c.seed, self.step, 2, self.rank])
-            y, x = (slice(i, i + STLPIPS_SIDE) for i in rng.integers(0, max(1, shown.shape[2] - STLPIPS_SIDE + 1), 2))
-            perceived = st_lpips(shown[:, :, y, x], frame[:, :, y, x])
-            # of coarse pictures only: from quality 50 on it gives way to the squared error
-            share = c.stlpips * (1 - high(condition[1]))
-            distortion = distortion + share * (STLPIPS_SCALE * perceived - m.mse)
-        if self.discriminator and self.progress() >= c.adversarial_start:
-            self.discriminator.requires_grad_(False)  # it does not learn from the decoder's gain
-            distortion = distortion - c.adversarial * 100.0 * self.discriminator.realism(frame, shown)
-            self.discriminator.requires_grad_(True)
-            self.discriminator.loss(frame, shown.detach()).backward()
-        total, fidelity = cost(n, m.bpp, distortion, condition, weights)
-        # all qualities count alike, not by their rate
-        weight = 1 / (0.1 + 0.13 * 255 / n.step(condition[1])) / fidelity.sqrt()
-        loss = (weight * total).mean()
-        if bits.requires_grad:
-            loss = loss + (weight * half_way(bits, frame.shape[2] * frame.shape[3])).mean()
-        measures = {"bpp": m.bpp, "mse": m.mse, "msssim": m.msssim, "cost": weight * total}
-        return loss, to_pixels(decoded.detach() * 16), bits.detach(), {k: v.detach() for k, v in measures.items()}
-
-    def train_step(self, batch: Tensor) -> dict:
-        c = self.config
+        shared = np.random.default_rng([c.seed, self.step, 0])  # all processes draw the same
         rng = np.random.default_rng([c.seed, self.step, 1, self.rank])
-        frames = batch.float()
-        quality = torch.from_numpy(rng.integers(1, 101, len(batch))).to(self.device)
-        kind = torch.zeros_like(quality)
-        first = frames[:, 0]
-        shape = (len(batch), first.shape[2] // TOKEN, first.shape[3] // TOKEN, c.model.bits)
-        previous = torch.zeros(shape, device=self.device)
-        loss, pixels, bits, m = self.loss(first, torch.full_like(first, GRAY), previous, (kind, quality))
-        total = loss
-        loss.backward()
-        records = {"quality": quality.tolist(), "kind": kind.tolist(), **{k: v.tolist() for k, v in m.items()}}
-        n = max(1, round(c.sequences * len(batch) / c.images))
-        anchors, past_bits = {0: quality[:n].tolist()}, {0: bits[:n]}
-        canvases = {0: pixels[:n].to(torch.uint8)}
-        mini = int(np.random.default_rng([c.seed, self.step, 3]).choice(c.mini_gops))  # all processes draw the same
-        for place in list(coding_order(c.unroll, mini))[1:]:
-            if place.after is None:
-                anchors[place.number] = np.clip(anchors[0] + rng.choice(CHANGES, n), 1, QUALITIES).tolist()
-            assert place.before is not None
-            qualities = [place.quality(anchor, DROP) for anchor in anchors[place.anchor]]
-            condition = (kind[:n] + place.kind(True), torch.tensor(qualities, device=self.device))
-            reference = self.predict(batch[:n, place.number], canvases, place, self.network.step(condition[1]))
-            loss, pixels, bits, m = self.loss(frames[:n, place.number], reference, past_bits[place.before], condition)
-            canvases[place.number], past_bits[place.number] = pixels.to(torch.uint8), bits
-            loss = loss * (n / len(batch))
-            loss.backward()
-            total = total + loss.detach()
-            records["quality"] += qualities
-            records["kind"] += condition[0].tolist()
-            for k, v in m.items():
-                records[k] += v.tolist()
-        if not math.isfinite(total.item()):
-            raise BsqError(f"the loss is {total.item()} at step {self.step}; the last checkpoint is kept")
+        low, high, active = BANDS[shared.choice(len(BANDS), p=np.array(c.share) / sum(c.share))]
+        sequences = c.sequences > 0 and (self.step % 2 == 0 or not c.images)
+        n = c.sequences if sequences else c.images
+        level = rng.uniform(low, high, n)
+        tune = self.on_device((rng.random(n) < c.psnr).astype(np.float32))
+        if sequences:
+            self.train_sequences(rng, self.orders[shared.integers(len(self.orders))], level, high, tune, active)
+        else:
+            self.loss(self.sampler.crops(rng, n, c.crop), self.on_device(level), tune, active)[0].backward()
         self.update()
-        return records
 
-    def predict(self, frame: Tensor, canvases: dict[int, Tensor], place: Place, step: Tensor) -> Tensor:
-        """What the codec would predict uint8 frames (B, 3, H, W) from, float32; `step`: of the quantiser, (B,)."""
-        c = self.config
-        options, bits = [], []
-        for number in (place.before, place.after):
-            if number is not None:
-                vectors = find(frame, canvases[number], c.motion_lambda * step)
-                options.append(compensate(canvases[number], vectors.v))
-                bits.append(vectors.bits())
-        if place.after is None:
-            return options[0]
-        options.append(mean(*options))
-        bits.append(bits[0] + bits[1])
-        errors = torch.stack([(frame - o).square().sum((1, 2, 3)) / 3 for o in options])
-        best = (errors + c.vector_lambda * step**2 * torch.stack(bits)).argmin(0)
-        return torch.stack(options)[best, torch.arange(len(frame), device=frame.device)]
+    def train_sequences(
+        self, rng: np.random.Generator, order: list[Place], level: np.ndarray, high: float, tune: Tensor, active: int
+    ) -> None:
+        """Gradients of a batch of sequences, frame by frame: each is predicted from decoded ones, without a gradient.
+
+        level: log2 of the quantiser steps of the I frames, (n,); high: the most that it may be.
+        """
+        n = len(level)
+        frames, vectors = self.sampler.sequences(rng, n, self.config.crop, order)
+        decoded: list[Tensor] = []
+        for a, place in enumerate(order):
+            options = [predict(decoded[b], vectors[a, b], self.taps) for b in place.references]
+            prediction, coarser = None, np.zeros(n)
+            if len(options) == 1:
+                prediction, coarser = options[0], rng.choice(COARSER_P, n)
+            elif options:
+                which, coarser = self.on_device(rng.random(n))[:, None, None, None], COARSER_B * rng.random(n)
+                mean = ((options[0] + options[1] + 1) * 0.5).floor()
+                one = torch.where(which < (1 + BOTH) / 2, options[0], options[1])
+                prediction = torch.where(which < BOTH, mean, one)
+            log2_step = self.on_device(np.minimum(level + coarser, high))
+            loss, pixels = self.loss(frames[:, a].float(), log2_step, tune, active, len(options), prediction)
+            loss.backward()
+            decoded.append(pixels)
+
+    def loss(
+        self, source: Tensor, log2_step: Tensor, tune: Tensor, active: int,
+        frame_type: int = 0, prediction: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The loss of a batch of frames, and the decoded frames, integers 0..255 without a gradient.
+
+        frame_type: 0 I, 1 P, 2 B frames; the other arguments are those of `Unrounded.forward`.
+        """
+        o = self.config.objective
+        b_frame = torch.full_like(tune, float(frame_type == 2))
+        decoded, rate = self.network(
+            source, log2_step, tune, prediction, b_frame, active, soft=True, dtype=self.dtype
+        )  # fmt: skip
+        m = measure(decoded, source)
+        perceived = torch.zeros_like(rate)
+        if o.stlpips and not frame_type:
+            # its network takes long: it sees a third of the pictures, which count three times
+            n = max(1, len(source) // 3)
+            far = st_lpips(decoded[-n:].clamp(0, 255), source[-n:]) * (len(source) / n)
+            perceived = torch.cat([perceived[n:], far])
+        cost = rate + o.distortion(m, log2_step, tune, frame_type > 0, perceived)
+        cost = evenly(log2_step) * cost
+        self.record(frame_type, active, tune, torch.stack([cost, rate, *m, perceived]).detach())
+        return cost.mean(), decoded.detach().round().clamp(0, 255)
+
+    def record(self, frame_type: int, active: int, tune: Tensor, measures: Tensor) -> None:
+        """Keep the sums over the samples of each tune of `MEASURES`, (7, n), until the next report."""
+        tunes = torch.stack([1 - tune, tune], 1)
+        sums = torch.cat([measures @ tunes, tunes.sum(0, keepdim=True)])
+        row = {"step": self.step + 1, "elapsed": round(self.elapsed, 1), "type": "IPB"[frame_type], "active": active}
+        self.pending.append((row, sums))
 
     def update(self) -> None:
-        """One step of the optimisers, and of the average."""
-        c = self.config
+        """One step of the optimisers, and of the average. What is not a number in a gradient counts as 0."""
+        for p in self.trained.values():
+            if p.grad is not None:
+                torch.nan_to_num_(p.grad, 0.0, 0.0, 0.0)
         if self.world > 1:
             self.share_gradients()
-        torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
         lr = self.learning_rate()
         for o in self.optimisers:
             for g in o.param_groups:
                 g["lr"] = g["base"] * lr
             o.step()
             o.zero_grad(set_to_none=True)
-        decay = min(c.ema, (self.step + 1) / (self.step + 10))
+        decay = min(self.config.ema, (self.step + 1) / (self.step + 21))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.trained.values()), 1 - decay)
 
     def share_gradients(self) -> None:
         """Replace every gradient by its mean over the processes."""
-        every = [p for o in self.optimisers for group in o.param_groups for p in group["params"]]
-        gradients = [p.grad for p in every if p.grad is not None]
+        gradients = [p.grad for p in self.trained.values() if p.grad is not None]
         flat = torch.cat([g.flatten() for g in gradients]) / self.world
         torch.distributed.all_reduce(flat)
         for g, average in zip(gradients, flat.split([g.numel() for g in gradients])):
             g.copy_(average.view_as(g))
+
+    def on_device(self, values: np.ndarray) -> Tensor:
+        return on_device(self.device, values)
 
     def state(self) -> dict:
         return {
             "network": self.network.state_dict(),
             "average": self.average,
             "optimisers": [o.state_dict() for o in self.optimisers],
-            "discriminator": self.discriminator.state_dict() if self.discriminator else {},
             "step": self.step,
             "elapsed": self.elapsed,
             "model": self.config.model.to_dict(),
@@ -387,12 +417,14 @@ class Trainer:
         """Beside, then rename: a full disk or a kill leaves the last checkpoint whole."""
         if self.rank:
             return
-        averaged = Network(self.config.model)
+        averaged = copy.deepcopy(self.network)
         averaged.load_state_dict(self.network.state_dict() | self.average)
-        for path, write in (
+        averaged = averaged.to("cpu")
+        writers: list[tuple[Path, Callable[[Path], object]]] = [
             (self.checkpoint, lambda path: torch.save(self.state(), path)),
-            (self.model_path, lambda path: save_model(averaged, path)),
-        ):
+            (self.model_path, lambda path: save_model(averaged, path, self.config.objective)),
+        ]
+        for path, write in writers:
             partial = path.with_suffix(".partial")
             try:
                 write(partial)
@@ -403,6 +435,7 @@ class Trainer:
                 partial.unlink(missing_ok=True)
 
     def load(self) -> None:
+        """Go on from the checkpoint."""
         path = self.checkpoint
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
@@ -412,45 +445,38 @@ class Trainer:
             if ModelConfig.from_dict(state["model"]) != self.config.model:
                 raise ValueError
             self.network.load_state_dict(state["network"])
-        except (ValueError, RuntimeError):
+        except (KeyError, ValueError, RuntimeError):
             raise BsqError(f"{path} is a checkpoint of another architecture") from None
-        if self.discriminator and state["discriminator"]:
-            self.discriminator.load_state_dict(state["discriminator"])
         self.average = state["average"]
         for o, s in zip(self.optimisers, state["optimisers"]):
             o.load_state_dict(s)
         self.step, self.elapsed = state["step"], state["elapsed"]
 
     def run(self) -> None:
+        """Train until the run is over, or until SIGTERM; then save."""
         c = self.config
         previous = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stop", True))
-        saved = told = time.monotonic()
-        recent: list[dict] = []
-        log_file = self.out / f"log{self.rank or ''}.jsonl"
+        tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        saved = told = last = time.monotonic()
         try:
-            with open(log_file, "a") as out:
-                while self.progress() < 1 and not self.stopped():
-                    began = time.monotonic()
-                    rounding, bf16 = self.progress() >= 1 - c.rounding, self.progress() < c.bf16
-                    set_arithmetic(self.network.encoder, False, bf16)
-                    set_arithmetic(self.network.decoder, rounding, bf16)
-                    set_arithmetic(self.network.prior, rounding, bf16)
-                    records = self.train_step(self.batch(self.step, self.progress() >= 1 - c.late))
-                    self.elapsed += time.monotonic() - began
-                    self.step += 1
-                    line = {"step": self.step, "elapsed": round(self.elapsed, 1), **rounded(records)}
-                    out.write(json.dumps(line) + "\n")
-                    out.flush()
-                    recent.append(records)
-                    now = time.monotonic()
-                    if now - told > 10:
-                        self.tell(recent)
-                        recent, told = [], now
-                    if now - saved > 60 * c.checkpoint_minutes:
-                        self.save()
-                        saved = now
+            while self.progress() < 1 and not self.stopped():
+                self.train_step()
+                self.step += 1
+                now = time.monotonic()
+                self.elapsed += now - last
+                last = now
+                due = now - saved > 60 * c.checkpoint_minutes
+                if due or now - told > REPORT_SECONDS or self.step == 1:
+                    self.report()
+                    told = now
+                if due:
+                    self.save()
+                    saved = last = time.monotonic()
+            self.report()
             self.save()
         finally:
+            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
             signal.signal(signal.SIGTERM, previous)
 
     def stopped(self) -> bool:
@@ -462,30 +488,62 @@ class Trainer:
             stop, self.elapsed = bool(flag[0]), float(flag[1])
         return stop
 
-    def tell(self, recent: list[dict]) -> None:
-        """A line on standard error: where the run is, and rate and PSNR of the last steps, of I, P and B frames."""
-        if self.rank:
+    def report(self) -> None:
+        """Fetch the measures since the last report: lines for the log, and one on standard error.
+
+        Raises BsqError if no cost among them is a number: the networks are then beyond repair.
+        """
+        if not self.pending:
             return
-        kinds = np.concatenate([r["kind"] for r in recent])
-        bpp, mse = (np.concatenate([r[name] for r in recent]) for name in ("bpp", "mse"))
-        cost = np.concatenate([r["cost"] for r in recent]).mean()
-        parts = [f"step {self.step}, {100 * self.progress():.0f} %, cost {cost:.3f}"]
-        for kind, name in enumerate("IPB"):
-            if (chosen := kinds == kind).any():
-                psnr = (10 * np.log10(255**2 / np.maximum(mse[chosen], 1e-3))).mean()
-                parts.append(f"{name} {bpp[chosen].mean():.3f} bpp {psnr:.2f} dB")
-        print(", ".join(parts), file=sys.stderr, flush=True)
+        every = torch.stack([sums for _, sums in self.pending]).double().cpu().numpy()
+        rows = [row for row, _ in self.pending]
+        self.pending = []
+        with open(self.out / f"log{self.rank or ''}.jsonl", "a") as out:
+            for row, sums in zip(rows, every):
+                for i, tune in enumerate(TUNES):
+                    if count := sums[-1, i]:
+                        means = [round(x, 5) if math.isfinite(x) else None for x in sums[:-1, i] / count]
+                        line = row | {"tune": tune, "samples": int(count)} | dict(zip(MEASURES, means))
+                        out.write(json.dumps(line) + "\n")
+        bad = sorted({row["step"] for row, sums in zip(rows, every) if not np.isfinite(sums).all()})
+        if len(bad) == len({row["step"] for row in rows}):
+            raise BsqError(f"the loss is not a number at step {bad[0]}; the last checkpoint is kept")
+        if bad:
+            log.warning("the loss is not a number at %d steps, the first of which is %d", len(bad), bad[0])
+        if not self.rank:
+            print(self.line(rows, np.nan_to_num(every)), file=sys.stderr, flush=True)
+
+    def line(self, rows: list[dict], every: np.ndarray) -> str:
+        """Where the run is, and rate, PSNR and MS-SSIM of the last steps, by frame type; their MSE is averaged."""
+        parts = [f"step {self.step}, {100 * self.progress():.0f} %, {self.elapsed / 60:.1f} min"]
+        for frame_type in "IPB":
+            chosen = every[[row["type"] == frame_type for row in rows]].sum((0, 2))
+            if chosen[-1]:
+                m = dict(zip(MEASURES, chosen[:-1] / chosen[-1]))
+                psnr = 10 * math.log10(255**2 / max(m["mse"], 1e-3))
+                similarity = -10 * math.log10(max(m["dssim"], 1e-6))
+                parts.append(
+                    f"{frame_type} cost {m['cost']:.3f} {m['bpp']:.3f} bpp {psnr:.2f} dB MS-SSIM {similarity:.2f} dB"
+                )
+        return ", ".join(parts)
 
 
-def rounded(records: dict) -> dict:
-    return {k: [round(x, 4) for x in v] for k, v in records.items()}
+def choose_device(name: str) -> torch.device:
+    """The device of that name; under torchrun each process has a GPU of its own."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            raise BsqError("the configuration asks for a GPU, and there is none: set device to cpu or auto")
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return torch.device(name)
 
 
 def train(path: str, minutes: float | None = None) -> str:
     """Run a configuration, or go on with it. Returns a line that says what came of it.
 
-    The folder `out` then holds config.json, log.jsonl (one line a step: measures of every sample), checkpoint.pt, and
-    MODEL.safetensors, the averaged weights ready to code with.
+    The folder `out` then holds config.json, log.jsonl (a line for each step, frame and tune: means over the samples),
+    checkpoint.pt, and MODEL.safetensors, the averaged weights ready to code with.
     """
     config = TrainConfig.from_toml(path)
     if minutes:
@@ -496,6 +554,8 @@ def train(path: str, minutes: float | None = None) -> str:
     if not trainer.rank:
         (trainer.out / "config.json").write_text(json.dumps(asdict(config), indent=1))
     trainer.run()
+    if trainer.world > 1:
+        torch.distributed.destroy_process_group()
     return f"step {trainer.step}, {trainer.elapsed / 60:.1f} minutes: {trainer.model_path}"
 
 

@@ -16,8 +16,10 @@ import pytest
 from conftest import exit_status
 from PIL import Image
 from skimage import data as skdata
+from test_stream import with_fields
 
 import bsqcodec
+from bsqcodec.tune import DEFAULT_TUNE, TUNES
 
 
 def run(*words, code=0):
@@ -161,10 +163,41 @@ def test_info_and_verify(folder, capsys):
     assert (found["width"], found["height"], found["frames"], found["gops"]) == (64, 48, 7, 3)
     assert found["i_frames"] >= 3 and found["audio"]["codec"] == "aac" and found["duration"] == pytest.approx(0.28)
     assert found["bytes"] == (folder / "clip.bsq").stat().st_size and found["bits"]["I"] > 0
+    assert (found["version"], found["bit_depth"], found["alpha"]) == (1, 8, False)
     run("info", folder / "clip.bsq")
-    assert "64x48" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert ".bsq version 1, " in text and "64x48, 8 bits a sample, no alpha" in text
     run("verify", folder / "clip.bsq")
     assert "7 frames" in capsys.readouterr().out
+
+
+def test_tunes(folder, tmp_path, capsys):
+    assert DEFAULT_TUNE == "perceptual" and TUNES == ("perceptual", "psnr")  # by which streams number them
+    for source, gop, frames in (("clip.mp4", 3, 7), ("photo.png", 1, 1)):
+        for name, words in (("default", ()), *((tune, ("--tune", tune)) for tune in TUNES)):
+            run("encode", folder / source, tmp_path / f"{name}.bsq", "-f", "--gop", gop, "--quiet", *words)
+            tune = DEFAULT_TUNE if name == "default" else name
+            run("info", tmp_path / f"{name}.bsq", "--json")
+            assert json.loads(capsys.readouterr().out)["tune"] == {tune: frames}
+            run("info", tmp_path / f"{name}.bsq")
+            assert f"tune       {tune}\n" in capsys.readouterr().out
+        default, perceptual, psnr = ((tmp_path / f"{n}.bsq").read_bytes() for n in ("default", *TUNES))
+        assert default == perceptual != psnr
+
+
+def test_tunes_of_the_library(folder, tmp_path):
+    picture = skdata.astronaut()[:40, :50]
+    coded = {tune: bsqcodec.encode_image(picture, 40, tune=tune) for tune in TUNES}
+    assert coded["perceptual"] == bsqcodec.encode_image(picture, 40) != coded["psnr"]
+    error = {t: np.square(bsqcodec.decode_image(data) - picture.astype(float)).mean() for t, data in coded.items()}
+    size = {t: len(data) for t, data in coded.items()}
+    assert error["psnr"] < error["perceptual"] or size["psnr"] < size["perceptual"]
+    for bad in ("sharp", "", "PSNR"):
+        with pytest.raises(ValueError, match=f"^tune '{bad}' is not one of perceptual, psnr$"):
+            bsqcodec.encode_image(picture, tune=bad)
+        with pytest.raises(ValueError, match="is not one of"):
+            bsqcodec.encode_file(str(folder / "photo.png"), str(tmp_path / "x.bsq"), tune=bad)
+    assert not list(tmp_path.iterdir())
 
 
 def test_rate_targets(folder, tmp_path):
@@ -206,6 +239,8 @@ def test_bad_inputs(folder, tmp_path, capsys):
     (tmp_path / "cut.mp4").write_bytes(clip[: len(clip) // 2])
     stream = (folder / "clip.bsq").read_bytes()
     (tmp_path / "newer.bsq").write_bytes(stream[:4] + b"\x09" + stream[5:])
+    (tmp_path / "deep.bsq").write_bytes(with_fields(lambda numbers: [10, *numbers[1:]]))
+    (tmp_path / "alpha.bsq").write_bytes(with_fields(lambda numbers: [8, 1, *numbers[2:]]))
     (tmp_path / "cut.bsq").write_bytes(stream[: len(stream) // 2])
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.mp4").write_text("hello")
@@ -219,9 +254,16 @@ def test_bad_inputs(folder, tmp_path, capsys):
     fails(capsys, "encode", folder / "photo.png", out, "--model", "huge", match="no model 'huge'")
     fails(capsys, "encode", folder / "photo.png", out, "--size", "many", match="not a size")
     fails(capsys, "encode", folder / "photo.png", out, "-q", 0, match="1<=x<=100", code=2)
+    fails(capsys, "encode", folder / "photo.png", out, "--tune", "sharp", match="'perceptual', 'psnr'", code=2)
+    fails(capsys, "bench", "--dataset", "kodak", "--tune", "sharp", match="'perceptual', 'psnr'", code=2)
     fails(capsys, "decode", tmp_path / "no.bsq", tmp_path / "x.png", match="no.bsq")
     fails(capsys, "decode", tmp_path / "noise.bsq", tmp_path / "x.png", match="not a .bsq stream")
-    fails(capsys, "decode", tmp_path / "newer.bsq", tmp_path / "x.png", match="version 9")
+    newer = "the stream has version 9; this decoder reads version 1\n"
+    fails(capsys, "decode", tmp_path / "newer.bsq", tmp_path / "x.png", match=newer)
+    for command in ("info", "verify"):
+        fails(capsys, command, tmp_path / "newer.bsq", match=newer)
+        fails(capsys, command, tmp_path / "deep.bsq", match="bit depth of 10 is not supported by this decoder\n")
+        fails(capsys, command, tmp_path / "alpha.bsq", match="alpha channel is not supported by this decoder\n")
     fails(capsys, "decode", tmp_path / "cut.bsq", tmp_path / "x.mp4", match="cut short")
     fails(capsys, "decode", folder / "clip.bsq", tmp_path / "x.png", match="one image")
     fails(capsys, "decode", folder / "clip.bsq", tmp_path / "x.xyz", match=".mp4")
@@ -229,7 +271,7 @@ def test_bad_inputs(folder, tmp_path, capsys):
     fails(capsys, "decode", folder / "clip.bsq", match="OUTPUT")
     fails(capsys, "verify", tmp_path / "cut.bsq", match="cut short")
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        *("cut.bsq", "cut.mp4", "empty", "newer.bsq", "noise.bsq", "noise.mp4", "text.mp4")
+        *("alpha.bsq", "cut.bsq", "cut.mp4", "deep.bsq", "empty", "newer.bsq", "noise.bsq", "noise.mp4", "text.mp4")
     ]
 
 

@@ -14,6 +14,7 @@ import bsqcodec
 from bsqcodec.api import MAX_PENDING
 from bsqcodec.info import AudioPacket, AudioTrack, MediaInfo
 from bsqcodec.model import save_model
+from bsqcodec.tune import TUNES
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +26,15 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def round_trip(model, tmp_path, capsys):
-    """Encode `source`, decode into `target`; the frames must be those that the encoder promised. Returns the .bsq."""
+    """Encode `source`, decode into `target`; the frames must be those that the encoder promised. Returns the .bsq.
 
-    def run(source, target):
+    What follows are options of the encoder.
+    """
+
+    def run(source, target, *words):
         stream = tmp_path / "stream.bsq"
-        assert exit_status("encode", source, stream, "-f", "--md5", "--gop", 4, "--model", model, "--quiet") == 0
+        options = ("-f", "--md5", "--gop", 4, "--model", model, "--quiet", *words)
+        assert exit_status("encode", source, stream, *options) == 0
         assert exit_status("decode", stream, target, "--md5", "--model", model, "--quiet") == 0
         promised, found = capsys.readouterr().out.split()
         assert promised == found
@@ -59,6 +64,25 @@ def test_sizes(round_trip, tmp_path, size):
             shapes = [(f.width, f.height) for f in file.decode(video=0)]
         assert shapes == [size] * 3
     round_trip(tmp_path / "b.mkv", tmp_path / "c.mkv")  # and a video of that size as the source
+
+
+@pytest.mark.parametrize("tune", TUNES)
+@pytest.mark.parametrize("size", [(1, 1), (15, 17), (40, 33)], ids=str)
+def test_tunes(round_trip, tmp_path, size, tune):
+    """Both of them, of a still image and of a video with B frames and without."""
+    width, height = size
+    pictures = moving(6, height, width)
+    Image.fromarray(np.ascontiguousarray(pictures[0])).save(tmp_path / "a.png")
+    (tmp_path / "in").mkdir()
+    for i, picture in enumerate(pictures):
+        Image.fromarray(np.ascontiguousarray(picture)).save(tmp_path / f"in/{i}.png")
+    for source, target, words in (
+        ("a.png", "b.png", ()),
+        ("in", "b.y4m", ()),
+        ("in", "c.y4m", ("--low-delay",)),
+        ("in", "d.y4m", ("--effort", 1, "-q", 20)),
+    ):
+        round_trip(tmp_path / source, tmp_path / target, "--tune", tune, *words)
 
 
 def test_one_frame_of_video(round_trip, tmp_path):

@@ -13,6 +13,7 @@ from test_cli import moving, write_video
 
 from bsqcodec import partial
 from bsqcodec.codec import GopEncoder
+from bsqcodec.config import DEFAULT
 from bsqcodec.model import save_model
 from bsqcodec.stream import StreamReader
 
@@ -52,7 +53,7 @@ def borders(whole: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("source", ["clip.mp4", "frames"])
-@pytest.mark.parametrize("words", [(), ("-q", 80), ("--bpp", 0.9), ("--size", 1500)], ids=str)
+@pytest.mark.parametrize("words", [(), ("-q", 80), ("--bpp", 0.9), ("--size", 1500), ("--tune", "psnr")], ids=str)
 def test_the_result_is_that_of_an_encode_that_was_not_killed(folder, tmp_path, source, words, capsys):
     target = tmp_path / "out.bsq"
     assert encode(folder, source, target, *words) == 0
@@ -103,13 +104,14 @@ def test_what_does_not_belong_is_refused_and_stays(folder, tmp_path, capsys):
     part = left(target, content)
     for words, match in [
         (("-q", 51), "quality 50, not 51"),
+        (("--tune", "psnr"), "tune perceptual, not psnr"),
         (("--gop", 3), "groups of 2 frames, not 3"),
         (("--gop", 1), "groups of 2 frames, not 1"),
         (("--start", 0.04), "another input"),
         (("--duration", 0.2), "a longer input"),
         (("--duration", 0.04), "a longer input"),
         (("--no-audio",), "another input"),
-        (("--model", "small"), "another input, model or options"),
+        (("--model", DEFAULT), "another input, model or options"),
     ]:
         assert encode(folder, "clip.mp4", target, "--resume", *words) == 1
         err = capsys.readouterr().err
@@ -119,6 +121,17 @@ def test_what_does_not_belong_is_refused_and_stays(folder, tmp_path, capsys):
     # without --resume it is in nobody's way, and gone when the file is whole
     assert encode(folder, "clip.mp4", target, "-q", 51) == 0
     assert not part.exists()
+
+
+def test_what_another_version_wrote_is_not_resumed(folder, tmp_path):
+    """It is of no use, and the encode begins anew."""
+    target = tmp_path / "out.bsq"
+    assert encode(folder, "clip.mp4", target) == 0
+    whole = target.read_bytes()
+    target.unlink()
+    left(target, whole[:4] + b"\x03" + whole[5:-20])
+    assert encode(folder, "clip.mp4", target, "--resume") == 0
+    assert target.read_bytes() == whole and os.listdir(tmp_path) == ["out.bsq"]
 
 
 def test_another_video_of_the_same_shape_is_refused(folder, tmp_path, capsys):

@@ -10,7 +10,18 @@ import pytest
 
 from bsqcodec.errors import FormatError
 from bsqcodec.info import AudioPacket, AudioTrack, MediaInfo
-from bsqcodec.stream import Fields, Gop, StreamReader, StreamWriter, pack_header, signed, varint
+from bsqcodec.stream import (
+    _SCAN_ANCILLARY,
+    VERSION,
+    Fields,
+    Gop,
+    Lost,
+    StreamReader,
+    StreamWriter,
+    pack_header,
+    signed,
+    varint,
+)
 
 MODEL = bytes(range(8))
 TRACK = AudioTrack("aac", Fraction(1, 48000), 48000, "stereo", b"\x11\x90")
@@ -22,13 +33,18 @@ PACKETS = [AudioPacket(-1024, 1024, b"one"), AudioPacket(0, 1024, b""), AudioPac
 GOPS = [((-5, 3003, 6006), b"payload"), ((6010,), b""), ((9000, 9001, 9500), b"x" * 300)]
 
 
-def stream(info=INFO, gops=GOPS):
+def stream(info=INFO, gops=GOPS, other=()):
+    """`other`: chunks, type and body, before each group and before the end."""
     file = io.BytesIO()
     writer = StreamWriter(file, MODEL, info)
     for pts, payload in gops:
+        for chunk in other:
+            writer._chunk(*chunk)
         writer.gop(list(pts), payload)
         if info.audio:
             writer.audio(PACKETS)
+    for chunk in other:
+        writer._chunk(*chunk)
     writer.close()
     assert writer.size == len(file.getvalue())
     return file.getvalue()
@@ -63,7 +79,7 @@ def test_round_trip(make):
 
 def test_still_image_header_is_short():
     data = stream(MediaInfo(768, 512), [((0,), b"p" * 1000)])
-    assert len(data) - 1000 <= 62
+    assert len(data) - 1000 <= 61
     reader = StreamReader(io.BytesIO(data))
     assert reader.info == MediaInfo(768, 512) and reader.info.image
 
@@ -118,11 +134,152 @@ def checked(head):
     return head + struct.pack("<I", zlib.crc32(head))
 
 
-def test_a_newer_version_is_named():
-    data = bytearray(stream())
-    data[4] = 7
-    with pytest.raises(FormatError, match="version 7; this program reads versions 1 to 3"):
-        StreamReader(io.BytesIO(bytes(data)))
+@pytest.mark.parametrize("version", [0, 2, 3, 255])
+def test_another_version_is_named(version):
+    """Whatever its header looks like, and whether its checksum holds or not."""
+    assert VERSION == 1
+    data = stream()
+    header = bytes([*data[:4], version, *data[5 : 6 + data[5]]])
+    for rest in (data[len(header) :], struct.pack("<I", zlib.crc32(header)), b""):
+        with pytest.raises(FormatError) as error:
+            StreamReader(io.BytesIO(header + rest))
+        assert str(error.value) == f"the stream has version {version}; this decoder reads version 1"
+
+
+def with_fields(change, more=b"", info=INFO):
+    """A stream whose header has other fields: `change` takes and gives those that are numbers; `more` follows them."""
+    data = stream(info)
+    fields, numbers = Fields(data[14 : 6 + data[5]]), []
+    while fields.rest():
+        numbers.append(fields.varint())
+    body = MODEL + b"".join(map(varint, change(numbers))) + more
+    return checked(data[:5] + bytes([len(body)]) + body) + data[10 + data[5] :]
+
+
+def test_bit_depth_and_alpha_come_first_and_are_refused_if_unknown():
+    data = stream()
+    assert data[14:16] == b"\x08\x00" and with_fields(list) == data
+    info = StreamReader(io.BytesIO(data)).info
+    assert (info.bit_depth, info.alpha) == (8, False)
+    for depth in (0, 7, 10, 1 << 20):
+        with pytest.raises(FormatError, match=f"^a bit depth of {depth} is not supported by this decoder$"):
+            StreamReader(io.BytesIO(with_fields(lambda n, depth=depth: [depth, *n[1:]])))
+        with pytest.raises(ValueError, match=f"{depth} bits a sample are not supported"):
+            pack_header(MODEL, replace(INFO, bit_depth=depth))
+    for alpha in (1, 2, 1 << 20):
+        with pytest.raises(FormatError, match="^an alpha channel is not supported by this decoder$"):
+            StreamReader(io.BytesIO(with_fields(lambda n, alpha=alpha: [8, alpha, *n[2:]])))
+    with pytest.raises(ValueError, match="alpha are not supported"):
+        pack_header(MODEL, replace(INFO, alpha=True))
+    # told before anything else, which may have another meaning then
+    with pytest.raises(FormatError, match="bit depth of 10"):
+        StreamReader(io.BytesIO(with_fields(lambda n: [10, 1, 0, 0])))
+
+
+@pytest.mark.parametrize("more", [b"\0", b"\xff" * 20, bytes(200)])
+def test_a_longer_header_is_read(more):
+    """Fields that this reader does not know are ignored, but belong to what the checksum protects."""
+    info = replace(INFO, audio=None)
+    data = with_fields(list, more, info)
+    assert len(data) == len(stream(info)) + len(more)
+    reader = StreamReader(io.BytesIO(data))
+    assert reader.info == info
+    assert [(c.pts, c.payload) for c in reader.chunks()] == GOPS
+    bad = bytearray(data)
+    bad[6 + data[5] - 1] ^= 1  # the last byte of what is ignored
+    with pytest.raises(FormatError, match="header is damaged"):
+        StreamReader(io.BytesIO(bytes(bad)))
+
+
+def test_a_header_that_lacks_fields_is_refused():
+    for n in range(15):
+        with pytest.raises(FormatError, match="cut short"):
+            StreamReader(io.BytesIO(with_fields(lambda numbers, n=n: numbers[:n])))
+
+
+# ---------------------------------------------------------------- chunks of unknown types
+
+
+ANCILLARY = [(b"a", b""), (b"z", b"body"), (b"g", stream())]  # the last holds chunks of its own
+MAKERS = [io.BytesIO, lambda data: io.BufferedReader(Pipe(data))]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("recover", [False, True])
+def test_ancillary_chunks_are_skipped(make, recover):
+    data = stream(other=ANCILLARY)
+    reader = StreamReader(make(data))
+    chunks = list(reader.chunks(recover))
+    assert [(c.pts, c.payload) for c in chunks if isinstance(c, Gop)] == GOPS
+    assert [c for c in chunks if not isinstance(c, Gop)] == [PACKETS] * 3
+    assert reader.frames == 7 and reader.size == len(data) and reader.info == INFO
+
+
+def test_the_index_leads_past_ancillary_chunks():
+    reader = StreamReader(io.BytesIO(stream(other=ANCILLARY)))
+    index = reader.index()
+    assert [entry.first for entry in index] == [0, 3, 4] and reader.frames == 7
+    for entry, (pts, payload) in reversed(list(zip(index, GOPS))):
+        reader.seek(entry)
+        gop = next(reader.chunks())
+        assert (gop.pts, gop.payload, gop.offset) == (pts, payload, entry.offset)
+
+
+def test_every_flipped_bit_of_an_ancillary_chunk_is_found():
+    data = stream(gops=GOPS[:1], other=[(b"t", b"some text")])
+    start = data.index(b"t\x09some text")
+    for i in range(8 * start, 8 * (start + 15)):
+        bad = bytearray(data)
+        bad[i // 8] ^= 1 << i % 8
+        with pytest.raises(FormatError, match=f"byte {start} "):
+            list(StreamReader(io.BytesIO(bytes(bad))).chunks())
+        chunks = list(StreamReader(io.BytesIO(bytes(bad))).chunks(True))
+        (lost,) = [c for c in chunks if isinstance(c, Lost)]
+        assert (lost.first, lost.pts, lost.ended) == (0, (), False)
+        assert [(c.pts, c.payload) for c in chunks if isinstance(c, Gop)] == GOPS[:1]
+
+
+def damaged_before(kind, body):
+    """Three groups, of which the second is damaged, and a chunk between it and the third."""
+    file = io.BytesIO()
+    writer = StreamWriter(file, MODEL, replace(INFO, audio=None))
+    writer.gop([0, 5], b"first")
+    at = writer.size + 9
+    writer.gop([10, 20], b"second")
+    writer._chunk(kind, body)
+    writer.gop([30], b"third")
+    writer.close()
+    data = bytearray(file.getvalue())
+    data[at] ^= 1
+    return bytes(data)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_reading_resumes_at_an_ancillary_chunk(make):
+    """A reader that passed over its beginning would take the groups of pictures inside it for some of the stream."""
+    inner = stream(replace(INFO, audio=None), [((25,), b"inner"), ((26, 27), b"inner"), ((28,), b"inner")])
+    assert [c.first for c in StreamReader(io.BytesIO(inner)).chunks() if isinstance(c, Gop)] == [0, 1, 3]
+    for kind in (b"a", b"q", b"z"):
+        chunks = list(StreamReader(make(damaged_before(kind, inner))).chunks(True))
+        assert [c.payload for c in chunks if isinstance(c, Gop)] == [b"first", b"third"]
+        assert [(c.first, c.pts, c.ended) for c in chunks if isinstance(c, Lost)] == [(2, (13, 21), False)]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_reading_resumes_after_an_ancillary_chunk_that_is_too_long_to_look_for(make):
+    chunks = list(StreamReader(make(damaged_before(b"q", bytes(_SCAN_ANCILLARY + 1)))).chunks(True))
+    assert [c.payload for c in chunks if isinstance(c, Gop)] == [b"first", b"third"]
+
+
+@pytest.mark.parametrize("kind", [b"Z", b"T", b"0", b"\0", b"\xe1"])
+def test_an_unknown_critical_chunk_is_refused(kind):
+    data = stream(gops=GOPS[:2], other=[(kind, b"body")])
+    with pytest.raises(FormatError, match="is of an unknown kind"):
+        list(StreamReader(io.BytesIO(data)).chunks())
+    # what can be read all the same is, and that something else is lost is told
+    chunks = list(StreamReader(io.BytesIO(data)).chunks(True))
+    assert [(c.pts, c.payload) for c in chunks if isinstance(c, Gop)] == GOPS[:2]
+    assert len([c for c in chunks if isinstance(c, Lost)]) == 3
 
 
 @pytest.mark.parametrize("data", [b"", b"BSQ", b"\x89PNG\r\n\x1a\n" + bytes(100), bytes(1000)])
@@ -155,14 +312,18 @@ def test_headers_are_bounded():
     for width, height in ((0, 5), (65536, 1), (65535, 65535)):
         with pytest.raises(ValueError, match="not supported"):
             pack_header(MODEL, MediaInfo(width, height))
-    numbers = [65535, 65535, 1, 25, 25, 1, 1, 1, 0, 2, 2, 2, 0]
-    for i, bad in ((None, None), (0, 0), (2, 0), (3, 0), (8, 4), (12, 3), (0, 1 << 40)):
-        values = list(numbers)
-        if i is not None:
-            values[:2], values[i] = [64, 64], bad
+    numbers = [8, 0, 64, 64, 1, 25, 25, 1, 1, 1, 0, 2, 2, 2, 0]
+
+    def header(values):
         body = MODEL + b"".join(map(varint, values))
+        return io.BytesIO(checked(b"BSQ\x1a\x01" + bytes([len(body)]) + body))
+
+    assert StreamReader(header(numbers)).info.width == 64
+    for i, bad in ((2, 0), (3, 0), (4, 0), (5, 0), (10, 4), (14, 3), (2, 1 << 40)):
         with pytest.raises(FormatError):
-            StreamReader(io.BytesIO(checked(b"BSQ\x1a\x01" + bytes([len(body)]) + body)))
+            StreamReader(header([*numbers[:i], bad, *numbers[i + 1 :]]))
+    with pytest.raises(FormatError, match="65535x65535 pixels are not supported"):
+        StreamReader(header([8, 0, 65535, 65535, *numbers[4:]]))
 
 
 def test_integers():

@@ -14,17 +14,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, random_network
 from PIL import Image
 from skimage import data as skdata
 
-from bsqcodec import objective
-from bsqcodec.data import Sampler, load_images, load_videos
+from bsqcodec import motion, objective
+from bsqcodec.config import ModelConfig
+from bsqcodec.data import Place, Sampler, load_images, load_videos
 from bsqcodec.errors import BsqError
-from bsqcodec.exact import ConditionTable, freeze, set_kinds
-from bsqcodec.model import load_model, save_model
-from bsqcodec.network import Network
-from bsqcodec.train import TrainConfig, Trainer, train
+from bsqcodec.losses import ms_ssim
+from bsqcodec.model import load_model
+from bsqcodec.objective import Objective
+from bsqcodec.train import MEASURES, Muon, TrainConfig, Trainer, predict, tap_table, train
+
+SMALL = ModelConfig(
+    name="tiny", fine_width=18, fine_blocks=1, width=36, blocks=1, prior_width=32, prior_blocks=1, prior_head=32
+)
+ORDER = [Place(0, ()), Place(2, (0,)), Place(1, (0, 1))]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the processes of these tests: more would only wait for each other on networks so small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -41,24 +55,31 @@ def shards(tmp_path_factory):
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     (folder / "strips").mkdir()
-    strip = np.concatenate([image[3 * t : 3 * t + 130, 2 * t : 2 * t + 130] for t in range(4)])
-    Image.fromarray(strip).save(folder / "strips" / "0.png")
+    Image.fromarray(strip(4)).save(folder / "strips" / "0.png")
     return folder
+
+
+def strip(frames, side=130):
+    image = skdata.astronaut()
+    return np.concatenate([image[3 * t : 3 * t + side, 2 * t : 2 * t + side] for t in range(frames)])
 
 
 @pytest.fixture
 def config(shards, tmp_path):
     return TrainConfig(
         photos=[str(shards / "photos.tar")], strips=[str(shards / "strips")], out=str(tmp_path / "run"),
-        crop=64, late_crop=96, images=4, sequences=2, steps=4, minutes=60, warmup=1, bf16=0.5, model=TINY,
+        crop=64, images=4, sequences=2, orders=[[[0], [2, 0], [1, 0, 1]]], steps=4, minutes=60, warmup=1,
+        model=SMALL, objective=Objective(stlpips=0.0),
     )  # fmt: skip
 
 
 def write(path, config):
-    values = {k: v for k, v in asdict(config).items() if k != "model"}
+    values = asdict(config)
+    tables = {k: values.pop(k) for k in ("model", "objective")}
     lines = [f"{k} = {json.dumps(v)}" for k, v in values.items()]
-    model = [f"{k} = {json.dumps(v)}" for k, v in asdict(config.model).items()]
-    path.write_text("\n".join([*lines, "[model]", *model]))
+    for name, table in tables.items():
+        lines += [f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in table.items())]
+    path.write_text("\n".join(lines))
     return path
 
 
@@ -66,12 +87,21 @@ def weights(trainer):
     return {k: v.clone() for k, v in trainer.network.state_dict().items()}
 
 
+def records(trainer):
+    return [json.loads(line) for line in (trainer.out / "log.jsonl").read_text().splitlines()]
+
+
+def stop_after(trainer, steps):
+    step = trainer.train_step
+    trainer.train_step = lambda: (setattr(trainer, "stop", trainer.step == steps - 1), step())
+
+
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(config, tmp_path):
     whole = Trainer(config)
     whole.run()
     config = replace(config, out=str(tmp_path / "other"))
     part = Trainer(config)
-    part.train_step, step = lambda batch: (setattr(part, "stop", part.step == 1), step(batch))[1], part.train_step
+    stop_after(part, 2)
     part.run()
     assert part.step == 2
     rest = Trainer(config)
@@ -81,6 +111,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(config, tmp_path):
         assert torch.equal(value, weights(rest)[name]), name
     for name, value in whole.average.items():
         assert torch.equal(value, rest.average[name]), name
+    without_time = [[{k: v for k, v in row.items() if k != "elapsed"} for row in records(t)] for t in (whole, rest)]
+    assert without_time[0] == without_time[1]
 
 
 def test_a_run_gives_a_model_that_codes(config, tmp_path):
@@ -89,6 +121,7 @@ def test_a_run_gives_a_model_that_codes(config, tmp_path):
     said = train(str(path))
     assert "step 4" in said
     model = load_model(str(tmp_path / "run" / "tiny.safetensors"))
+    assert model.network.objective == config.objective
     from bsqcodec.api import decode_image, encode_image
 
     picture = skdata.astronaut()[:40, :56]
@@ -96,24 +129,45 @@ def test_a_run_gives_a_model_that_codes(config, tmp_path):
     with pytest.raises(BsqError, match=model.id.hex()):
         decode_image(data)
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in log] == [1, 2, 3, 4]
-    assert all(set(row["kind"]) in ({0, 1}, {0, 1, 2}) for row in log) and any(2 in row["kind"] for row in log)
+    assert {row["step"] for row in log} == {1, 2, 3, 4}
+    types = ["".join(sorted({row["type"] for row in log if row["step"] == step})) for step in range(1, 5)]
+    assert types == ["BIP", "I", "BIP", "I"]
+    assert all(row["active"] in (192, 416, 768) and set(MEASURES) < set(row) for row in log)
+    assert sum(row["samples"] for row in log if row["step"] == 2) == 4
     assert json.loads((tmp_path / "run" / "config.json").read_text())["crop"] == 64
     pytest.importorskip("matplotlib")
     from bsqcodec.train_plot import draw
 
     with open(draw(str(tmp_path / "run" / "log.jsonl")), "rb") as file:
         assert file.read(4) == b"\x89PNG"
+    with pytest.raises(BsqError, match="not the log"):
+        draw(str(path))
 
 
-def test_it_learns(config):
-    """A few steps on one batch bring its cost down."""
-    t = Trainer(replace(config, steps=1000, encoder_start=1.0))
-    batch = t.batch(0, False)
-    costs = []
-    for _ in range(12):
-        costs.append(np.mean(t.train_step(batch)["mse"]))
-    assert costs[-1] < costs[0]
+def test_it_learns(config, tmp_path):
+    """A few steps on one batch bring its cost down, of pictures and of sequences."""
+    for images, sequences, types in ((4, 0, "I"), (0, 2, "IPB")):
+        out = str(tmp_path / types)
+        t = Trainer(replace(config, out=out, images=images, sequences=sequences, steps=1000, share=[1.0, 0.0, 0.0]))
+        for _ in range(10):
+            t.train_step()
+        t.report()
+        costs = np.array([row["cost"] * row["samples"] for row in records(t)])
+        assert {row["type"] for row in records(t)} == set(types)
+        first, last = np.array_split(costs, 10)[0].sum(), np.array_split(costs, 10)[-1].sum()
+        assert last < first
+
+
+def test_the_first_steps_turn_coefficients_into_a_picture(config):
+    """Before any training, the transform and the prior's start make a codec of a kind: it is where training begins."""
+    t = Trainer(config)
+    x = t.sampler.plain(np.random.default_rng(0), 4, 64).float()
+    level = torch.tensor([2.0, 3.0, 5.0, 7.0])
+    with torch.no_grad():
+        decoded, rate = t.network(x, level, torch.ones(4), dtype=torch.float32)
+    errors = (decoded - x).square().mean((1, 2, 3)).sqrt() / 2**level
+    assert (errors < 0.35).all(), "a uniform quantiser errs by 0.29 steps at most where all coefficients are large"
+    assert (rate.diff() < 0).all() and rate[0] < 24
 
 
 def test_broken_items_are_counted_and_skipped(shards, caplog):
@@ -121,62 +175,136 @@ def test_broken_items_are_counted_and_skipped(shards, caplog):
     assert len(images) == 3 and "1 items were broken" in caplog.text
 
 
-def test_sequences_move_and_repeat_exactly(shards):
-    sampler = Sampler(load_images([str(shards / "photos.tar")], 64), [])
-    a, b = (sampler.sequence(np.random.default_rng(3), 64, 3) for _ in range(2))
-    assert a.shape == (3, 3, 64, 64) and torch.equal(a, b)
+def test_what_is_drawn_repeats_exactly(shards):
+    images = load_images([str(shards / "photos.tar")], 64)
+    a, b = (Sampler(images, [strip(4)]) for _ in range(2))
+    b.sequences(np.random.default_rng(9), 3, 64, ORDER)  # what was searched before changes nothing
+    for draw in (lambda s, rng: s.crops(rng, 7, 64), lambda s, rng: s.sequences(rng, 5, 64, ORDER)[0]):
+        x, y = (draw(s, np.random.default_rng(3)) for s in (a, b))
+        assert torch.equal(x, y) and not torch.equal(x, draw(a, np.random.default_rng(4)))
+    (_, x), (_, y) = (s.sequences(np.random.default_rng(3), 5, 64, ORDER) for s in (a, b))
+    assert all(torch.equal(x[key], y[key]) for key in ((1, 0), (2, 0), (2, 1)))
+
+
+def test_photographs_move_exactly():
+    """Where its vectors point into the reference, a block is predicted without an error."""
+    sampler = Sampler([skdata.astronaut()[:, :300]], [])
+    frames, vectors = sampler.sequences(np.random.default_rng(3), 6, 96, ORDER)
+    assert frames.shape == (6, 3, 3, 96, 96) and frames.dtype == torch.uint8
+    moved = 0
+    for (a, b), v in vectors.items():
+        predicted = motion.compensate(frames[:, b], v)
+        for n in range(6):
+            dy, dx = (v[n, 0, 0] // 4).tolist()
+            y, x = (slice(max(0, -d), 96 + min(0, -d)) for d in (dy, dx))
+            assert torch.equal(predicted[n, :, y, x], frames[n, a, :, y, x].float())
+            moved += bool(dy or dx)
+    assert moved > 6
+
+
+def test_vectors_of_clips_follow_their_mirrored_frames():
+    """A clip that moves evenly is predicted well however it is mirrored and turned, from before and from after."""
+    clip = strip(5, 160)
+    for form in (clip, np.concatenate(np.split(clip, 5), 1)):
+        sampler = Sampler([skdata.astronaut()], [form])
+        seen = set()
+        for seed in range(12):
+            rng = np.random.default_rng(seed)
+            frames, vectors = sampler._clips(rng, 2, 96, ORDER)
+            for (a, b), v in vectors.items():
+                inside = motion.compensate(frames[:, b], v.contiguous())[..., 16:-16, 16:-16]
+                error = (inside - frames[:, a, :, 16:-16, 16:-16].float()).square().mean()
+                assert error < 0.2 * (frames[:, b].float() - frames[:, a].float()).square().mean()
+                seen.add(tuple(torch.sign(v[0, 2, 2]).tolist()) + (bool(v[0, 2, 2].abs().argmax()),))
+        assert len(seen) == 8  # both directions of time, mirrored or not, turned or not
 
 
 def test_crops_are_those_of_the_images():
-    """A photograph and a clip of the crop's own size come back as one of the square's symmetries."""
-    picture = skdata.astronaut()
-    sampler = Sampler([picture], [picture[:, :256]])
+    """A photograph of the crop's own size comes back as one of the square's symmetries, but for contrast."""
+    picture = skdata.astronaut()[:256, :256]
+    sampler = Sampler([picture])
+    plain = sampler.plain(np.random.default_rng(0), 2, 256)
+    assert all(np.array_equal(p.permute(1, 2, 0).numpy(), picture) for p in plain)
+    assert sampler.crops(np.random.default_rng(3), 5, 96).shape == (5, 3, 96, 96)
     turned = [np.rot90(p, k) for p in (picture, picture[:, ::-1]) for k in range(4)]
-    crop = sampler.photo(np.random.default_rng(0), 512).permute(1, 2, 0).numpy()
-    assert any(np.array_equal(crop, p) for p in turned)
-    clip = sampler.clip(np.random.default_rng(0), 256, 2).permute(0, 2, 3, 1).numpy()
-    assert np.array_equal(clip.reshape(512, 256, 3), picture[:, :256])
-    assert sampler.photo(np.random.default_rng(3), 200).shape == (3, 200, 200)
+    exact = 0
+    for seed in range(6):
+        crops = sampler.crops(np.random.default_rng(seed), 5, 256).permute(0, 2, 3, 1).numpy()
+        assert crops.min() >= 0 and crops.max() <= 255 and np.array_equal(crops, np.rint(crops))
+        exact += sum(any(np.array_equal(c, t) for t in turned) for c in crops[2:])
+    assert 3 <= exact < 18
 
 
-def test_synthetic_motion_turns_and_zooms():
-    """On a photograph whose colours are its coordinates, every frame is a similarity of the plane that moves evenly."""
-    y, x = np.mgrid[:300, :500]
-    sampler = Sampler([np.stack([x / 2, y / 2, 0 * x], -1).round().astype(np.uint8)], [])
-    inside = 0
-    for seed in range(40):
-        frames = sampler._path(np.random.default_rng(seed), 64, 4)
-        centres = frames[:, :2, 31:33, 31:33].mean((2, 3)) * 2
-        low, high = centres.amin(0), centres.amax(0)
-        if low.min() < 64 or high[0] > 500 - 64 or high[1] > 300 - 64:
-            continue  # it may look over the edge
-        inside += 1
-        along_x, along_y = (2 * (f[..., -1] - f[..., 0]).mean(-1) / 63 for f in (frames, frames.transpose(2, 3)))
-        assert torch.allclose(along_x[:, 0], along_y[:, 1], atol=0.1)
-        assert torch.allclose(along_x[:, 1], -along_y[:, 0], atol=0.1)
-        assert 0.7 < along_x[:, :2].norm(dim=1).min() and along_x[:, :2].norm(dim=1).max() < 2
-        assert (centres.diff(dim=0) - centres.diff(dim=0).mean(0)).abs().max() < 2
-    assert inside >= 10
+def test_crops_of_several_sizes_come_from_one_buffer():
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((70, 64), (64, 90), (80, 80))]
+    which, top, left = np.array([2, 0, 1]), np.array([16, 6, 0]), np.array([3, 0, 26])
+    crops = Sampler(images).photos.cut(which, top, left, 64, 64).numpy()
+    for crop, i, y, x in zip(crops, which, top, left):
+        assert np.array_equal(crop, images[i][y : y + 64, x : x + 64])
+    beyond = Sampler(images).photos.cut(which[:1], top[:1] * 0 - 5, left[:1] * 0 + 50, 10, 40).numpy()[0]
+    assert np.array_equal(beyond, np.pad(images[2][:5, 50:], ((5, 0), (0, 10), (0, 0)), "edge"))
+
+
+def test_resampled_crops_keep_straight_lines():
+    """On a photograph whose colours are its coordinates, every crop is a similarity of the plane."""
+    y, x = np.mgrid[:400, :400]
+    sampler = Sampler([np.stack([x // 2, y // 2, 0 * x], -1).astype(np.uint8)], [])
+    crops = sampler._resampled(np.random.default_rng(0), 20, 64)[:, :2] * 2
+    along_x, along_y = ((f[..., -1] - f[..., 0]).mean(-1) / 63 for f in (crops, crops.transpose(2, 3)))
+    assert torch.allclose((along_x * along_y).sum(1), torch.zeros(20), atol=0.1)
+    scales = along_x.norm(dim=1)
+    assert torch.allclose(scales, along_y.norm(dim=1), atol=0.1)
+    assert 0.65 < scales.min() < 0.95 and 1.2 < scales.max() < 1.55
+
+
+def test_prediction_is_that_of_the_codec():
+    rng = np.random.default_rng(0)
+    reference = torch.from_numpy(rng.integers(0, 256, (2, 3, 64, 96))).float()
+    vectors = torch.from_numpy(rng.integers(-90, 90, (2, 4, 6, 2), dtype=np.int32))
+    expected, taps = motion.compensate(reference, vectors), tap_table(torch.device("cpu"))
+    assert torch.equal(predict(reference, vectors, taps), expected)
+    turned = vectors.transpose(1, 2).contiguous().transpose(1, 2)
+    assert torch.equal(predict(reference, turned, taps), expected)
+
+
+def test_muon_steps_are_orthogonal():
+    torch.manual_seed(0)
+    several = [torch.nn.Parameter(torch.zeros(s)) for s in ((32, 16), (16, 40), (32, 16))]
+    for p in several:
+        p.grad = torch.randn_like(p) @ torch.diag(torch.linspace(0.2, 3, p.shape[1]))
+    Muon(several, 1.0).step()
+    for p in several:
+        values = torch.linalg.svdvals(p.detach()) / max(1, p.shape[0] / p.shape[1]) ** 0.5
+        assert 0.4 < values.min() and values.max() < 1.4
 
 
 @pytest.mark.parametrize(
     "line",
-    ["cropp = 64", "msssim = 0.8\nstlpips = 0.3", "[model]\nplains = [1]", "[model]\nplanes = [1]\ngroups = [2]"],
-)
-def test_unknown_keys_and_impossible_models(tmp_path, line):
+    [
+        "cropp = 64", "crop = 100", "images = 0\nsequences = 0", 'images = "12"', "steps = true", "share = [1, 0]",
+        "psnr = 2.0", "orders = [[[0], [1, 1]]]", "orders = [[[0], [0, 0]]]", "orders = []", "photos = [1]", "a b",
+        "[model]\nplanes = [1]", "[model]\nwidth = 0", "[objective]\nmssim = 1", "[objective]\nmse = -1.0",
+    ],
+)  # fmt: skip
+def test_unknown_keys_and_impossible_runs(tmp_path, line):
     (tmp_path / "c.toml").write_text(line)
-    with pytest.raises(BsqError, match="unknown key|shares of|groups hold"):
+    with pytest.raises(BsqError, match="c.toml: "):
         TrainConfig.from_toml(tmp_path / "c.toml")
+
+
+def test_data_lies_beside_the_configuration(tmp_path):
+    (tmp_path / "c.toml").write_text('photos = ["a.tar", "/b.tar"]')
+    assert TrainConfig.from_toml(tmp_path / "c.toml").photos == [str(tmp_path / "a.tar"), "/b.tar"]
 
 
 @pytest.mark.parametrize("file", sorted((Path(__file__).parent.parent / "models").glob("*.toml")), ids=lambda f: f.stem)
 def test_the_shipped_configurations(file):
-    """They are read, and what they describe has no partial sum that could overflow."""
     config = TrainConfig.from_toml(file)
-    network = Network(config.model)
-    freeze(network)
-    size = sum(p.numel() for p in network.parameters()) / 1e6
-    assert config.model.name == file.stem and size < 25
+    assert config.model.name == file.stem
+    assert config == replace(
+        TrainConfig(), photos=config.photos, strips=config.strips, images=192, sequences=72, minutes=6.9, device="cuda"
+    )
 
 
 def test_bad_data(config, tmp_path):
@@ -190,34 +318,47 @@ def test_bad_data(config, tmp_path):
         Trainer(replace(config, photos=[str(tmp_path / "nowhere")]))
 
 
+def test_strips_that_are_too_short_are_left_out(config, caplog):
+    t = Trainer(replace(config, orders=[[[0], [4, 0]]]))
+    assert t.sampler.frames is None and "1 strips have not 5 square frames" in caplog.text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(config):
+    with pytest.raises(BsqError, match="asks for a GPU"):
+        Trainer(replace(config, device="cuda"))
+
+
 def test_a_checkpoint_of_another_architecture_is_refused(config):
     t = Trainer(config)
     t.save()
     with pytest.raises(BsqError, match="another architecture"):
-        Trainer(replace(config, model=replace(TINY, prior_blocks=1)))
+        Trainer(replace(config, model=replace(SMALL, prior_blocks=2)))
     t.checkpoint.write_bytes(b"x" * 100)
     with pytest.raises(BsqError, match="not a readable checkpoint"):
         Trainer(config)
 
 
-def test_a_run_starts_from_a_model_that_codes_b_frames_as_p_frames(config, tmp_path):
-    network = random_network()
-    set_kinds(network, 2)
-    save_model(network, tmp_path / "two.safetensors")
-    t = Trainer(replace(config, start=str(tmp_path / "two.safetensors")))
-    for module in t.network.modules():
-        if isinstance(module, ConditionTable):
-            assert len(module.anchors) == 3 and torch.equal(module.anchors[1], module.anchors[2])
-
-
-def test_a_loss_that_is_not_a_number_stops_the_run(config, monkeypatch):
+def test_a_loss_that_is_never_a_number_stops_the_run(config, monkeypatch):
     t = Trainer(config)
     t.save()
     before = t.checkpoint.read_bytes()
-    monkeypatch.setattr(objective, "msssim", lambda x, y: torch.full((len(x),), float("nan")) * x.mean())
-    with pytest.raises(BsqError, match="nan at step 0"):
+    monkeypatch.setattr(objective, "ms_ssim", lambda x, y: torch.full((len(x),), float("nan")) * x.mean())
+    with pytest.raises(BsqError, match="not a number at step 1"):
         t.run()
     assert t.checkpoint.read_bytes() == before
+
+
+def test_a_gradient_that_is_no_number_changes_no_weight_to_none(config, monkeypatch, caplog):
+    def sometimes(x, y):
+        return ms_ssim(x, y) * (float("nan") if t.step == 1 else 1.0)
+
+    monkeypatch.setattr(objective, "ms_ssim", sometimes)
+    t = Trainer(replace(config, steps=3))
+    t.run()
+    assert all(v.isfinite().all() for v in weights(t).values())
+    assert "not a number at 1 steps, the first of which is 2" in caplog.text
+    assert {row["step"] for row in records(t) if row["cost"] is None} == {2}
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(config, monkeypatch):
@@ -262,21 +403,24 @@ def test_two_processes_train_one_model(config, tmp_path):
 import sys, torch
 from bsqcodec.train import Trainer, TrainConfig
 t = Trainer(TrainConfig.from_toml(sys.argv[1]))
+seen, loss = [], t.loss
+t.loss = lambda x, *rest: (seen.append(x.double().sum()), loss(x, *rest))[1]
 t.run()
 total = sum(p.double().sum() for p in t.trained.values())
-batch = t.batch(0, False).double().sum()
 every = [torch.zeros(2, dtype=torch.float64) for _ in range(2)]
-torch.distributed.all_gather(every, torch.stack([total, batch]).detach())
-assert every[0][0] == every[1][0] and every[0][1] != every[1][1], every
+torch.distributed.all_gather(every, torch.stack([total, seen[0]]).detach())
+torch.distributed.destroy_process_group()
+assert t.step == 2 and every[0][0] == every[1][0] and every[0][1] != every[1][1], every
 """
     (tmp_path / "two.py").write_text(code)
     path = write(tmp_path / "c.toml", replace(config, steps=2))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29531"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*command, str(tmp_path / "two.py"), str(path)],
         capture_output=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
+    assert sorted(p.name for p in (tmp_path / "run").glob("log*")) == ["log.jsonl", "log1.jsonl"]
 
 
 def test_the_trainer_needs_neither_av_nor_constriction(tmp_path):
@@ -284,30 +428,54 @@ def test_the_trainer_needs_neither_av_nor_constriction(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0
 
 
-def test_the_discriminator_waits_for_its_time_then_learns_and_is_restored(config):
-    config = replace(config, adversarial=0.5, adversarial_start=0.5, steps=4)
-    run = Trainer(config)
-    before = {k: v.clone() for k, v in run.discriminator.state_dict().items()}
-    run.train_step, step = lambda batch: (setattr(run, "stop", run.step == 1), step(batch))[1], run.train_step
-    run.run()
-    assert all(torch.equal(v, run.discriminator.state_dict()[k]) for k, v in before.items())
-    rest = Trainer(config)
-    rest.run()
-    assert any(not torch.equal(v, rest.discriminator.state_dict()[k]) for k, v in before.items())
-    again = Trainer(config)
-    for k, v in rest.discriminator.state_dict().items():
-        assert torch.equal(v, again.discriminator.state_dict()[k])
-
-
-def test_st_lpips_is_part_of_the_loss(config):
+def test_st_lpips_is_part_of_the_loss_of_i_frames(config):
     pytest.importorskip("stlpips_pytorch")
     costs = []
-    for share in (0.0, 0.5):
-        run = Trainer(replace(config, out=f"{config.out}{share}", msssim=0.0, stlpips=share))
-        records = run.train_step(run.batch(0, False))
-        costs.append(np.array(records["cost"]))
-        assert np.isfinite(costs[-1]).all()
-    assert (costs[0] != costs[1]).all()
+    for weight in (0.0, 0.5):
+        run = Trainer(replace(config, out=f"{config.out}{weight}", psnr=0.0, objective=Objective(stlpips=weight)))
+        run.train_step()
+        run.report()
+        assert all(v.isfinite().all() for v in weights(run).values())
+        costs.append({row["type"]: row["cost"] for row in records(run)})
+    assert costs[1]["I"] > costs[0]["I"] and costs[1]["P"] == costs[0]["P"]
+
+
+def test_st_lpips_has_a_gradient_where_nothing_is_seen():
+    pytest.importorskip("stlpips_pytorch")
+    from bsqcodec.losses import st_lpips, st_lpips_network
+
+    flat = torch.zeros((1, 3, 64, 64), requires_grad=True)
+    st_lpips(flat, torch.full_like(flat, 3.0)).sum().backward()
+    assert flat.grad.isfinite().all()
+    x = torch.from_numpy(skdata.astronaut()[:64, :128].copy()).permute(2, 0, 1)[None].float()
+    with torch.no_grad():
+        ours, theirs = st_lpips(x, 200 - x / 2), st_lpips_network("alex")(x / 127.5 - 1, (200 - x / 2) / 127.5 - 1)
+    assert torch.allclose(ours, theirs.flatten(), rtol=1e-3)
+
+
+def test_the_objective():
+    """What the tunes weigh, at a step of 1; in pictures of any size."""
+    o = Objective()
+    level, rate, tune = torch.zeros(2), torch.tensor([1.0, 1.0]), torch.tensor([0.0, 1.0])
+    for height in (16, 32, 160):
+        source = 100 + 20 * torch.randn(2, 3, height, 64, generator=torch.Generator().manual_seed(0))
+        perceptual, psnr = o.cost(source + 2, source, rate, level, tune, False).tolist()
+        assert psnr == pytest.approx(1 + 20 * 4)
+        dssim = float(1 - ms_ssim(source[:1] + 2, source[:1]))
+        assert perceptual == pytest.approx(1 + 42240 * (0.93 * dssim + 0.07 * 4 / 1700), rel=1e-3) and dssim > 0
+    assert torch.allclose(
+        o.cost(source + 2, source, rate, level, tune, True) - 1, 0.7 * torch.tensor([perceptual - 1, 80])
+    )
+    finer = o.cost(source + 2, source, rate, level + 1, tune, False)
+    assert torch.allclose((finer - 1) * 4, torch.tensor([perceptual - 1, 80.0]))
+    red = source.clone()
+    red[:, 0] += 2
+    m = objective.measure(red, source)
+    assert m.colour.tolist() == pytest.approx([4.0, 4.0]) and m.border.tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
+    blocks = source.clone()
+    blocks[..., 16:32] += 3
+    assert objective.measure(blocks, source).border.tolist() == pytest.approx([6.0, 6.0])
+    assert Objective.from_dict(o.to_dict()) == o
 
 
 def test_a_run_goes_on_from_a_model_file(config, tmp_path):
@@ -315,9 +483,9 @@ def test_a_run_goes_on_from_a_model_file(config, tmp_path):
     first.run()
     on = Trainer(replace(config, start=str(first.model_path), out=str(tmp_path / "on")))
     assert on.step == 0
-    for name, value in load_model(str(first.model_path)).network.decoder.state_dict().items():
-        assert torch.equal(value, on.network.decoder.state_dict()[name]), name
-    wider = replace(config.model, detail_blocks=config.model.detail_blocks + 1)
+    for name, value in first.average.items():
+        assert (value - on.network.state_dict()[name]).abs().max() < 0.02 * value.abs().max() + 0.02, name
+    wider = replace(config.model, width=72)
     with pytest.raises(BsqError, match="architecture"):
         Trainer(replace(config, model=wider, start=str(first.model_path), out=str(tmp_path / "wider")))
 
@@ -333,8 +501,8 @@ def test_strips_from_a_folder_of_videos(tmp_path):
     assert [s.shape for s in strips] == [(5 * 254, 254, 3)] * 4
     with open_source(str(plants), audio=False) as source:
         frames = [frame.rgb for frame in source]
-    for strip, first in ((strips[0], 0), (strips[-1], 16)):
+    for piece, first in ((strips[0], 0), (strips[-1], 16)):
         whole = frames[first : first + 5]
-        assert any(np.array_equal(strip, np.concatenate([f[y : y + 254] for f in whole])) for y in range(3))
+        assert any(np.array_equal(piece, np.concatenate([f[y : y + 254] for f in whole])) for y in range(3))
     with pytest.raises(BsqError, match="no training videos"):
         load_videos([str(tmp_path)], 4000, 5)

@@ -22,6 +22,7 @@ from ..config import DEFAULT
 from ..errors import BsqError
 from ..info import MediaInfo
 from ..model import Model, load_model
+from ..tune import DEFAULT_TUNE
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Settings:
         pixel_format: of the video anchors, "yuv420p" or "yuv444p".
         model: name of our model.
         device: of our codec: "auto", "cpu" or "cuda".
+        tune: of our codec, one of `tune.TUNES`.
     """
 
     gop: int = 32
@@ -41,6 +43,7 @@ class Settings:
     pixel_format: str = "yuv420p"
     model: str = DEFAULT
     device: str = "cpu"
+    tune: str = DEFAULT_TUNE
 
 
 @dataclass(frozen=True)
@@ -306,7 +309,7 @@ def _model(name: str, device: str) -> tuple[Model, float]:
 def _digest(model: Model) -> str:
     """Of all weights; the model's id leaves the encoder out."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.network.state_dict().items()):
+    for name, tensor in sorted(model.network.unrounded.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
 
@@ -329,7 +332,8 @@ class Bsq(Codec):
         effort = f", effort {self.effort}" if self.effort else ""
         delay = ", low delay" if self.low_delay else ""
         version = f".bsq file of stream version {stream.VERSION}"
-        return f"{version}, {weights}, {model.device}, gop {self.settings.gop}{effort}{delay}"
+        choices = f"gop {self.settings.gop}, tune {self.settings.tune}{effort}{delay}"
+        return f"{version}, {weights}, {model.device}, {choices}"
 
     def load(self) -> float:
         return _model(self.settings.model, self.settings.device)[1]
@@ -345,8 +349,8 @@ class Bsq(Codec):
         rate = Fraction(fps).limit_denominator(1001) if fps else None
         info = MediaInfo(first.shape[1], first.shape[0], 1 / rate if rate else Fraction(1, 25), rate)
         file = io.BytesIO()
-        gop, point = self.settings.gop, int(point)
-        encoder = Encoder(file, info, self.model, point, gop, effort=self.effort, low_delay=self.low_delay)
+        choices = {"effort": self.effort, "low_delay": self.low_delay, "tune": self.settings.tune}
+        encoder = Encoder(file, info, self.model, int(point), self.settings.gop, **choices)
         for t, frame in enumerate(itertools.chain([first], frames)):
             encoder.write(frame, t)
         encoder.close()

@@ -7,6 +7,8 @@ from typing import Any
 import click
 
 from ..config import DEFAULT
+from ..tune import DEFAULT_TUNE, TUNES
+from ..tune import HELP as TUNE_HELP
 
 IMAGE_METRICS = "psnr,psnr-yuv,ms-ssim,ssim"
 
@@ -67,6 +69,13 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> tuple
 @click.option("--points", multiple=True, callback=_points, help="Points of a codec: h264=22,27,32,37. Repeatable.")
 @click.option("--model", default=DEFAULT, show_default=True, help="Our model: a name or a file.")
 @click.option("--device", default="cpu", show_default=True, help="Of our codec: auto, cpu or cuda.")
+@click.option(
+    "--tune",
+    type=click.Choice(TUNES),
+    default=DEFAULT_TUNE,
+    show_default=True,
+    help=f"What our codec spends bits on. {TUNE_HELP}",
+)
 @click.option("--frames", type=click.IntRange(0), default=96, show_default=True, help="Frames of a video; 0 is all.")
 @click.option("--gop", type=click.IntRange(1), default=32, show_default=True, help="Frames from I frame to I frame.")
 @click.option(
@@ -162,7 +171,12 @@ def _bench(context: click.Context, options: dict[str, Any]) -> bool:
     from . import anchors, datasets, metrics, report, runner
 
     settings = anchors.Settings(
-        options["gop"], options["anchor_mode"], options["pixel_format"], options["model"], options["device"]
+        gop=options["gop"],
+        mode=options["anchor_mode"],
+        pixel_format=options["pixel_format"],
+        model=options["model"],
+        device=options["device"],
+        tune=options["tune"],
     )
     names, problems = metrics.select(options["metrics"])
     for name in (*options["codecs"], *options["points"]):

@@ -1,0 +1,78 @@
+"""Pictures as tokens of 16x16 pixels and patches of 8x8, and back. Exact for every type of number."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TOKEN = 16  # pixels
+FINE = 8  # pixels of a patch, four of which make a token
+RING = 2  # pixels around a patch that it sees, and writes to
+RINGED = 3 * (FINE + 2 * RING) ** 2  # values of a patch with its ring
+PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))  # order of coding of the tokens in a cell of 2x2
+
+
+def patches(x: Tensor) -> Tensor:
+    """(B, 3, H, W), sides multiples of 16, to (B, H/16, W/16, 768): of each token R, G and B, row by row."""
+    b, c, h, w = x.shape
+    x = x.reshape(b, c, h // TOKEN, TOKEN, w // TOKEN, TOKEN).permute(0, 2, 4, 1, 3, 5)
+    return x.reshape(b, h // TOKEN, w // TOKEN, c * TOKEN * TOKEN)
+
+
+def unpatch(x: Tensor) -> Tensor:
+    """The inverse of `patches`."""
+    b, h, w, _ = x.shape
+    return x.view(b, h, w, 3, TOKEN, TOKEN).permute(0, 3, 1, 4, 2, 5).reshape(b, 3, h * TOKEN, w * TOKEN)
+
+
+def quarters(t: Tensor) -> Tensor:
+    """Tokens (B, h, w, 768) as patches of 8x8 pixels, (B, 2 h, 2 w, 192)."""
+    b, h, w, _ = t.shape
+    return t.view(b, h, w, 3, 2, FINE, 2, FINE).permute(0, 1, 4, 2, 6, 3, 5, 7).reshape(b, 2 * h, 2 * w, 192)
+
+
+def quarter(t: Tensor) -> Tensor:
+    """A row of values of each token for its four patches, (B, h, w, C) to (B, 2 h, 2 w, C)."""
+    b, h, w, c = t.shape
+    return t[:, :, None, :, None].expand(b, h, 2, w, 2, c).reshape(b, 2 * h, 2 * w, c)
+
+
+def merge(t: Tensor) -> Tensor:
+    """The channels of four patches side by side, (B, 2 h, 2 w, C) to (B, h, w, 4 C)."""
+    b, h, w, c = t.shape
+    return t.view(b, h // 2, 2, w // 2, 2, c).transpose(2, 3).reshape(b, h // 2, w // 2, 4 * c)
+
+
+def split(t: Tensor) -> Tensor:
+    """The inverse of `merge`."""
+    b, h, w, c = t.shape
+    return t.view(b, h, w, 2, 2, c // 4).transpose(2, 3).reshape(b, 2 * h, 2 * w, c // 4)
+
+
+def rings(x: Tensor) -> Tensor:
+    """A picture (B, 3, H, W) as patches of 8x8 pixels with a ring of 2 around each, (B, H/8, W/8, 432).
+
+    Beyond its border the picture goes on as at the border.
+    """
+    x = torch.cat([x[:, :, :1], x[:, :, :1], x, x[:, :, -1:], x[:, :, -1:]], 2)
+    x = torch.cat([x[..., :1], x[..., :1], x, x[..., -1:], x[..., -1:]], 3)
+    x = F.pad(x, (0, 4, 0, 4))  # never read
+    b, _, h, w = x.shape
+    x = x.view(b, 3, h // 8, 8, w)
+    x = torch.cat([x[:, :, :-1], x[:, :, 1:, :4]], 3).view(b, 3, h // 8 - 1, 12, w // 8, 8)
+    x = torch.cat([x[..., :-1, :], x[..., 1:, :4]], 5)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(b, h // 8 - 1, w // 8 - 1, RINGED)
+
+
+def overlap(t: Tensor) -> Tensor:
+    """The sum of patches of 12x12 pixels, 8 apart, (B, H/8, W/8, 432), as a picture (B, 3, H, W)."""
+    b, h, w, _ = t.shape
+    x = t.reshape(b, h, w, 3, 12, 12).permute(0, 3, 1, 4, 2, 5)
+    x = F.pad(x[..., :8], (0, 0, 0, 1)) + F.pad(x[..., 8:], (0, 4, 1, 0))
+    x = x.reshape(b, 3, h, 12, 8 * w + 8)
+    x = F.pad(x[:, :, :, :8], (0, 0, 0, 0, 0, 1)) + F.pad(x[:, :, :, 8:], (0, 0, 0, 4, 1, 0))
+    return x.reshape(b, 3, 8 * h + 8, 8 * w + 8)[:, :, 2 : 8 * h + 2, 2 : 8 * w + 2]
+
+
+def cells(x: Tensor) -> Tensor:
+    """(B, H, W, C) tokens, H and W even, to (B, H/2, W/2, 4, C) in the order of `PHASES`."""
+    return torch.stack([x[:, i::2, j::2] for i, j in PHASES], 3)
