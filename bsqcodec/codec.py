@@ -23,7 +23,7 @@ from .model import Model
 from .motion import MOTION_LAMBDA, VECTOR_LAMBDA, compensate, find, mean
 from .network import TOKEN, Condition, Context
 from .order import DROP, Place, coding_order, mini_gop
-from .tune import TUNES
+from .tune import TUNES, tune_number
 from .vectors import LIMIT, VectorCoder
 
 _T = TypeVar("_T")
@@ -40,8 +40,8 @@ MOTION_GAIN = 1.2
 
 @dataclass
 class FrameStats:
-    """Ideal code length of one frame in bits, -sum log2 P: `bits` of the coefficients, `side_bits` of the motion vectors
-    or classes of contrast; and `count`, of how many bits all this is.
+    """Ideal code length of one frame in bits, -sum log2 P: `bits` of the coefficients, `side_bits` of the motion
+    vectors or classes of contrast; and `count`, of how many bits all this is.
 
     `kind` is "I", "P" or "B".
     """
@@ -142,12 +142,10 @@ class GopEncoder:
         stats: of every frame encoded so far, in the order of coding.
     """
 
-    def __init__(
-        self, model: Model, height: int, width: int, effort: int = 0, mini: int = 1, tune: str = TUNES[0]
-    ):
+    def __init__(self, model: Model, height: int, width: int, effort: int = 0, mini: int = 1, tune: str = TUNES[0]):
         if not 1 <= mini <= MAX_MINI_GOP:
             raise ValueError(f"mini-GOPs of {mini} frames; they may have 1 to {MAX_MINI_GOP}")
-        self._model, self._effort, self._mini, self._tune = model, effort, mini, TUNES.index(tune)
+        self._model, self._effort, self._mini, self._tune = model, effort, mini, tune_number(tune)
         self._pictures = _Pictures(model, height, width)
         self._past = _Past(self._pictures.rows, self._pictures.columns)
         self._coder = BitEncoder()
@@ -230,7 +228,6 @@ class GopEncoder:
 
     def _predict(self, x: Tensor, quality: int, place: Place) -> tuple[Tensor | None, dict[int, np.ndarray]]:
         """The prediction of the frame and, for each of its references, the vectors; none for an I frame."""
-        s = self._pictures
         if place.before is not None:
             prediction, vectors = self._motion(x, quality, place)
             # a scene cut: the frame is closer to the mean of each of its tokens than to its prediction, and that is

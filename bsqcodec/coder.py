@@ -117,8 +117,8 @@ class BitDecoder:
     """Gives the bits back, asked for with the probabilities that they were encoded with.
 
     Data that end too early read as zeros: a truncated stream gives wrong bits or a FormatError, and never an
-    endless loop, for the caller decides how many bits are read. `bits` is the ideal code length read so far, `count` how
-    many bits were.
+    endless loop, for the caller decides how many bits are read. `bits` is the ideal code length read so far, `count`
+    how many bits were.
     """
 
     def __init__(self, data: bytes) -> None:

@@ -1,8 +1,8 @@
 """Lossless coding of the classes of contrast of an I frame: interlaced prediction, adaptive binary contexts, exact.
 
 The tokens are coded on the pyramid of the motion vectors (`vectors.steps`): the class of each is guessed as the mean of
-its neighbours that are known, floor(sum / n + 1/2), and the difference is coded: whether there is one, its sign, and its
-size in unary, at most six. Every decision of a step is coded for all its tokens before the next one.
+its neighbours that are known, floor(sum / n + 1/2), and the difference is coded: whether there is one, its sign, and
+its size in unary, at most six. Every decision of a step is coded for all its tokens before the next one.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,8 @@ def encode_classes(classes: np.ndarray, encoder: BitEncoder) -> None:
         encoder.encode(bits, p1)
         return bits
 
-    _run(*classes.shape, classes.astype(np.int64).ravel(), code)
+    rows, columns = classes.shape
+    _run(rows, columns, classes.astype(np.int64).ravel(), code)
 
 
 def decode_classes(rows: int, columns: int, decoder: BitDecoder) -> np.ndarray:

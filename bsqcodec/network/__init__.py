@@ -78,7 +78,7 @@ class Network:
     def encode(self, picture: Tensor, context: Context, condition: Condition, effort: int = 0) -> Tensor:
         """Choose the coefficients of a frame: int32 (1, H/16, W/16, active).
 
-        picture: integers 0..255, float32 (1, 3, H, W). effort: steps of a search for better ones than the encoder gives.
+        picture: integers 0..255, float32 (1, 3, H, W). effort: steps of a search for better ones than the encoder's.
         """
         dtype = torch.bfloat16 if bf16_is_fast(self.device) else torch.float32
         network = self.unrounded
@@ -106,7 +106,7 @@ class Network:
             return self._in_bands(choose, grid, self._reach(effort), most).to(torch.int32)
         with torch.inference_mode(False), torch.enable_grad():  # of tensors that were made without it there are copies
             picture, level, tune, b_frame = picture.clone(), level.clone(), tune.clone(), b_frame.clone()
-            context = Context(*(None if t is None else t.clone() for t in context))
+            context = context.copy()
             return self._in_bands(choose, grid, self._reach(effort), most).to(torch.int32)
 
     def _reach(self, effort: int) -> int:

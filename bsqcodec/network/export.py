@@ -18,7 +18,11 @@ SHIFT_MAX = 18
 _VIEWS = 2.0**VIEW_BITS / VIEW_ONE
 _NORMS = {"e_norm": "e_out", "d_norm": "d_split", "d_last": "d_out", "p_norm": "p_head"}
 _SEEING = ("d_in", "d_prediction", "p_known", "p_prediction", "p_seen")
-_LEAST = {"d_out": CORRECTION_BITS - ACT_BITS + 1, "p_head": HEAD_BITS - ACT_BITS + 1, "p_out": TABLE_BITS - ACT_BITS + 1}
+_LEAST = {
+    "d_out": CORRECTION_BITS - ACT_BITS + 1,
+    "p_head": HEAD_BITS - ACT_BITS + 1,
+    "p_out": TABLE_BITS - ACT_BITS + 1,
+}
 
 
 def _gains(network: Unrounded) -> dict[str, Norm]:

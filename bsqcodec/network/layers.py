@@ -148,8 +148,8 @@ class Linear:
     """
 
     def __init__(
-        self, weight: Tensor, shift: Tensor, dtype: torch.dtype, in_bits: int = ACT_BITS, in_max: Tensor | int = ACT_MAX,
-        out_bits: int = RES_BITS, low: int = -RES_MAX, high: int = RES_MAX,
+        self, weight: Tensor, shift: Tensor, dtype: torch.dtype, in_bits: int = ACT_BITS,
+        in_max: Tensor | int = ACT_MAX, out_bits: int = RES_BITS, low: int = -RES_MAX, high: int = RES_MAX,
     ):  # fmt: skip
         self.matrix = Matrix(weight.to(dtype), in_max)
         self.low, self.high = low, high

@@ -19,8 +19,8 @@ from torch import Tensor
 from .graphs import Graphs
 from .layers import ACT_BITS, RES_BITS, AttentionBlock, AttentionCache, Linear, Tensors, linear, normalise
 from .patches import PHASES, cells
-from .quantiser import COEFFICIENTS, MEAN_BITS, SCALE_HIGH, SCALE_LOW, TABLE_ROWS, Coder, Quantiser, groups
-from .tokenizer import FEATURES, VIEW_BITS, VIEW_MAX, Condition, Context, Decoder, count, view_columns, whole_views
+from .quantiser import COEFFICIENTS, MEAN_BITS, SCALE_HIGH, SCALE_LOW, TABLE_ROWS, Coder, groups
+from .tokenizer import VIEW_BITS, VIEW_MAX, Condition, Context, Decoder, count, view_columns, whole_views
 
 HEAD_BITS = 8  # of the sum that the last layer sees
 HEAD_MAX = 1 << 20
@@ -98,7 +98,7 @@ class Prior:
         return (table[row] * (99 - part) + table[row + 1] * part + 49) // 99
 
     def _phase(self, phase: int, x: Tensor, *known: Tensor) -> list[Tensor]:
-        """The blocks for one phase, x: (B, Hc, Wc, width). `known`: keys and values of the phases before, of each block.
+        """The blocks for one phase, x: (B, Hc, Wc, width). `known`: keys and values of the phases before, a pair a block.
 
         Returns the sum that the last layer sees, and the keys and values with those of this phase.
         """
@@ -122,9 +122,9 @@ class Prior:
         features = self.decoder.features(condition, mean, context.classes)
         base = self.feature.stream(cells(F.pad(features, pad)).flatten(3))
         if context.views is not None:
-            seen = cells(F.pad(context.views, pad))
+            views = cells(F.pad(context.views, pad))
             for i in range(4):
-                base = base + self._view(f"p_prediction.{i}", active).stream(seen[:, :, :, i])
+                base = base + self._view(f"p_prediction.{i}", active).stream(views[:, :, :, i])
         hc, wc = base.shape[1:3]
         bias = self.bias(condition, active).to(self.dtype)
         steps = self._groups(active)
@@ -140,7 +140,7 @@ class Prior:
             now = out[:, i::2, j::2][:, :rows, :columns]
             here = None if truth is None else truth[:, i::2, j::2].flatten(0, 2)
             new = torch.zeros((len(total), 0), dtype=torch.int32)
-            for place, seen, speak in steps:
+            for place, seen, speak in steps if len(total) else []:
                 if seen is not None:
                     at = new.any(1).nonzero().squeeze(1)  # in most tokens all are 0 and change nothing
                     if len(at):
@@ -161,7 +161,8 @@ class Prior:
         m = (m + (1 << (TABLE_BITS - MEAN_BITS - 1)) >> TABLE_BITS - MEAN_BITS).clamp_(-MEAN_MAX, MEAN_MAX)
         scale = (scale + (1 << (TABLE_BITS - 4)) >> TABLE_BITS - 3).clamp_(SCALE_LOW, SCALE_HIGH)
         both = torch.stack([m, scale]).cpu().numpy()
-        coded = self.quantiser.code(*both.reshape(2, -1), coder, None if y is None else y.numpy().ravel())
+        mean, spread = both.reshape(2, -1)
+        coded = self.quantiser.code(mean, spread, coder, None if y is None else y.numpy().ravel())
         return torch.from_numpy(coded.astype(np.int32).reshape(both.shape[1:]))
 
 

@@ -13,7 +13,8 @@ coefficient r to (r - t, -r - t) with t = 3**j / 2, and takes the two signs: "ab
 balanced-ternary digit of every coefficient; n planes hold the integers within +-(3**n - 1) / 2.
 
 The prior gives each coefficient a mean m, in 1/32 of a step, and a scale index l, eighths of an octave. A logistic
-distribution with that mean and scale, from one table of the sigmoid, gives the probability of every bit. All in integers.
+distribution with that mean and scale, from one table of the sigmoid, gives the probability of every bit. All in
+integers.
 """
 
 from collections.abc import Callable
@@ -72,7 +73,10 @@ def tables(frequency: Tensor) -> dict[str, Tensor]:
         "quantiser.smooth": (level >= 4).long() + (level >= 6).long(),
         "quantiser.level": torch.round(32 * (level - 5.5) / 1.5).long(),
         "quantiser.weight": torch.stack(
-            [torch.round(2 ** (0.3 * frequency.double()) * 2**WEIGHT_BITS).long(), torch.full((COEFFICIENTS,), 1 << WEIGHT_BITS)]
+            [
+                torch.round(2 ** (0.3 * frequency.double()) * 2**WEIGHT_BITS).long(),
+                torch.full((COEFFICIENTS,), 1 << WEIGHT_BITS),
+            ]
         ),
         "quantiser.contrast": torch.round(bound * 9 * 65536).long(),
         "quantiser.sigmoid": torch.round(torch.sigmoid(reach) * 2**SIGMOID_BITS).long(),

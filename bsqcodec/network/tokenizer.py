@@ -59,6 +59,11 @@ class Context(NamedTuple):
     views: Tensor | None
     prediction: Tensor | None
 
+    def copy(self) -> "Context":
+        """Of tensors that gradients may pass, whatever those of this one are."""
+        several = (None if t is None else t.clone() for t in (self.views, self.prediction))
+        return Context(self.classes.clone(), self.mean.clone(), *several)
+
 
 def views(y: Tensor) -> Tensor:
     """Three bounded views of values in units of 1/60 step, (..., C) to (..., 3 C), within +-120.
@@ -102,9 +107,7 @@ class Decoder:
         self.split = linear(tensors, "d_split", dtype)
         self.pixels = linear(tensors, "d_pixels", dtype, in_bits=4)
         self.reference = linear(tensors, "d_reference", dtype, in_bits=4)
-        self.out = linear(
-            tensors, "d_out", dtype, out_bits=CORRECTION_BITS, low=-CORRECTION_MAX, high=CORRECTION_MAX
-        )
+        self.out = linear(tensors, "d_out", dtype, out_bits=CORRECTION_BITS, low=-CORRECTION_MAX, high=CORRECTION_MAX)
         self.blocks = [ShiftBlock(tensors, f"d16.{i}", dtype) for i in range(count(tensors, "d16"))]
         self.fine_blocks = [ShiftBlock(tensors, f"d8.{i}", dtype) for i in range(count(tensors, "d8"))]
 
@@ -126,7 +129,9 @@ class Decoder:
                 basis = t["basis"][:, :active].to(torch.int64)
                 weight = self.quantiser.weight[key[1], :active]
                 if name == "synthesis":
-                    found = Matrix((basis * weight + (1 << (WEIGHT_BITS - 1)) >> WEIGHT_BITS).to(self.dtype), _DIGIT // 2)
+                    found = Matrix(
+                        (basis * weight + (1 << (WEIGHT_BITS - 1)) >> WEIGHT_BITS).to(self.dtype), _DIGIT // 2
+                    )
                 else:
                     shift = TRANSFORM_BITS - ANALYSIS_BITS
                     found = Matrix(divide(basis << WEIGHT_BITS - shift, weight).T.to(self.dtype), ACT_MAX)
@@ -180,12 +185,16 @@ class Decoder:
             """The frame without correction, the means of its tokens, and what the blocks start from."""
             y = y.to(self.dtype)
             total, rest, unit = torch.zeros((), dtype=exact, device=y.device), y, 1
-            # digits to the base 128, -64..63: small enough for the product; three of them hold any coefficient, and most
-            # have but one. On a GPU the host does not ask.
+            # digits to the base 128, -64..63: small enough for the product; three of them hold any coefficient, and
+            # most have but one. On a GPU the host does not ask.
             for digit in range(3):
                 if digit and y.device.type == "cpu" and not rest.any():
                     break
-                high = ((rest + _DIGIT // 2) * (1 / _DIGIT)).floor() if y.is_floating_point() else (rest + _DIGIT // 2) >> 7
+                high = (
+                    ((rest + _DIGIT // 2) * (1 / _DIGIT)).floor()
+                    if y.is_floating_point()
+                    else (rest + _DIGIT // 2) >> 7
+                )
                 total = total + unit * synthesis.product(rest - _DIGIT * high).to(exact)
                 rest, unit = high, unit * _DIGIT
             total = total.clamp_(-(1 << 24), 1 << 24)
@@ -225,7 +234,9 @@ class Decoder:
 
         def correct(x: Tensor, step: Tensor) -> Tensor:
             correction = self.out(normalise(x))
-            return multiply_shift(correction.to(exact), step.to(exact), CORRECTION_BITS + STEP_BITS - PIXEL_BITS).to(self.dtype)
+            return multiply_shift(correction.to(exact), step.to(exact), CORRECTION_BITS + STEP_BITS - PIXEL_BITS).to(
+                self.dtype
+            )
 
         coded = coded + overlap(in_parts(correct, x, step))
         return smooth(scale(coded + (128 << PIXEL_BITS), -PIXEL_BITS, 0, 255), q.smooth[condition.quality - 1])
@@ -234,8 +245,8 @@ class Decoder:
 def smooth(x: Tensor, most: int) -> Tensor:
     """Soften the borders of tokens, which else would show as blocks, by at most `most`, 0..2, on each side.
 
-    x: pixels 0..255, integers (B, 3, H, W), which is used up. First along rows, then along columns; p1 p0 | q0 q1 are the
-    pixels around a border. Steeper differences than blocks make, edges of the picture's own, stay as they are (compare
+    x: pixels 0..255, integers (B, 3, H, W), which is used up. First along rows, then along columns; p1 p0 | q0 q1 are
+    the pixels around a border. Steeper differences than blocks make, edges of the picture's own, stay as they are (compare
     ITU-T H.264, 8.7.2).
     """
     if not most:
