@@ -89,11 +89,19 @@ def _values(network: Unrounded) -> list[tuple[str, int, int]]:
     ]
 
 
+def _shapes(network: Unrounded) -> dict[str, torch.Size]:
+    """Of the tensors that `integers` gives."""
+    out = {name: t.shape for name, t in tables(network.frequency).items()}
+    for name, module in _matrices(network).items():
+        out[f"{name}.w"], out[f"{name}.shift"] = module.w.shape, module.w.shape[:1]
+    out |= {name: network.get_parameter(name).shape for name, _, _ in _values(network)}
+    return out | {"basis": network.basis.shape}
+
+
 @torch.no_grad()
 def restore(network: Unrounded, stored: dict[str, Tensor]) -> None:
     """Fill a network from the integers of `integers`. Raises ValueError if they are not those of its configuration."""
-    expected = {name: t.shape for name, t in integers(network).items()}
-    if {name: t.shape for name, t in stored.items()} != expected:
+    if {name: t.shape for name, t in stored.items()} != _shapes(network):
         raise ValueError("other tensors than the configuration asks for")
     gains = _gains(network)
     for name, module in _matrices(network).items():

@@ -98,7 +98,7 @@ class Prior:
         return (table[row] * (99 - part) + table[row + 1] * part + 49) // 99
 
     def _phase(self, phase: int, x: Tensor, *known: Tensor) -> list[Tensor]:
-        """The blocks for one phase, x: (B, Hc, Wc, width). `known`: keys and values of the phases before, a pair a block.
+        """The blocks for one phase, x: (B, Hc, Wc, width). `known`: keys and values of the phases before, by block.
 
         Returns the sum that the last layer sees, and the keys and values with those of this phase.
         """

@@ -11,8 +11,8 @@ from ..objective import Objective
 from .unrounded import Frame, Unrounded
 
 RATE = 0.05  # of the first step, in quantiser steps a coefficient
-# A coefficient moves by a whole step, so what counts is the distortion's slope half way, at 1/2. For a squared error that
-# is worth 20 bits / step**2 a pixel value (`Objective.psnr`), three of them a pixel, the slope grows by 2 * 20 / 3.
+# A coefficient moves by a whole step, so what counts is the distortion's slope half way, at 1/2. For a squared error
+# that is worth 20 bits / step**2 a pixel value (`Objective.psnr`), three of them a pixel, it grows by 2 * 20 / 3.
 CURVATURE = 2 * 20 / 3
 MOST = 1 << 12  # tokens that are worked on at once
 

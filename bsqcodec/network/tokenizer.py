@@ -246,8 +246,8 @@ def smooth(x: Tensor, most: int) -> Tensor:
     """Soften the borders of tokens, which else would show as blocks, by at most `most`, 0..2, on each side.
 
     x: pixels 0..255, integers (B, 3, H, W), which is used up. First along rows, then along columns; p1 p0 | q0 q1 are
-    the pixels around a border. Steeper differences than blocks make, edges of the picture's own, stay as they are (compare
-    ITU-T H.264, 8.7.2).
+    the pixels around a border. Steeper differences than blocks make, edges of the picture's own, stay as they are
+    (compare ITU-T H.264, 8.7.2).
     """
     if not most:
         return x
