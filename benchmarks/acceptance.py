@@ -67,7 +67,7 @@ def rates(images, model) -> None:
             encoder.write(picture)
             encoder.close()
             total += 8 * encoder.size / (picture.shape[0] * picture.shape[1])
-            excess.append((8 * encoder.size, encoder.stats.bits))
+            excess.append((8 * encoder.size, encoder.bits))
         means.append(total / len(pictures))
     rising = sum(b > a for a, b in zip(means, means[1:]))
     print(
@@ -89,7 +89,7 @@ def drift(video, model) -> None:
         decoded, bits = [], []
         for t, frame in enumerate(frames):
             decoded += encoder.write(frame, t)
-            bits.append(encoder.stats.bits + encoder.stats.vector_bits)
+            bits.append(encoder.stats.bits + encoder.stats.side_bits)
         which = (0, 1, len(frames) - 1)
         found = ", ".join(f"{psnr(frames[t], decoded[t]):.2f}" for t in which)
         share = np.mean(bits[1:]) / bits[0]
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=6, help="rates of every n-th image only")
     arguments = parser.parse_args()
     images = sorted(arguments.images.glob("*.png"))
-    model = load_model("small")
+    model = load_model()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         speed(images[0], folder)

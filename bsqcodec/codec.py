@@ -22,7 +22,7 @@ from .errors import FormatError
 from .model import Model
 from .motion import MOTION_LAMBDA, VECTOR_LAMBDA, compensate, find, mean
 from .network import TOKEN, Condition, Context
-from .order import DROP, Place, coding_order, mini_gop
+from .order import DROP, MAX_MINI_GOP, Place, coding_order, mini_gop
 from .tune import TUNES, tune_number
 from .vectors import LIMIT, VectorCoder
 
@@ -31,7 +31,6 @@ _T = TypeVar("_T")
 GROUP_HEADER = 4  # bytes
 PREDICTED = 0x80
 MINI_GOP = 4  # frames from one anchor to the next where an encoder is free to choose
-MAX_MINI_GOP = 16
 SOME = 65208  # of ONE: how likely a B frame has a reference
 BOTH = 49152  # and two, if it has any
 # Motion of the tune perceptual is weighed as if the step were so much finer than that of a token of class 0.

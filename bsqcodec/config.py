@@ -29,8 +29,9 @@ class ModelConfig:
     def __post_init__(self):
         sizes = {k: v for k, v in asdict(self).items() if k != "name"}
         for key, value in sizes.items():
-            if type(value) is not int or not 1 <= value <= 4096:
-                raise ValueError(f"{key} is {value!r}, not an integer of 1..4096")
+            # the L1 norm of more channels than 511 could pass what float32 holds exactly
+            if type(value) is not int or not 1 <= value <= 511:
+                raise ValueError(f"{key} is {value!r}, not an integer of 1..511")
         if self.prior_width % 32:
             raise ValueError(f"prior_width is {self.prior_width}, no multiple of the 32 channels of a head")
 

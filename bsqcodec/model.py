@@ -67,19 +67,24 @@ def model_id(config: ModelConfig, tensors: dict[str, Tensor]) -> bytes:
 def save_model(network: Unrounded, path: str | Path, objective: Objective | None = None) -> bytes:
     """Write a model file, beside it first and then under its name; returns its id.
 
-    objective: what the network was trained for.
+    objective: what the network was trained for. Raises AssertionError if a sum in it could pass what is exact.
     """
     tensors = integers(network)
+    objective = objective or Objective()
+    Network(network.config, tensors, objective, torch.device("cpu"))  # which refuses sums that would not be exact
     identity = model_id(network.config, tensors)
     stored = {name: narrow(t) for name, t in tensors.items()}
     metadata = {
         "config": json.dumps(network.config.to_dict()),
-        "objective": json.dumps((objective or Objective()).to_dict()),
+        "objective": json.dumps(objective.to_dict()),
         "id": identity.hex(),
         "encoder": encoder_hash(stored),
     }
     beside = f"{path}.partial"
     safetensors.torch.save_file(stored, beside, metadata=metadata)
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(beside, 0o666 & ~mask)  # the library keeps others from reading it
     os.replace(beside, path)
     return identity
 

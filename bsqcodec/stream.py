@@ -19,6 +19,7 @@ from typing import BinaryIO, NamedTuple
 
 from .errors import FormatError
 from .info import AudioPacket, AudioTrack, MediaInfo
+from .order import MAX_MINI_GOP
 
 MAGIC = b"BSQ\x1a"
 VERSION = 1  # the only one that is read or written
@@ -499,7 +500,8 @@ class StreamReader:
 
 def _unpack_gop(offset: int, body: bytes) -> Gop:
     fields = Fields(body)
-    first, frames, start = fields.varint(1 << 48), fields.varint(len(body)), fields.signed()
+    # every anchor has a byte
+    first, frames, start = fields.varint(1 << 48), fields.varint(MAX_MINI_GOP * len(body)), fields.signed()
     steps: list[int] = []
     if frames > 1:
         step = fields.varint()

@@ -1,5 +1,6 @@
 """Shared fixtures. Networks with random weights of a realistic scale exercise every layer, unlike freshly made ones."""
 
+import math
 import sys
 
 import pytest
@@ -7,42 +8,62 @@ import torch
 
 from bsqcodec.__main__ import main
 from bsqcodec.config import ModelConfig
-from bsqcodec.network import Network
+from bsqcodec.model import Model, load_model
+from bsqcodec.network.export import integers
+from bsqcodec.network.unrounded import Mat, Norm, Unrounded, initialise
+from bsqcodec.objective import Objective
 
 TINY = ModelConfig(
-    name="tiny",
-    planes=(2, 8, 16),
-    groups=(10, 4, 12),
-    encoder_width=32,
-    encoder_blocks=1,
-    decoder_width=32,
-    decoder_blocks=2,
-    detail_width=36,
-    detail_blocks=1,
-    prior_width=32,
-    prior_blocks=2,
-    prior_head=32,
+    name="tiny", fine_width=18, fine_blocks=1, width=36, blocks=1, prior_width=32, prior_blocks=1, prior_head=32
 )
 
 
-def random_network(config: ModelConfig = TINY) -> Network:
-    torch.manual_seed(1)
-    network = Network(config)
+def random_network(config: ModelConfig = TINY) -> Unrounded:
+    """A network with the 16x16 DCT as its transform; what its blocks add to a picture is noise, but not much."""
+    generator = torch.Generator().manual_seed(1)
+    network = Unrounded(config)
+    initialise(network, *_cosines())
     with torch.no_grad():
+        for name, module in network.named_modules():
+            if isinstance(module, Norm):
+                module.w.copy_(0.4 + 0.1 * torch.randn(module.w.shape, generator=generator))
+            elif isinstance(module, Mat):
+                small = 0.1 if name in ("e_out", "d_out") or name.startswith("p_out") else 1.0
+                w = module.w
+                w.copy_(small * torch.randn(w.shape, generator=generator) * w.shape[1] ** -0.5)
         for name, p in network.named_parameters():
-            if name.endswith(("gain.anchors", "levels")) or "thresholds" in name:
-                p.mul_(1 + 0.2 * torch.randn_like(p))
-            elif p.dim() > 1:
-                p.copy_(torch.randn_like(p) * p.shape[-1] ** -0.5)
-            else:
-                p.copy_(torch.randn_like(p) * 0.3)
-        network.prior.active[:, :50] //= 2  # so that some bits are not coded
+            if name.endswith((".bias", "p_phase")):
+                p.copy_(0.3 * torch.randn(p.shape, generator=generator))
     return network.requires_grad_(False)
 
 
-@pytest.fixture
-def network() -> Network:
-    return random_network()
+def _cosines() -> tuple[torch.Tensor, torch.Tensor]:
+    """A basis for `initialise`, a column a coefficient, and variances as of photographs, in falling order."""
+    i = torch.arange(16)
+    dct = torch.cos(math.pi * (i + 0.5) * i[:, None] / 16) * torch.where(i == 0, 0.25, 8**-0.5)[:, None]
+    colours = torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]])
+    colours /= colours.norm(dim=1, keepdim=True)
+    basis = torch.einsum("pc,ia,jb->pijcab", colours, dct, dct).reshape(768, 768)
+    radius = (i[:, None] ** 2 + i**2).sqrt()
+    power = torch.tensor([1.0, 0.1, 0.03])[:, None, None] * 4e5 / (1 + radius) ** 3
+    variance, order = power.flatten().sort(descending=True)
+    return basis[order].T.contiguous(), variance
+
+
+def random_model(config: ModelConfig = TINY, name: str = "tiny") -> Model:
+    return Model(config, integers(random_network(config)), Objective(), name)
+
+
+@pytest.fixture(scope="session")
+def model() -> Model:
+    """The default model."""
+    return load_model("bsq1")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Model:
+    """A model of a random network: fast, and with every layer at work."""
+    return random_model()
 
 
 def exit_status(*words) -> int:

@@ -1,6 +1,6 @@
 """Encode and decode a long video in separate processes, and see whether their memory grows with its length.
 
-    python tests/long.py --frames 100000 [--width 32 --height 32] [--model small]
+    python tests/long.py --frames 100000 [--width 32 --height 32] [--model bsq1]
 
 The video goes through pipes (y4m), so that it is nowhere on the disk. The resident size of each process is sampled all
 along; the first fifth, in which caches fill, is left out, and a line is fitted to the rest. The exit status says
@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-import fuzz
 import numpy as np
+from conftest import random_network
 from skimage import data
 from tqdm import tqdm
 
@@ -96,7 +96,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         model = options.model or str(Path(name, "tiny.safetensors"))
         if not options.model:
-            save_model(fuzz.tiny_model().network, model)
+            save_model(random_network(), model)
         stream = Path(name, "long.bsq")
         encoder = subprocess.Popen(
             command("encode", "-", stream, "--model", model), stdin=subprocess.PIPE, stdout=subprocess.PIPE

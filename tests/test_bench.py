@@ -28,12 +28,14 @@ pytest.importorskip("pytorch_msssim")
 import click
 import skimage.data
 from click.testing import CliRunner
+from conftest import random_network
 from PIL import Image
 
 from bsqcodec import api, colour, model, stream
 from bsqcodec.bench import anchors, bdrate, datasets, metrics, report, runner
 from bsqcodec.bench.command import bench, compare
 from bsqcodec.errors import BsqError
+from bsqcodec.objective import Objective
 
 RATE = np.array([0.1, 0.2, 0.4, 0.8, 1.6])
 QUALITY = np.array([28.0, 30.5, 33.1, 35.8, 38.0])
@@ -688,22 +690,23 @@ def test_compare(pictures, clip, tmp_path):
 
 
 @pytest.fixture
-def ours(network, monkeypatch) -> Iterator[model.Model]:
-    """A model that is found under the name "tiny", and by its id."""
-    ready = model.Model(network, "tiny")
+def ours(tmp_path_factory, monkeypatch) -> Iterator[Path]:
+    """The file of a model that is found by its path, and by its id."""
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    model.save_model(random_network(), path)
     loads = []
-    monkeypatch.setattr(anchors, "load_model", lambda name, device: loads.append(name) or ready)
-    monkeypatch.setattr(api, "find_model", lambda identity, device: ready)
+    monkeypatch.setattr(anchors, "load_model", lambda name, device: loads.append(name) or model.load_model(name))
+    monkeypatch.setattr(api, "find_model", lambda identity, device: model.load_model(str(path)))
     anchors._model.cache_clear()
     anchors._digest.cache_clear()
-    yield ready
-    assert loads == ["tiny"]  # once a process
+    yield path
+    assert loads == [str(path)]  # once a process
     anchors._model.cache_clear()
     anchors._digest.cache_clear()
 
 
 def test_ours_is_a_file(ours, pictures, clip, tmp_path):
-    codec = anchors.Bsq(anchors.Settings(gop=2, model="tiny"))
+    codec = anchors.Bsq(anchors.Settings(gop=2, model=str(ours)))
     listing = datasets.load(str(clip))
     (record,) = runner.run(runner.tasks_for(listing.items, [codec], {"bsq": (50,)}, ("psnr",), 3, 1), tmp_path)
     assert record["frames"] == 3 and record["load_seconds"] > 0 and math.isfinite(record["metrics"]["psnr-rgb"])
@@ -721,7 +724,7 @@ def test_ours_is_a_file(ours, pictures, clip, tmp_path):
 
     picture = np.asarray(Image.open(pictures / "one.png"))[:40, :33]
     (data,) = codec.encode(iter([picture]), 0, 50)
-    assert data == api.encode_image(picture, 50, ours)
+    assert data == api.encode_image(picture, 50, str(ours))
     with pytest.raises(BsqError, match="not a whole number"):
         codec.encode(iter([picture]), 0, 50.5)
 
@@ -729,14 +732,18 @@ def test_ours_is_a_file(ours, pictures, clip, tmp_path):
 def test_key_of_ours_tells_weights_and_versions_apart(ours, pictures, monkeypatch):
     def key() -> str:
         anchors._digest.cache_clear()
-        codec = anchors.Bsq(anchors.Settings(model="tiny"))
+        codec = anchors.Bsq(anchors.Settings(model=str(ours)))
         (task,) = runner.tasks_for(datasets.load(str(pictures / "one.png")).items, [codec], {"bsq": (50,)}, (), 1, 1)
         return task.key
 
+    network, identity = model.read_network(ours)
     keys = [key(), key()]
-    assert keys[0] == keys[1] and ours.id.hex() in keys[0] and "model tiny" in keys[0]
-    next(ours.network.encoder.parameters()).data.view(-1)[0] += 1
+    assert keys[0] == keys[1] and identity.hex() in keys[0] and "model tiny" in keys[0]
+    network.e_in.w.data.view(-1)[0] += 1
+    assert model.save_model(network, ours) == identity
+    keys.append(key())
+    assert model.save_model(network, ours, Objective(mse=0.08)) == identity
     keys.append(key())
     monkeypatch.setattr(stream, "VERSION", stream.VERSION + 1)
     keys.append(key())
-    assert len(set(keys)) == 3
+    assert len(set(keys)) == 4

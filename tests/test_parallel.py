@@ -19,6 +19,7 @@ import bsqcodec
 from bsqcodec import BsqError, FormatError, cluster, parallel
 from bsqcodec.ahead import read_ahead
 from bsqcodec.cluster import Cluster
+from bsqcodec.config import DEFAULT
 from bsqcodec.errors import ModelError
 from bsqcodec.info import AudioPacket, Frame
 from bsqcodec.model import load_model
@@ -148,7 +149,7 @@ def test_a_cluster_that_fails_is_one_line(clip, scheduler, tmp_path, monkeypatch
     monkeypatch.setattr(cluster, "_PATIENCE", 1)
     with Cluster(scheduler, None, bytes(8)) as workers, pytest.raises(ModelError, match="not installed"):
         next(workers.encode([Frame(np.zeros((16, 16, 3), np.uint8), 0)], 1, 50, 0, 1))
-    with Cluster(scheduler, "small", bytes(8)) as workers, pytest.raises(ModelError, match="another model"):
+    with Cluster(scheduler, DEFAULT, bytes(8)) as workers, pytest.raises(ModelError, match="another model"):
         next(workers.encode([Frame(np.zeros((16, 16, 3), np.uint8), 0)], 1, 50, 0, 1))
     with Cluster(scheduler, None, load_model().id) as workers, pytest.raises(BsqError, match="gave up"):
         workers.decode(b"", "no height", 16, 1, 1).result()

@@ -1,9 +1,8 @@
-"""Finding a quality for a rate, and keeping quality along a group."""
+"""Finding a quality for a rate."""
 
-import numpy as np
 import pytest
 
-from bsqcodec.rate import GroupQuality, RateControl, find_quality
+from bsqcodec.rate import RateControl, find_quality
 
 
 @pytest.mark.parametrize("slope", [0.02, 0.06, 0.15])
@@ -33,21 +32,3 @@ def test_control_reaches_the_size():
         size += 32 * 2000 * (1 + group / 20) * 2 ** (0.06 * (control.quality - 60)) / 8
         control.next(32 * (group + 1), int(size), 0)
     assert 8 * size / 640 == pytest.approx(1000, rel=0.1)
-
-
-def frame(error):
-    return np.full((4, 4, 3), 100 + error, np.uint8)
-
-
-def test_quality_rises_where_the_error_grows():
-    quality = GroupQuality()
-    assert quality.of_next(40) == 40
-    quality.seen("I", frame(0), frame(10))
-    assert quality.of_next(40) == 40
-    quality.seen("P", frame(0), frame(14))  # twice the squared error
-    assert quality.of_next(40) == 44  # the most
-    assert quality.of_next(98) == 100
-    quality.seen("P", frame(0), frame(5))
-    assert quality.of_next(40) == 40
-    quality.seen("I", frame(0), frame(14))  # a scene cut begins anew
-    assert quality.of_next(40) == 40

@@ -1,5 +1,6 @@
 """The encoder's search: better by its own measure, and nothing that a decoder could notice."""
 
+import importlib
 import io
 from fractions import Fraction
 
@@ -10,40 +11,67 @@ from conftest import exit_status
 from skimage import data as skdata
 
 import bsqcodec
-from bsqcodec import refine
 from bsqcodec.bench.metrics import psnr
-from bsqcodec.codec import GopEncoder, no_bits
+from bsqcodec.codec import GopEncoder, decode_gop
 from bsqcodec.info import MediaInfo
-from bsqcodec.model import load_model
-from bsqcodec.network import GRAY
-from bsqcodec.objective import cost, measure
+from bsqcodec.network import Condition
+from bsqcodec.network.quantiser import log2_step
 
-
-@pytest.fixture(scope="module")
-def model():
-    return load_model()
+refine = importlib.import_module("bsqcodec.network.refine")
 
 
 def picture(height: int, width: int, shift: int = 0) -> np.ndarray:
     return skdata.astronaut()[60 : 60 + height, 180 + shift : 180 + shift + width].copy()
 
 
-@pytest.mark.parametrize("quality", [50, 80])
-def test_the_search_finds_bits_of_lower_cost(model, quality):
-    frame = torch.from_numpy(picture(96, 128).transpose(2, 0, 1)[None]).float()
-    reference, before = torch.full_like(frame, GRAY), no_bits(model, 6, 8)
-    condition = torch.tensor([0]), torch.tensor([quality])
+@pytest.mark.parametrize("frame_type,quality,tune", [(0, 50, 0), (0, 75, 1), (1, 60, 0), (2, 60, 1)])
+@torch.inference_mode()
+def test_the_search_lowers_the_objective(model, frame_type, quality, tune):
+    """And the networks are left as they were."""
+    network, unrounded = model.network, model.network.unrounded
+    before = [p.clone() for p in unrounded.parameters()]
+    x = torch.from_numpy(picture(64, 80).transpose(2, 0, 1)[None]).float()
+    prediction = torch.from_numpy(picture(64, 80, 1).transpose(2, 0, 1)[None]).float() if frame_type else None
+    condition = Condition(frame_type, quality, tune)
+    context = network.context(condition, prediction, None if frame_type else network.classes(x))
+    level, one = torch.tensor([float(log2_step(quality))]), torch.ones(1)
+    frame = unrounded.condition(
+        x, level, tune * one, prediction, (frame_type == 2) * one, network.active(quality), torch.float32
+    )
 
-    def price(bits):
-        m, _ = measure(model.unrounded, bits, frame, reference, before, condition, refine.WEIGHTS)
-        return cost(model.unrounded, m.bpp, m.distortion, condition, refine.WEIGHTS)[0].item()
+    def price(y):
+        mean, scale = unrounded.prior(y.float(), frame)
+        rate = unrounded.bits(y.float(), y.float(), mean, scale, frame).sum((1, 2, 3)) / (64 * 80)
+        decoded = unrounded.decode(y.float(), frame)
+        return network.objective.cost(decoded, x, rate, level, tune * one, frame_type > 0).item()
 
-    with torch.inference_mode():
-        start = model.network.bits(frame, reference, condition)
-    found = refine.encode(model, frame, reference, before, condition, 4)
-    assert found.shape == start.shape and set(found.unique().tolist()) <= {0.0, 1.0}
-    assert not found[..., ~model.network.prior.active_mask(condition[1])[0]].any()
-    assert price(found) < 0.995 * price(start)
+    start = network.encode(x, context, condition)
+    found = network.encode(x, context, condition, 4)
+    assert found.shape == start.shape and found.dtype == torch.int32 and not found.requires_grad
+    assert price(found) < 0.998 * price(start)
+    assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, unrounded.parameters()))
+
+
+def test_no_steps_find_what_the_encoder_says(model):
+    """The search keeps the best it saw, the start among it: it cannot be worse."""
+    network = model.network
+    x = torch.from_numpy(picture(32, 48).transpose(2, 0, 1)[None]).float()
+    frame = network.unrounded.condition(
+        x, torch.tensor([4.0]), torch.zeros(1), k=network.active(50), dtype=torch.float32
+    )
+    start = network.unrounded.quantise(network.unrounded.coefficients(frame), frame)
+    assert torch.equal(refine.search(network.unrounded, frame, x, network.objective, 0), start)
+
+
+@pytest.mark.parametrize("tune", ["perceptual", "psnr"])
+def test_effort_never_breaks_the_round_trip(model, tune):
+    """I, P and B frames of odd sides; a prefix of what follows from the same frames."""
+    frames = [picture(29, 43, 2 * t) for t in range(4)]
+    encoder = GopEncoder(model, 29, 43, effort=2, mini=3, tune=tune)
+    decoded = [x for f in frames for x in encoder.push(f, 55)] + encoder.flush()
+    assert [s.kind for s in encoder.stats] == ["I", "P", "B", "B"]
+    out = list(decode_gop(model, encoder.finish(), 29, 43, 4))
+    assert len(out) == 4 and all(np.array_equal(a, b) for a, b in zip(out, decoded))
 
 
 def test_odd_frames_decode_as_the_encoder_said(model):

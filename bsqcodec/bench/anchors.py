@@ -21,7 +21,7 @@ from ..api import Decoder, Encoder, device_of
 from ..config import DEFAULT
 from ..errors import BsqError
 from ..info import MediaInfo
-from ..model import Model, load_model
+from ..model import Model, find_file, load_model
 from ..tune import DEFAULT_TUNE
 
 
@@ -306,12 +306,9 @@ def _model(name: str, device: str) -> tuple[Model, float]:
 
 
 @functools.lru_cache(1)
-def _digest(model: Model) -> str:
-    """Of all weights; the model's id leaves the encoder out."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.network.unrounded.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
+def _digest(name: str) -> str:
+    """Of the model's file; its id leaves out the encoder and what a search aims at."""
+    return hashlib.sha256(find_file(name).read_bytes()).hexdigest()[:12]
 
 
 class Bsq(Codec):
@@ -328,7 +325,7 @@ class Bsq(Codec):
 
     def options(self) -> str:
         model = self.model
-        weights = f"model {model.name} (id {model.id.hex()}, weights {_digest(model)})"
+        weights = f"model {model.name} (id {model.id.hex()}, file {_digest(self.settings.model)})"
         effort = f", effort {self.effort}" if self.effort else ""
         delay = ", low delay" if self.low_delay else ""
         version = f".bsq file of stream version {stream.VERSION}"

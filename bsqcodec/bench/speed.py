@@ -115,10 +115,11 @@ def _ours(job: dict[str, Any]) -> dict[str, Any]:
     network, clock = model.network, _Clock()
     for owner, attribute, part in (
         (codec, "find", "motion"), (codec.vector_search, "refine", "motion"), (codec, "compensate", "motion"),
-        (network, "bits", "tokenizer"),
-        (network.decoder, "forward", "tokenizer"), (network.prior, "run", "prior"),
+        (network, "classes", "tokenizer"), (network, "context", "tokenizer"), (network, "encode", "tokenizer"),
+        (network, "decode", "tokenizer"), (network, "code", "prior"),
         (BitEncoder, "encode", "range coder"), (BitDecoder, "decode", "range coder"),
         (codec.VectorCoder, "encode", "range coder"), (codec.VectorCoder, "decode", "range coder"),
+        (codec.gains, "encode_classes", "range coder"), (codec.gains, "decode_classes", "range coder"),
     ):  # fmt: skip
         clock.watch(owner, attribute, part)
     result: dict[str, Any] = {"load": load, "parts": {}}
@@ -301,11 +302,11 @@ def run(
 def machine(device: str) -> dict[str, Any]:
     import torch
 
-    from .. import exact
+    from ..network import layers
     from .report import machine as described
 
     found = {"machine": described(), "python": platform.python_version(), "torch": torch.__version__}
-    return found | {"device": device, "int8 products": exact.int8_is_exact()}
+    return found | {"device": device, "int8 products": layers.int8_is_exact()}
 
 
 def growth(result: dict[str, Any], what: str, threads: int) -> str:

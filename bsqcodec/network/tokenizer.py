@@ -257,10 +257,11 @@ def smooth(x: Tensor, most: int) -> Tensor:
             continue
         borders = x.narrow(axis, TOKEN - 3, x.shape[axis] - TOKEN + 3).unfold(axis, 6, TOKEN)
         p2, p1, p0, q0, q1, q2 = borders.clone().unbind(-1)
-        d = scale(4 * (q0 - p0) + p1 - q1, -3, -most, most) * ((p0 - q0).abs() < 6 * most)
+        soft = (p0 - q0).abs() < 6 * most
+        d = scale(4 * (q0 - p0) + p1 - q1, -3, -most, most) * soft
         half = most >> 1
-        more_p = scale(p2 + p0 - 2 * p1 + 2 * d, -2, -half, half)
-        more_q = scale(q2 + q0 - 2 * q1 - 2 * d, -2, -half, half)
+        more_p = scale(p2 + p0 - 2 * p1 + 2 * d, -2, -half, half) * soft
+        more_q = scale(q2 + q0 - 2 * q1 - 2 * d, -2, -half, half) * soft
         borders.copy_(torch.stack([p2, p1 + more_p, p0 + d, q0 - d, q1 + more_q, q2], -1))
     return x.clamp_(0, 255)
 
