@@ -48,8 +48,12 @@ def test_scale_agrees_with_integer_shift():
 
 def test_multiply_shift_is_exact_where_float32_is_not():
     g = torch.Generator().manual_seed(0)
-    x = torch.cat([torch.randint(-(1 << 24), 1 << 24, (2000,), generator=g), torch.tensor([1 << 24, -(1 << 24), 3, -3])])
-    factor = torch.cat([torch.randint(1, 1 << 21, (2000,), generator=g), torch.tensor([1 << 21, 1 << 21, 1 << 17, 1 << 17])])
+    x = torch.cat(
+        [torch.randint(-(1 << 24), 1 << 24, (2000,), generator=g), torch.tensor([1 << 24, -(1 << 24), 3, -3])]
+    )
+    factor = torch.cat(
+        [torch.randint(1, 1 << 21, (2000,), generator=g), torch.tensor([1 << 21, 1 << 21, 1 << 17, 1 << 17])]
+    )
     for bits in (18, 25):
         expected = torch.tensor([half_up(Fraction(a * b, 1 << bits)) for a, b in zip(x.tolist(), factor.tolist())])
         assert torch.equal(multiply_shift(x, factor, bits), expected)
@@ -105,7 +109,7 @@ def test_linear_is_the_same_in_int8_float32_and_int64(into, monkeypatch):
 def test_int8_products_are_made_where_a_cpu_has_them(monkeypatch):
     """Whatever this machine has: the path is taken, through a product that is right."""
     monkeypatch.setattr(layers, "int8_is_exact", lambda: True)
-    monkeypatch.setattr(torch, "_int_mm", lambda a, b: (a.int() @ b.int()))
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: a.int() @ b.int())
     g = torch.Generator().manual_seed(0)
     for most in (127, 1 << 13):
         weight = torch.randint(-most, most + 1, (9, 15), generator=g)
@@ -212,7 +216,10 @@ def test_attention_against_the_definition():
     bias = torch.randint(-1000, 1000, (1, 16, 64), generator=g)
     got = block._attend(q.float(), k.float(), v.float(), bias.float(), None)[0, 0]
     for i in range(16):
-        s = [sum(a * b for a, b in zip(q[0, 0, i].tolist(), key)) + c for key, c in zip(k[0, 0].tolist(), bias[0, i].tolist())]
+        s = [
+            sum(a * b for a, b in zip(q[0, 0, i].tolist(), key)) + c
+            for key, c in zip(k[0, 0].tolist(), bias[0, i].tolist())
+        ]
         e = [max(0, 255 + (t - max(s)) // 64) ** 2 // 256 for t in s]
         for c in range(32):
             assert got[i, c] == half_up(Fraction(sum(w * row[c] for w, row in zip(e, v[0, 0].tolist())), sum(e)))

@@ -101,7 +101,7 @@ def test_probabilities_are_possible_and_decoding_asks_for_the_same(tiny):
         seen, coded = steps(tiny.network, context, condition, y)
         given = iter(seen)
 
-        def decode(p, bits):
+        def decode(p, bits, given=given):
             expected, known = next(given)
             assert bits is None and np.array_equal(p, expected)
             return known
@@ -299,7 +299,9 @@ def test_model_file_round_trip(tmp_path, tiny):
     assert loaded.id == identity == tiny.id and loaded.name == "tiny"
     assert loaded.network.objective == objective and loaded.network.config == TINY
     network, found = read_network(path)
-    assert found == identity and all(torch.equal(a, b) for a, b in zip(integers(network).values(), integers(random_network()).values()))
+    assert found == identity and all(
+        torch.equal(a, b) for a, b in zip(integers(network).values(), integers(random_network()).values())
+    )
 
 
 def test_a_flipped_byte_is_refused(tmp_path):
