@@ -43,6 +43,7 @@ ONE = 1 << 16  # scale of the probabilities
 SIGMOID_REACH = 20  # the table holds the sigmoid at -20, -20 + 1/16 .. 20
 SIGMOID_BITS = 32
 _CERTAIN = 14  # scales beyond which a value is not coded: exp(-14) = 2**-20 likely
+ESCAPE_MAX = (1 << 16) - 1  # by so much a value can pass the bound of its planes
 _ESCAPE = 16  # of ONE: least probability that a value at the bound of its planes passes it
 _UNITS = 16 * 3 ** np.arange(PLANES + 1, dtype=np.int64)  # half of the interval of so many planes, in 1/32 steps
 
@@ -152,7 +153,8 @@ class Quantiser:
             far = 32 * most[at] - sign * mean[at]
             tail, beyond = ((1 << SIGMOID_BITS) - self._logistic(far + k, inverse[at]) for k in (-16, 16))
             p = (beyond * ONE // np.maximum(tail, 1)).clip(_ESCAPE, ONE // 2)
-            out[at] += sign * _escape(p, coder, None if y is None else np.abs(y[at]) - most[at])
+            over = None if y is None else (np.abs(y[at]) - most[at]).clip(max=ESCAPE_MAX)
+            out[at] += sign * _escape(p, coder, over)
         return out
 
     def _logistic(self, z: np.ndarray, inverse: np.ndarray) -> np.ndarray:
