@@ -3,7 +3,7 @@
     python reference_decoder.py FILE.bsq [--model PATH]
 
 prints the MD5 of all frames, uint8 RGB in raster order, as `bsqcodec decode --md5` does. The model is that of ../models
-with the id in the stream. All is int64, but for matrix products in float64: they are exact, for no sum reaches 2**53.
+with the id in the stream. All is int64, but for the products of `linear` in float64: they are exact, for no sum reaches 2**53.
 """
 
 import argparse
@@ -16,15 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-# fmt: off
-TAPS = np.array([[0,0,0,64,0,0,0,0],[-1,4,-10,58,17,-5,1,0],[-1,4,-11,40,40,-11,4,-1],[0,1,-5,17,58,-10,4,-1]])
-VECTOR_START = [
-    4,38,63,13,38,62,73,54,64,111,101,91,64,148,137,115,94,167,192,161,3,30,31,8,34,64,59,52,52,117,96,87,54,143,120,
-    105,60,142,145,113,45,147,205,138,45,81,108,65,82,138,135,117,100,182,177,154,149,200,215,198,139,107,117,182,188,190,
-    190,150,112,70,75,128,145,133,107,130,95,81,107,132,110,191,162,135,113,87,102,227,220,213,199,175,119,128,71,82,85,76,
-    98,89,96,21,64,128,128]
-CLASS_START = [74,115,141,154,220,128,128,128,15,26,38,51,118]
-# fmt: on
+TAPS = np.array(
+    "0 0 0 64 0 0 0 0 -1 4 -10 58 17 -5 1 0 -1 4 -11 40 40 -11 4 -1 0 1 -5 17 58 -10 4 -1".split(), int
+).reshape(4, 8)
+VECTOR_START = """
+    4 38 63 13 38 62 73 54 64 111 101 91 64 148 137 115 94 167 192 161 3 30 31 8 34 64 59 52 52 117 96 87 54 143 120
+    105 60 142 145 113 45 147 205 138 45 81 108 65 82 138 135 117 100 182 177 154 149 200 215 198 139 107 117 182
+    188 190 190 150 112 70 75 128 145 133 107 130 95 81 107 132 110 191 162 135 113 87 102 227 220 213 199 175 119
+    128 71 82 85 76 98 89 96 21 64 128 128
+"""
+CLASS_START = "74 115 141 154 220 128 128 128 15 26 38 51 118"
 GROUPS, PHASES = (8, 24, 64, 96, 224, 352), ((0, 0), (1, 1), (0, 1), (1, 0))
 UNIT = np.array([91, 64, 45, 32, 23, 16, 11])
 SIZES = ("fine_width", "fine_blocks", "width", "blocks", "prior_width", "prior_blocks", "prior_head")
@@ -42,8 +43,8 @@ def clip(x, low, high=None):
     return np.clip(x, -low, low) if high is None else np.clip(x, low, high)
 
 
-def product(a, b):
-    return np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(np.int64)
+def contexts_of(table):
+    return [[256 - int(t), int(t)] for t in table.split()]
 
 
 class Reader:  # section 1
@@ -56,11 +57,8 @@ class Reader:  # section 1
         return self.data[self.at - n : self.at]
 
     def v(self):
-        n, i, byte = 0, 0, 128
-        while byte > 127:
-            byte = self.take(1)[0]
-            n, i = n | (byte & 127) << i, i + 7
-        return n
+        byte = self.take(1)[0]
+        return byte if byte < 128 else byte - 128 | self.v() << 7
 
     def checksum(self, start):
         crc = zlib.crc32(self.data[start : self.at])
@@ -177,7 +175,7 @@ def read_vectors(coder, n, rows, columns, expected):  # section 5
 
 
 def read_classes(coder, rows, columns):  # section 6
-    field, n = np.zeros((rows, columns), np.int64), [[256 - t, t] for t in CLASS_START]
+    field, n = np.zeros((rows, columns), np.int64), contexts_of(CLASS_START)
     for step in pyramid(rows, columns):
         around = [[int(field[place]) for place in places] for _, places in step]
         guess = [(2 * sum(v) + len(v)) // (2 * len(v)) if v else 0 for v in around]
@@ -220,7 +218,7 @@ class Model(dict):  # sections 7 and 8
         self.id = sha.digest()[:8]
 
     def linear(self, name, x, i=5, o=6, limit=1 << 15):
-        return clip(r(product(x, self[f"{name}.w"]), self[f"{name}.shift"] + i - o), limit)
+        return clip(r((x @ self[f"{name}.w"]).astype(np.int64), self[f"{name}.shift"] + i - o), limit)
 
     def shift_blocks(self, stack, count, x):
         (height, width, n), m = x.shape, x.shape[-1] // 9
@@ -246,9 +244,9 @@ class Model(dict):  # sections 7 and 8
             dy, dx = np.moveaxis(cells[:, None] - cells, -1, 0)
             index = [((dy + 3) * 7 + dx + 3) * 16 + 4 * phase + p for p in range(phase + 1)]
             queries = q[at].reshape(-1, n // 32, 32).transpose(1, 0, 2)
-            score = product(queries, keys.transpose(1, 2, 0)) + bias[:, np.concatenate(index, 1)]
+            score = queries @ keys.transpose(1, 2, 0) + bias[:, np.concatenate(index, 1)]
             e = np.maximum(0, 255 + ((score - score.max(-1, keepdims=True)) >> 6)) ** 2 >> 8
-            o = div(product(e, values.transpose(1, 0, 2)), e.sum(-1, keepdims=True))
+            o = div(e @ values.transpose(1, 0, 2), e.sum(-1, keepdims=True))
             out[at] = o.transpose(1, 0, 2).reshape(out[at].shape)
         return x + self.linear(f"{s}.b", np.concatenate([out.reshape(x.shape), np.maximum(0, y[..., 3 * n :])], -1))
 
@@ -285,7 +283,7 @@ def decode_frame(model, coder, kind, quality, tune, prediction, classes):
         classes = (model["quantiser.contrast"] <= spread[..., None]).sum(-1) - 3
     step, weight = model["quantiser.step"][tune, quality - 1][classes + 3][..., None], model["quantiser.weight"][tune]
     active, level, smooth = (model[f"quantiser.{name}"][quality - 1] for name in ("active", "level", "smooth"))
-    seen = clip(div(30 * product(clip(p, 127), div(model["basis"] << 11, weight)), step), 2400)
+    seen = clip(div(30 * (clip(p, 127) @ div(model["basis"] << 11, weight)), step), 2400)
     seen = views(seen * (np.arange(768) < active))
 
     def features(mean):
@@ -320,7 +318,7 @@ def decode_frame(model, coder, kind, quality, tune, prediction, classes):
     y = y[:rows, :columns]
 
     # section 10
-    x = clip(r(clip(product(y, r(model["basis"] * weight, 12).T), 1 << 24) * step, 18) + 16 * p, 1 << 13)
+    x = clip(r(clip(y @ r(model["basis"] * weight, 12).T, 1 << 24) * step, 18) + 16 * p, 1 << 13)
     mean = div(x.sum(-1), 768)
     a = model.linear("d_in", views(60 * y), i=6) + model.linear("d_feature", features(r(mean, 4)))
     a = model.shift_blocks("d16", "blocks", a + model.linear("d_prediction", seen, i=6) if kind else a)
@@ -397,7 +395,7 @@ def decode_group(model, payload, frames, width, height):
         if b is not None:
             references = [] if not coder.bit(65208) else [a, b] if coder.bit(49152) else [b if coder.bit(32768) else a]
         elif not references:
-            contexts = [[[256 - t, t] for t in VECTOR_START] for _ in "PB"]
+            contexts = [contexts_of(VECTOR_START) for _ in "PB"]
         for to in references:
             expected = None
             for g, other in ((a, b), (b, a), (f, None)):  # the last of these that has a field
