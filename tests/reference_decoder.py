@@ -3,7 +3,7 @@
     python reference_decoder.py FILE.bsq [--model PATH]
 
 prints the MD5 of all frames, uint8 RGB in raster order, as `bsqcodec decode --md5` does. The model is that of ../models
-with the id in the stream. All is int64, but for the products of `linear` in float64: they are exact, for no sum reaches 2**53.
+with the id in the stream. All is int64, but for the products of `linear`, which are float64: exact below 2**53.
 """
 
 import argparse
@@ -16,18 +16,20 @@ from pathlib import Path
 
 import numpy as np
 
-TAPS = np.array(
-    "0 0 0 64 0 0 0 0 -1 4 -10 58 17 -5 1 0 -1 4 -11 40 40 -11 4 -1 0 1 -5 17 58 -10 4 -1".split(), int
-).reshape(4, 8)
-VECTOR_START = """
+
+def numbers(text):
+    return np.array(text.split(), np.int64)
+
+
+TAPS = numbers("0 0 0 64 0 0 0 0 -1 4 -10 58 17 -5 1 0 -1 4 -11 40 40 -11 4 -1 0 1 -5 17 58 -10 4 -1").reshape(4, 8)
+VECTOR_START = numbers("""
     4 38 63 13 38 62 73 54 64 111 101 91 64 148 137 115 94 167 192 161 3 30 31 8 34 64 59 52 52 117 96 87 54 143 120
     105 60 142 145 113 45 147 205 138 45 81 108 65 82 138 135 117 100 182 177 154 149 200 215 198 139 107 117 182
     188 190 190 150 112 70 75 128 145 133 107 130 95 81 107 132 110 191 162 135 113 87 102 227 220 213 199 175 119
-    128 71 82 85 76 98 89 96 21 64 128 128
-"""
-CLASS_START = "74 115 141 154 220 128 128 128 15 26 38 51 118"
-GROUPS, PHASES = (8, 24, 64, 96, 224, 352), ((0, 0), (1, 1), (0, 1), (1, 0))
-UNIT = np.array([91, 64, 45, 32, 23, 16, 11])
+    128 71 82 85 76 98 89 96 21 64 128 128""")
+CLASS_START = numbers("74 115 141 154 220 128 128 128 15 26 38 51 118")
+BOUNDS, PHASES = (0, 8, 32, 96, 192, 416, 768), ((0, 0), (1, 1), (0, 1), (1, 0))
+UNIT = numbers("91 64 45 32 23 16 11")
 SIZES = ("fine_width", "fine_blocks", "width", "blocks", "prior_width", "prior_blocks", "prior_head")
 
 
@@ -43,10 +45,6 @@ def clip(x, low, high=None):
     return np.clip(x, -low, low) if high is None else np.clip(x, low, high)
 
 
-def contexts_of(table):
-    return [[256 - int(t), int(t)] for t in table.split()]
-
-
 class Reader:  # section 1
     def __init__(self, data):
         self.data, self.at = data, 0
@@ -56,9 +54,10 @@ class Reader:  # section 1
         assert self.at <= len(self.data), "it is cut short"
         return self.data[self.at - n : self.at]
 
-    def v(self):
+    def v(self, shift=0):
+        assert shift < 63, "an integer has more than 9 bytes"
         byte = self.take(1)[0]
-        return byte if byte < 128 else byte - 128 | self.v() << 7
+        return (byte & 127) << shift | (self.v(shift + 7) if byte > 127 else 0)
 
     def checksum(self, start):
         crc = zlib.crc32(self.data[start : self.at])
@@ -72,8 +71,7 @@ class Reader:  # section 1
         assert (depth, alpha) == (8, 0) and 0 < width * height <= 1 << 26, "bit depth, alpha or size are not supported"
         return identity, width, height
 
-    def groups(self):
-        """Of each group of pictures, how many frames and the payload."""
+    def groups(self):  # of each group of pictures, how many frames and the payload
         frames, kind = 0, b""
         while kind != b"E":
             start, kind, body = self.at, self.take(1), Reader(self.take(self.v()))
@@ -83,9 +81,7 @@ class Reader:  # section 1
             if kind == b"G":
                 n, _ = body.v(), body.v()
                 assert n, "a group has no frames"
-                for _ in range(n - 1 if n > 1 and not body.v() else 0):
-                    body.v()
-                frames += n
+                frames, _ = frames + n, [body.v() for _ in range(n - 1 if n > 1 and not body.v() else 0)]
                 yield n, body.data[body.at :]
 
 
@@ -110,8 +106,7 @@ class Coder:  # section 3
 
     def decide(self, n, contexts):  # section 4
         """One decision for many blocks; n: counts of all contexts; None: k = 32768."""
-        k = [32768 if i is None else min(max(65536 * n[i][1] // sum(n[i]), 1), 65535) for i in contexts]
-        bits = [self.bit(one) for one in k]
+        bits = [self.bit(32768 if i is None else min(max(65536 * n[i][1] // sum(n[i]), 1), 65535)) for i in contexts]
         for i, bit in zip(contexts, bits):
             if i is not None:
                 n[i][bit] += 16
@@ -130,12 +125,76 @@ class Coder:  # section 3
             e |= dict.fromkeys(going, i + 1)
         return list(zip(those, signs, e.values()))
 
+    def vectors(self, n, rows, columns, expected):  # section 5
+        field = np.zeros((rows, columns, 2), np.int64)
+        for step in pyramid(rows, columns):
+            around = [[field[place].tolist() for place in places] for _, places in step]
+            s = [sum(sum(max(c) - min(c) for c in zip(*v)) >= k for k in (1, 3, 9, 33)) if v else 4 for v in around]
+            part = [0] * len(step)
+            for c in (0, 1):
+                guess, t, side = [], [], []
+                for (block, _), near in zip(step, around):
+                    b = None if expected is None else int(expected[block][c])
+                    v = sorted(vector[c] for vector in near) or [b or 0]
+                    low, high = v[(len(v) - 1) // 2], v[len(v) // 2]
+                    guess.append(low if b is None or abs(low - b) <= abs(high - b) else high)
+                    t.append(3 if b is None else sum(abs(b - guess[-1]) >= limit for limit in (1, 3)))
+                    side.append(61 if b is None else 61 + int(np.sign(b - guess[-1])))
+                zero = [4 * (5 * p + i) + j for p, i, j in zip(part, s, t)]
+                some = self.differences(n, zero, side, [[63 + 6 * one + min(i, 5) for i in range(11)] for one in s])
+                low = iter(self.decide(n, [None if i else 93 + e for _, _, e in some for i in range(e)]))
+                for j, sign, e in some:
+                    guess[j] += sign * ((1 << e) + sum(next(low) << i for i in range(e - 1, -1, -1)))
+                part = [1 + (j in {j for j, _, _ in some}) for j in range(len(step))]
+                for value, (block, _) in zip(guess, step):
+                    field[block][c] = value
+            assert abs(field).max() <= 2047, "a vector is out of range"
+        return field
 
-def pyramid(rows, columns):
-    """The blocks of each step, each with its neighbours."""
-    h = 1
-    while 2 * h < max(rows, columns):
-        h *= 2
+    def classes(self, rows, columns):  # section 6
+        field, n = np.zeros((rows, columns), np.int64), np.stack([256 - CLASS_START, CLASS_START], 1).tolist()
+        for step in pyramid(rows, columns):
+            around = [[int(field[place]) for place in places] for _, places in step]
+            guess = [(2 * sum(v) + len(v)) // (2 * len(v)) if v else 0 for v in around]
+            s = [min(3, max(v) - min(v)) if v else 4 for v in around]
+            side = [6 + int(np.sign(sum(v) - len(v) * one)) for v, one in zip(around, guess)]
+            d = {j: sign * (e + 1) for j, sign, e in self.differences(n, s, side, [[8 + one] * 5 for one in s])}
+            for j, (block, _) in enumerate(step):
+                field[block] = guess[j] + d.get(j, 0)
+        assert abs(field).max() <= 3, "a class of contrast is out of range"
+        return field
+
+    def digits(self, model, m, scale):  # section 9: coefficients of those means and scales; scale: index in the tables
+        sigmoid, inverse, reach = (model[f"quantiser.{name}"] for name in ("sigmoid", "inverse", "certain"))
+
+        def g(z, at):
+            t = clip((z * inverse[scale[at]] >> 13) + 81920, 0, 163839)
+            return sigmoid[t >> 8] + ((sigmoid[(t >> 8) + 1] - sigmoid[t >> 8]) * (t & 255) >> 8)
+
+        shape, m, scale = m.shape, m.ravel(), scale.ravel()
+        n, y = (16 * 3 ** np.arange(10) < (abs(m) + reach[scale])[:, None]).sum(1), np.zeros_like(m)
+        for j in range(9, -1, -1):
+            at = np.flatnonzero(n > j)
+            f3, f1, f_1, f_3 = (g(z, at) + z for z in (32 * y[at] - m[at] + c * 16 * 3**j for c in (3, 1, -1, -3)))
+            above = self.bits(clip(65536 * (f3 - f1) // (f3 - f_3), 1, 65535)) > 0
+            below = self.bits(clip(65536 * (f_1 - f_3) // (f1 - f_3), 1, 65535)[~above])
+            y[at[above]] += 3**j
+            y[at[~above]] -= 3**j * below
+        at = np.flatnonzero((n > 0) & (abs(y) == (3**n - 1) // 2))
+        w = 32 * abs(y[at]) - np.sign(y[at]) * m[at]
+        k = clip(65536 * (2**32 - g(w + 16, at)) // np.maximum(1, 2**32 - g(w - 16, at)), 16, 32768)
+        at = at[self.bits(k) > 0]
+        e, u = np.zeros_like(at), np.ones_like(at)
+        for i in range(15):
+            e[e == i] += self.bits(np.full_like(at[e == i], 32768))
+        for i in range(14, -1, -1):
+            u[e > i] = 2 * u[e > i] + self.bits(np.full_like(at[e > i], 32768))
+        y[at] += np.sign(y[at]) * u
+        return y.reshape(shape)
+
+
+def pyramid(rows, columns):  # the blocks of each step, each with its neighbours
+    h = 1 << max(0, (max(rows, columns) - 1).bit_length() - 1)
     yield [((y, x), []) for y in range(0, rows, h) for x in range(0, columns, h)]
     while (h := h // 2) > 0:
         for odd in (2, 1):
@@ -144,48 +203,6 @@ def pyramid(rows, columns):
             inside = [[(y + i, x + j) for i, j in near if -1 < y + i < rows and -1 < x + j < columns] for y, x in grid]
             if grid:
                 yield list(zip(grid, inside))
-
-
-def read_vectors(coder, n, rows, columns, expected):  # section 5
-    field = np.zeros((rows, columns, 2), np.int64)
-    for step in pyramid(rows, columns):
-        around = [[field[place].tolist() for place in places] for _, places in step]
-        spread = [sum(max(c) - min(c) for c in zip(*near)) if near else 33 for near in around]
-        s = [sum(one >= limit for limit in (1, 3, 9, 33)) for one in spread]
-        part = [0] * len(step)
-        for c in (0, 1):
-            guess, t, side = [], [], []
-            for (block, _), near in zip(step, around):
-                b = None if expected is None else int(expected[block][c])
-                v = sorted(vector[c] for vector in near) or [b or 0]
-                low, high = v[(len(v) - 1) // 2], v[len(v) // 2]
-                guess.append(low if b is None or abs(low - b) <= abs(high - b) else high)
-                t.append(3 if b is None else sum(abs(b - guess[-1]) >= limit for limit in (1, 3)))
-                side.append(61 if b is None else 61 + int(np.sign(b - guess[-1])))
-            zero = [4 * (5 * p + i) + j for p, i, j in zip(part, s, t)]
-            some = coder.differences(n, zero, side, [[63 + 6 * one + min(i, 5) for i in range(11)] for one in s])
-            low = iter(coder.decide(n, [None if i else 93 + e for _, _, e in some for i in range(e)]))
-            for j, sign, e in some:
-                guess[j] += sign * ((1 << e) + sum(next(low) << i for i in range(e - 1, -1, -1)))
-            part = [1 + (j in {j for j, _, _ in some}) for j in range(len(step))]
-            for value, (block, _) in zip(guess, step):
-                field[block][c] = value
-        assert abs(field).max() <= 2047, "a vector is out of range"
-    return field
-
-
-def read_classes(coder, rows, columns):  # section 6
-    field, n = np.zeros((rows, columns), np.int64), contexts_of(CLASS_START)
-    for step in pyramid(rows, columns):
-        around = [[int(field[place]) for place in places] for _, places in step]
-        guess = [(2 * sum(v) + len(v)) // (2 * len(v)) if v else 0 for v in around]
-        s = [min(3, max(v) - min(v)) if v else 4 for v in around]
-        side = [6 + int(np.sign(sum(v) - len(v) * one)) for v, one in zip(around, guess)]
-        difference = {j: sign * (e + 1) for j, sign, e in coder.differences(n, s, side, [[8 + one] * 5 for one in s])}
-        for j, (block, _) in enumerate(step):
-            field[block] = guess[j] + difference.get(j, 0)
-    assert abs(field).max() <= 3, "a class of contrast is out of range"
-    return field
 
 
 def compensate(canvas, field):
@@ -199,18 +216,15 @@ def compensate(canvas, field):
     return clip((total + 2048) >> 12, 0, 255)
 
 
-class Model(dict):  # sections 7 and 8
-    """The tensors that a decoder needs: matrices float64 and transposed, others int64."""
-
+class Model(dict):  # sections 7 and 8; matrices are float64 and transposed, other tensors int64
     def __init__(self, path):
         data = path.read_bytes()
         start = 8 + struct.unpack("<Q", data[:8])[0]
-        header = json.loads(data[8:start])
+        header, data = json.loads(data[8:start]), memoryview(data)[start:]
         self.sizes = json.loads(header.pop("__metadata__")["config"])
         sha = hashlib.sha256(json.dumps([[key, self.sizes[key]] for key in SIZES], separators=(",", ":")).encode())
         for name in sorted(name for name in header if name[0] != "e"):
-            first, end = header[name]["data_offsets"]
-            t = np.frombuffer(data[start + first : start + end], f"<i{int(header[name]['dtype'][1:]) // 8}")
+            t = np.frombuffer(data[slice(*header[name]["data_offsets"])], f"<i{int(header[name]['dtype'][1:]) // 8}")
             n = next(n for n in (1, 2, 4, 8) if -(1 << (8 * n - 1)) <= t.min() and t.max() < 1 << (8 * n - 1))
             sha.update(f"{name}{header[name]['shape']}{n}".encode() + t.astype(f"<i{n}").tobytes())
             t = t.reshape(header[name]["shape"])
@@ -240,14 +254,13 @@ class Model(dict):  # sections 7 and 8
         for top, left in np.ndindex((height + shift + 3) // 4, (width + shift + 3) // 4):
             at = tuple(slice(max(0, 4 * i - shift), 4 * i - shift + 4) for i in (top, left))
             keys, values = (np.concatenate([t[at].reshape(-1, n // 32, 32) for t in ts]) for ts in zip(*known))
-            cells = place[at].reshape(-1, 2)
-            dy, dx = np.moveaxis(cells[:, None] - cells, -1, 0)
+            dy, dx = np.moveaxis(place[at].reshape(-1, 1, 2) - place[at].reshape(-1, 2), -1, 0)
             index = [((dy + 3) * 7 + dx + 3) * 16 + 4 * phase + p for p in range(phase + 1)]
             queries = q[at].reshape(-1, n // 32, 32).transpose(1, 0, 2)
             score = queries @ keys.transpose(1, 2, 0) + bias[:, np.concatenate(index, 1)]
             e = np.maximum(0, 255 + ((score - score.max(-1, keepdims=True)) >> 6)) ** 2 >> 8
-            o = div(e @ values.transpose(1, 0, 2), e.sum(-1, keepdims=True))
-            out[at] = o.transpose(1, 0, 2).reshape(out[at].shape)
+            o = div(e @ values.transpose(1, 0, 2), e.sum(-1, keepdims=True)).transpose(1, 0, 2)
+            out[at] = o.reshape(out[at].shape)
         return x + self.linear(f"{s}.b", np.concatenate([out.reshape(x.shape), np.maximum(0, y[..., 3 * n :])], -1))
 
 
@@ -260,14 +273,12 @@ def views(y):
     return np.concatenate([clip(y, 60), clip((y + 2) >> 2, 60), clip((y + 10) // 20, 120)], -1)
 
 
-def unite(tokens):
-    """(R, C, 768) to (3, 16 R, 16 C)."""
+def unite(tokens):  # (R, C, 768) to (3, 16 R, 16 C)
     rows, columns, _ = tokens.shape
     return tokens.reshape(rows, columns, 3, 16, 16).transpose(2, 0, 3, 1, 4).reshape(3, 16 * rows, 16 * columns)
 
 
-def rings(tokens):
-    """The patches with their rings, (2 R, 2 C, 432)."""
+def rings(tokens):  # the patches with their rings, (2 R, 2 C, 432)
     near = np.pad(unite(tokens), ((0, 0), (2, 2), (2, 2)), "edge")
     windows = np.lib.stride_tricks.sliding_window_view(near, (12, 12), (1, 2))[:, ::8, ::8]
     return windows.transpose(1, 2, 0, 3, 4).reshape(*windows.shape[1:3], 432)
@@ -285,13 +296,8 @@ def decode_frame(model, coder, kind, quality, tune, prediction, classes):
     active, level, smooth = (model[f"quantiser.{name}"][quality - 1] for name in ("active", "level", "smooth"))
     seen = clip(div(30 * (clip(p, 127) @ div(model["basis"] << 11, weight)), step), 2400)
     seen = views(seen * (np.arange(768) < active))
-
-    def features(mean):
-        rest = (level, 32, 32 * (kind > 0), 32 * tune, 32 * (kind == 2))
-        return np.stack([clip(mean, 127), 32 * classes, *(np.full_like(mean, one) for one in rest)], -1)
-
-    # section 9
-    known = 0 * p, features(div(p.sum(-1), 768)), seen
+    rest = [32 * classes, *(0 * classes + f for f in (level, 32, 32 * (kind > 0), 32 * tune, 32 * (kind == 2)))]
+    known = 0 * p, np.stack([clip(div(p.sum(-1), 768), 127), *rest], -1), seen  # section 9
     y, f, look = (np.pad(t, ((0, rows % 2), (0, columns % 2), (0, 0))) for t in known)
     base = model.linear("p_feature", np.concatenate([f[i::2, j::2] for i, j in PHASES], -1))
     for k, (i, j) in enumerate(PHASES if kind else ()):
@@ -306,21 +312,21 @@ def decode_frame(model, coder, kind, quality, tune, prediction, classes):
             x = model.attention_block(f"prior16.{b}", b % 2 * 2, x, k, before)
         here = y[i:rows:2, j:columns:2]  # those tokens that are coded
         t = model.linear("p_head", norm(x), o=8, limit=1 << 20)[: here.shape[0], : here.shape[1]]
-        for g in range(next(n for n in range(7) if sum(GROUPS[:n]) == active)):
-            group = slice(sum(GROUPS[:g]), sum(GROUPS[: g + 1]))
+        for g in range(BOUNDS.index(active)):
+            group = slice(BOUNDS[g], BOUNDS[g + 1])
             both = model.linear(f"p_out.{g}", clip(r(t, 3), 0, 511), o=10, limit=1 << 22)
-            m, scale = np.moveaxis(both.reshape(*both.shape[:2], 2, GROUPS[g]) + bias[:, group], 2, 0)
-            new = here[..., group] = read_digits(model, coder, clip(r(m, 5), 1 << 19), clip(r(scale, 7), -40, 72) + 40)
+            m, scale = np.moveaxis(both.reshape(*t.shape[:2], 2, both.shape[-1] // 2) + bias[:, group], 2, 0)
+            new = here[..., group] = coder.digits(model, clip(r(m, 5), 1 << 19), clip(r(scale, 7), -40, 72) + 40)
             if g < 5:
                 t = clip(t + model.linear(f"p_seen.{g}", views(60 * new), i=6, o=8, limit=1 << 20), 1 << 20)
         if k < 3:
             base = base + model.linear(f"p_known.{k}", views(60 * y[i::2, j::2]), i=6)
-    y = y[:rows, :columns]
-
-    # section 10
+    y = y[:rows, :columns]  # section 10
     x = clip(r(clip(y @ r(model["basis"] * weight, 12).T, 1 << 24) * step, 18) + 16 * p, 1 << 13)
     mean = div(x.sum(-1), 768)
-    a = model.linear("d_in", views(60 * y), i=6) + model.linear("d_feature", features(r(mean, 4)))
+    a = model.linear("d_in", views(60 * y), i=6) + model.linear(
+        "d_feature", np.stack([clip(r(mean, 4), 127), *rest], -1)
+    )
     a = model.shift_blocks("d16", "blocks", a + model.linear("d_prediction", seen, i=6) if kind else a)
     b = model.linear("d_split", norm(a)).reshape(rows, columns, 2, 2, -1).transpose(0, 2, 1, 3, 4)
     mean, unit, steps = np.stack([mean, UNIT[classes + 3], step[..., 0]]).repeat(2, 1).repeat(2, 2)[..., None]
@@ -342,43 +348,12 @@ def decode_frame(model, coder, kind, quality, tune, prediction, classes):
     return clip(out, 0, 255)
 
 
-def read_digits(model, coder, m, scale):
-    """Coefficients of those means and scales; scale: index in the tables."""
-    sigmoid, inverse, reach = (model[f"quantiser.{name}"] for name in ("sigmoid", "inverse", "certain"))
-
-    def g(z, at):
-        t = clip((z * inverse[scale[at]] >> 13) + 81920, 0, 163839)
-        return sigmoid[t >> 8] + ((sigmoid[(t >> 8) + 1] - sigmoid[t >> 8]) * (t & 255) >> 8)
-
-    shape, m, scale = m.shape, m.ravel(), scale.ravel()
-    n, y = (16 * 3 ** np.arange(10) < (abs(m) + reach[scale])[:, None]).sum(1), np.zeros_like(m)
-    for j in range(9, -1, -1):
-        at = np.flatnonzero(n > j)
-        f3, f1, f_1, f_3 = (g(z, at) + z for z in (32 * y[at] - m[at] + c * 16 * 3**j for c in (3, 1, -1, -3)))
-        above = coder.bits(clip(65536 * (f3 - f1) // (f3 - f_3), 1, 65535)) > 0
-        below = coder.bits(clip(65536 * (f_1 - f_3) // (f1 - f_3), 1, 65535)[~above])
-        y[at[above]] += 3**j
-        y[at[~above]] -= 3**j * below
-    at = np.flatnonzero((n > 0) & (abs(y) == (3**n - 1) // 2))
-    w = 32 * abs(y[at]) - np.sign(y[at]) * m[at]
-    k = clip(65536 * (2**32 - g(w + 16, at)) // np.maximum(1, 2**32 - g(w - 16, at)), 16, 32768)
-    at = at[coder.bits(k) > 0]
-    e, u = np.zeros_like(at), np.ones_like(at)
-    for i in range(15):
-        e[e == i] += coder.bits(np.full_like(at[e == i], 32768))
-    for i in range(14, -1, -1):
-        u[e > i] = 2 * u[e > i] + coder.bits(np.full_like(at[e > i], 32768))
-    y[at] += np.sign(y[at]) * u
-    return y.reshape(shape)
-
-
 def between(a, b, level, head):  # section 2
     f = (a + b) // 2
     return [] if f == a else [(f, a, b, level, head), *between(a, f, level + 1, head), *between(f, b, level + 1, head)]
 
 
-def decode_group(model, payload, frames, width, height):
-    """The frames in the order of time, uint8 (H, W, 3)."""
+def decode_group(model, payload, frames, width, height):  # the frames in the order of time, uint8 (H, W, 3)
     mini, drop, tune, more = payload[:4]
     assert 1 <= mini <= 16 and tune <= 1, "the header of a group is wrong"
     anchors = [*range(0, frames - 1, mini), frames - 1]
@@ -395,21 +370,19 @@ def decode_group(model, payload, frames, width, height):
         if b is not None:
             references = [] if not coder.bit(65208) else [a, b] if coder.bit(49152) else [b if coder.bit(32768) else a]
         elif not references:
-            contexts = [contexts_of(VECTOR_START) for _ in "PB"]
+            contexts = [np.stack([256 - VECTOR_START, VECTOR_START], 1).tolist() for _ in "PB"]
         for to in references:
             expected = None
             for g, other in ((a, b), (b, a), (f, None)):  # the last of these that has a field
                 if fields[g]:
                     h = other if other in fields[g] else next(iter(fields[g]))
-                    sense = 1 if h > g else -1
-                    expected = clip(div(sense * (to - f) * fields[g][h], sense * (h - g)), 2047)
-            fields[f][to] = read_vectors(coder, contexts[b is not None], rows, columns, expected)
+                    expected = clip(div(np.sign(h - g) * (to - f) * fields[g][h], abs(h - g)), 2047)
+            fields[f][to] = coder.vectors(contexts[b is not None], rows, columns, expected)
             parts.append(compensate(canvases[to], fields[f][to]))
         kind = 0 if not references else 1 if b is None else 2
         prediction = (sum(parts) + len(parts) - 1) >> (len(parts) - 1) if parts else None
-        classes = np.zeros((rows, columns), np.int64) if kind else read_classes(coder, rows, columns)
-        quality = max(1, (head & 127) - drop * level)
-        canvases[f] = decode_frame(model, coder, kind, quality, tune, prediction, classes)
+        classes = np.zeros((rows, columns), np.int64) if kind else coder.classes(rows, columns)
+        canvases[f] = decode_frame(model, coder, kind, max(1, (head & 127) - drop * level), tune, prediction, classes)
     return [canvases[f][:, :height, :width].transpose(1, 2, 0).astype(np.uint8) for f in range(frames)]
 
 
