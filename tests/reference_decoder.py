@@ -223,11 +223,10 @@ class Model(dict):  # sections 7 and 8; matrices are float64 and transposed, oth
         header, data = json.loads(data[8:start]), memoryview(data)[start:]
         self.sizes = json.loads(header.pop("__metadata__")["config"])
         sha = hashlib.sha256(json.dumps([[key, self.sizes[key]] for key in SIZES], separators=(",", ":")).encode())
-        for name in sorted(name for name in header if name[0] != "e"):
-            t = np.frombuffer(data[slice(*header[name]["data_offsets"])], f"<i{int(header[name]['dtype'][1:]) // 8}")
+        for name, h in sorted((name, h) for name, h in header.items() if name[0] != "e"):
+            t = np.frombuffer(data[slice(*h["data_offsets"])], f"<i{int(h['dtype'][1:]) // 8}").reshape(h["shape"])
             n = next(n for n in (1, 2, 4, 8) if -(1 << (8 * n - 1)) <= t.min() and t.max() < 1 << (8 * n - 1))
-            sha.update(f"{name}{header[name]['shape']}{n}".encode() + t.astype(f"<i{n}").tobytes())
-            t = t.reshape(header[name]["shape"])
+            sha.update(f"{name}{h['shape']}{n}".encode() + t.astype(f"<i{n}").tobytes())
             self[name] = t.T.astype(np.float64) if name.endswith(".w") else t.astype(np.int64)
         self.id = sha.digest()[:8]
 
@@ -239,9 +238,9 @@ class Model(dict):  # sections 7 and 8; matrices are float64 and transposed, oth
         edges = np.cumsum([0, m, m, m, m, n - 8 * m, m, m, m, m])
         for s in range(self.sizes[count]):
             y = np.pad(norm(x), ((1, 1), (1, 1), (0, 0)))
-            parts = [y[i // 3 :, i % 3 :, edges[i] : edges[i + 1]][:height, :width] for i in range(9)]
-            hidden = self.linear(f"{stack}.{s}.a", np.concatenate(parts, -1), o=5, limit=127)
-            x = x + self.linear(f"{stack}.{s}.b", np.maximum(0, hidden))
+            y = [y[i // 3 :, i % 3 :, edges[i] : edges[i + 1]][:height, :width] for i in range(9)]
+            y = self.linear(f"{stack}.{s}.a", np.concatenate(y, -1), o=5, limit=127)
+            x = x + self.linear(f"{stack}.{s}.b", np.maximum(0, y))
         return x
 
     def attention_block(self, s, shift, x, phase, known):
@@ -259,8 +258,7 @@ class Model(dict):  # sections 7 and 8; matrices are float64 and transposed, oth
             queries = q[at].reshape(-1, n // 32, 32).transpose(1, 0, 2)
             score = queries @ keys.transpose(1, 2, 0) + bias[:, np.concatenate(index, 1)]
             e = np.maximum(0, 255 + ((score - score.max(-1, keepdims=True)) >> 6)) ** 2 >> 8
-            o = div(e @ values.transpose(1, 0, 2), e.sum(-1, keepdims=True)).transpose(1, 0, 2)
-            out[at] = o.reshape(out[at].shape)
+            out[at] = div(e @ values.transpose(1, 0, 2), e.sum(-1)[..., None]).transpose(1, 0, 2).reshape(q[at].shape)
         return x + self.linear(f"{s}.b", np.concatenate([out.reshape(x.shape), np.maximum(0, y[..., 3 * n :])], -1))
 
 
@@ -294,10 +292,9 @@ def decode_frame(model, coder, kind, quality, tune, prediction, classes):
         classes = (model["quantiser.contrast"] <= spread[..., None]).sum(-1) - 3
     step, weight = model["quantiser.step"][tune, quality - 1][classes + 3][..., None], model["quantiser.weight"][tune]
     active, level, smooth = (model[f"quantiser.{name}"][quality - 1] for name in ("active", "level", "smooth"))
-    seen = clip(div(30 * (clip(p, 127) @ div(model["basis"] << 11, weight)), step), 2400)
-    seen = views(seen * (np.arange(768) < active))
+    seen = clip(div(30 * (clip(p, 127) @ div(model["basis"] << 11, weight)), step), 2400) * (np.arange(768) < active)
     rest = [32 * classes, *(0 * classes + f for f in (level, 32, 32 * (kind > 0), 32 * tune, 32 * (kind == 2)))]
-    known = 0 * p, np.stack([clip(div(p.sum(-1), 768), 127), *rest], -1), seen  # section 9
+    known = 0 * p, np.stack([clip(div(p.sum(-1), 768), 127), *rest], -1), views(seen)  # section 9
     y, f, look = (np.pad(t, ((0, rows % 2), (0, columns % 2), (0, 0))) for t in known)
     base = model.linear("p_feature", np.concatenate([f[i::2, j::2] for i, j in PHASES], -1))
     for k, (i, j) in enumerate(PHASES if kind else ()):
@@ -327,7 +324,7 @@ def decode_frame(model, coder, kind, quality, tune, prediction, classes):
     a = model.linear("d_in", views(60 * y), i=6) + model.linear(
         "d_feature", np.stack([clip(r(mean, 4), 127), *rest], -1)
     )
-    a = model.shift_blocks("d16", "blocks", a + model.linear("d_prediction", seen, i=6) if kind else a)
+    a = model.shift_blocks("d16", "blocks", a + model.linear("d_prediction", views(seen), i=6) if kind else a)
     b = model.linear("d_split", norm(a)).reshape(rows, columns, 2, 2, -1).transpose(0, 2, 1, 3, 4)
     mean, unit, steps = np.stack([mean, UNIT[classes + 3], step[..., 0]]).repeat(2, 1).repeat(2, 2)[..., None]
     b = b.reshape(2 * rows, 2 * columns, -1) + model.linear("d_pixels", clip(r((rings(x) - mean) * unit, 8), 127), i=4)
@@ -338,8 +335,8 @@ def decode_frame(model, coder, kind, quality, tune, prediction, classes):
     for n in range(432):
         total[n // 144, n // 12 % 12 :, n % 12 :][: 16 * rows : 8, : 16 * columns : 8] += e[..., n]
     out = clip(r(total[:, 2:-10, 2:-10] + 2048, 4), 0, 255)
-    for lines in (out.transpose(2, 0, 1), out.transpose(1, 0, 2)) if smooth else ():  # both are views of it
-        for at in range(16, len(lines), 16):
+    for lines in (out.transpose(2, 0, 1), out.transpose(1, 0, 2)):  # both are views of it
+        for at in range(16, len(lines) if smooth else 0, 16):
             p2, p1, p0, q0, q1, q2 = lines[at - 3 : at + 3].copy()
             soft = abs(p0 - q0) < 6 * smooth
             d = clip(r(4 * (q0 - p0) + p1 - q1, 3), smooth) * soft
@@ -359,8 +356,7 @@ def decode_group(model, payload, frames, width, height):  # the frames in the or
     anchors = [*range(0, frames - 1, mini), frames - 1]
     end = 4 + len(anchors) * (1 + more)
     headers, coder = payload[4 : end : 1 + more], Coder(payload[end:])
-    assert end <= len(payload) and headers[0] < 128, "the headers of the frames are wrong"
-    assert all(1 <= one & 127 <= 100 for one in headers), "a quality is out of range"
+    assert end <= len(payload) and headers[0] < 128 and all(0 < i & 127 < 101 for i in headers), "a header is wrong"
     order = [(0, None, None, 0, headers[0])]
     for s, e, head in zip(anchors, anchors[1:], headers[1:]):
         order += [(e, s, None, 0, head), *between(s, e, 1, head)]
@@ -379,7 +375,7 @@ def decode_group(model, payload, frames, width, height):  # the frames in the or
                     expected = clip(div(np.sign(h - g) * (to - f) * fields[g][h], abs(h - g)), 2047)
             fields[f][to] = coder.vectors(contexts[b is not None], rows, columns, expected)
             parts.append(compensate(canvases[to], fields[f][to]))
-        kind = 0 if not references else 1 if b is None else 2
+        kind = 0 if not parts else 1 if b is None else 2
         prediction = (sum(parts) + len(parts) - 1) >> (len(parts) - 1) if parts else None
         classes = np.zeros((rows, columns), np.int64) if kind else coder.classes(rows, columns)
         canvases[f] = decode_frame(model, coder, kind, max(1, (head & 127) - drop * level), tune, prediction, classes)
@@ -394,8 +390,8 @@ if __name__ == "__main__":
     folder, md5, file = Path(__file__).parent.parent / "models", hashlib.md5(), Reader(options.file.read_bytes())
     try:
         identity, width, height = file.header()
-        models = map(Model, [options.model] if options.model else sorted(folder.glob("*.safetensors")))
-        model = next((model for model in models if model.id == identity), None)
+        paths = [options.model] if options.model else sorted(folder.glob("*.safetensors"))
+        model = next((model for model in map(Model, paths) if model.id == identity), None)
         assert model, f"model {identity.hex()} is not there"
         for frames, payload in file.groups():
             md5.update(b"".join(frame.tobytes() for frame in decode_group(model, payload, frames, width, height)))

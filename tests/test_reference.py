@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import subprocess
 import sys
 import zlib
@@ -9,11 +10,16 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pytest
 from skimage import data as skdata
 from test_spec import annotated
 
 import bsqcodec
+from bsqcodec.codec import decode_symbols
+from bsqcodec.config import DEFAULT
 from bsqcodec.info import AudioPacket, AudioTrack
+from bsqcodec.model import load_model
+from bsqcodec.stream import Gop, StreamReader
 
 REFERENCE = Path(__file__).parent / "reference_decoder.py"
 MODELS = Path(__file__).parent.parent / "models"
@@ -32,30 +38,49 @@ def check(data: bytes, folder: Path, *words: str) -> None:
     assert reference(path, *words) == hashlib.md5(b"".join(frames)).hexdigest() + "\n"
 
 
+def test_it_is_short_and_needs_numpy_only():
+    text = REFERENCE.read_text()
+    assert text.count("\n") <= 400
+    modules = set(re.findall(r"^\s*(?:import|from) (\w+)", text, re.MULTILINE))
+    assert modules - sys.stdlib_module_names == {"numpy"}
+
+
 def test_the_annotated_file(tmp_path):
     check(annotated(), tmp_path)
 
 
 def test_a_photo(tmp_path):
     picture = np.ascontiguousarray(skdata.astronaut()[60:133, 180:247])  # 73 x 67
-    check(bsqcodec.encode_image(picture, 60), tmp_path, "--model", str(MODELS / "bsq1.safetensors"))
+    data = bsqcodec.encode_image(picture, 60, tune="psnr")
+    check(data, tmp_path, "--model", str(MODELS / f"{DEFAULT}.safetensors"))
+
+
+@pytest.mark.parametrize(("height", "width", "quality"), [(1, 1, 100), (7, 41, 1), (33, 3, 15)])
+def test_a_picture_of_few_tokens(height, width, quality, tmp_path):
+    picture = np.ascontiguousarray(skdata.astronaut()[100 : 100 + height, 200 : 200 + width])
+    check(bsqcodec.encode_image(picture, quality), tmp_path)
 
 
 def test_a_clip_with_b_frames_sound_and_chunks_that_nobody_knows(tmp_path):
     whole, file = skdata.astronaut(), io.BytesIO()
     info = bsqcodec.MediaInfo(
-        50, 33, frame_rate=Fraction(25), audio=AudioTrack("opus", Fraction(1, 48000), 48000, "mono", b"")
+        33, 50, frame_rate=Fraction(25), audio=AudioTrack("opus", Fraction(1, 48000), 48000, "mono", b"")
     )
-    encoder = bsqcodec.Encoder(file, info, quality=75, tune="psnr")
+    encoder = bsqcodec.Encoder(file, info, quality=45)  # where borders are smoothed
     for i in range(5):
-        frame = whole[100 + 3 * i :, 200 - 2 * i :][:33, :50].copy()
-        frame[5 + 2 * i : 15 + 2 * i, 10 + 6 * i : 22 + 6 * i] = whole[10:20, 10:22]  # moves otherwise
+        frame = whole[100 + 3 * i :, 200 - 2 * i :][:50, :33].copy()
+        frame[5 + 5 * i : 15 + 5 * i, 10 + 2 * i : 22 + 2 * i] = whole[10:20, 10:22]  # moves otherwise
         encoder.write(frame, i)
     encoder.write_audio(AudioPacket(0, 960, b"sound"))
     encoder.close()
     data = file.getvalue()
+    reader = StreamReader(io.BytesIO(data))
+    group = next(chunk for chunk in reader.chunks() if isinstance(chunk, Gop))
+    symbols = list(decode_symbols(load_model(), group.payload, 50, 33, 5))
+    assert [s.stats.kind for s in symbols] == list("IPBBB")
+    assert {len(s.vectors) for s in symbols} == {0, 1, 2}
     chunk = b"x\x05what?"
-    at = data.index(b"G", 6 + data[5] + 4)  # the audio track has no such letter
+    at = group.offset
     check(data[:at] + chunk + zlib.crc32(chunk).to_bytes(4, "little") + data[at:], tmp_path)
 
 
