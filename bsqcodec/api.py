@@ -73,7 +73,7 @@ class Encoder:
         file: open for writing in binary; a pipe will do.
         info: what the frames are. `info.frame_rate` None makes a still image, of one frame.
         model: a model, or the name or path of one.
-        quality: 1..100, of I and P frames; B frames get less. May be changed between frames.
+        quality: 1..100, of I frames; most P and all B frames get less. May be changed between frames.
         gop: frames from one I frame to the next; each such group decodes without the others.
         effort: steps of a search for better bits, for each frame; 0 to 1000. Each takes about three times as long as
             encoding without any. Most is gained by the first 16.

@@ -35,6 +35,12 @@ SOME = 65208  # of ONE: how likely a B frame has a reference
 BOTH = 49152  # and two, if it has any
 # Motion of the tune perceptual is weighed as if the step were so much finer than that of a token of class 0.
 MOTION_GAIN = 1.2
+# bits that an error of one quantiser step of a coefficient is worth: of I frames, of P and B frames
+WORTH = {"perceptual": (14.0, 8.0), "psnr": (18.0, 8.0)}
+# Steps of quality that the P frames after an I frame are below it, in turn. What a coarse quantiser leaves adds up from
+# P frame to P frame; a fine one now and then ends it, and costs less than if all were alike.
+P_DROPS = (8, 7, 8, 5, 8, 7, 8, 0)
+P_DROPS_AMONG_B = (5, 0)
 
 
 @dataclass
@@ -145,16 +151,19 @@ class GopEncoder:
         if not 1 <= mini <= MAX_MINI_GOP:
             raise ValueError(f"mini-GOPs of {mini} frames; they may have 1 to {MAX_MINI_GOP}")
         self._model, self._effort, self._mini, self._tune = model, effort, mini, tune_number(tune)
+        self._worth = WORTH[tune]
         self._pictures = _Pictures(model, height, width)
         self._past = _Past(self._pictures.rows, self._pictures.columns)
         self._coder = BitEncoder()
+        self._drops = P_DROPS if mini == 1 else P_DROPS_AMONG_B
+        self._since = 0  # P frames since the last I frame
         self._headers: dict[int, int] = {}  # of each anchor that is encoded
         self._waiting: list[tuple[np.ndarray, int]] = []  # frames, and the quality that is asked for
         self._error = torch.tensor(0.0)  # mean absolute error of the last frame
         self.stats: list[FrameStats] = []
 
     def push(self, frame: np.ndarray, quality: int) -> list[np.ndarray]:
-        """Take the next frame, uint8 (H, W, 3) RGB, to be encoded at quality 1..100; B frames get less.
+        """Take the next frame, uint8 (H, W, 3) RGB, to be encoded at quality 1..100; most P and all B frames get less.
 
         Returns the frames that are encoded by now and were not returned before, in the order of time, as the decoder
         will give them.
@@ -193,12 +202,18 @@ class GopEncoder:
     @torch.inference_mode()
     def _encode_frame(self, frame: np.ndarray, quality: int, place: Place) -> np.ndarray:
         s = self._pictures
-        if place.after is not None:
-            quality = place.quality(self._headers[place.anchor] & ~PREDICTED, DROP)
         x = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))[None].to(self._model.device)
         bottom, right = s.rows * TOKEN - s.height, s.columns * TOKEN - s.width
         x = F.pad(x.float(), (0, right, 0, bottom), mode="replicate")
-        prediction, vectors = self._predict(x, quality, place)
+        if place.after is not None:
+            expected = place.quality(self._headers[place.anchor] & ~PREDICTED, DROP)
+        else:
+            expected = max(1, quality - self._drops[self._since % len(self._drops)])
+        prediction, vectors = self._predict(x, expected, place)
+        if vectors or place.after is not None:
+            quality = expected
+        if place.after is None:
+            self._since = self._since + 1 if vectors else 0
         condition = Condition(place.frame_type(bool(vectors)), quality, self._tune)
         network, start, count = self._model.network, self._coder.bits, self._coder.count
         if place.after is not None:
@@ -214,7 +229,7 @@ class GopEncoder:
         context = network.context(condition, prediction, classes)
         middle = self._coder.bits
         coefficients = network.encode(x, context, condition, self._effort)
-        coefficients = network.code(context, condition, self._encode_step, coefficients)
+        coefficients = network.code(context, condition, self._encode_step, coefficients, self._worth[bool(vectors)])
         self._past.add(place, vectors)
         letter = place.letter(bool(vectors))
         bits, side_bits = self._coder.bits - middle, middle - start

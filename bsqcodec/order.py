@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 MAX_MINI_GOP = 16  # frames from one anchor to the next
-DROP = 7  # steps of quality that each level of B frames is below: fewer frames or none are predicted from them
+DROP = 9  # steps of quality that each level of B frames is below: fewer frames or none are predicted from them
 
 
 class Place(NamedTuple):

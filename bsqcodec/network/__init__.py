@@ -76,7 +76,7 @@ class Network:
         return self.decoder.context(condition, prediction, classes)
 
     def encode(self, picture: Tensor, context: Context, condition: Condition, effort: int = 0) -> Tensor:
-        """Choose the coefficients of a frame: int32 (1, H/16, W/16, active).
+        """Choose the coefficients of a frame: real numbers, float32 (1, H/16, W/16, active), which `code` rounds.
 
         picture: integers 0..255, float32 (1, 3, H, W). effort: steps of a search for better ones than the encoder's.
         """
@@ -98,16 +98,16 @@ class Network:
             one = frame(run)
             if effort:
                 return refine.search(network, one, picture[:, :, pixels(run)], self.objective, effort)
-            return network.quantise(network.coefficients(one), one)
+            return network.coefficients(one)
 
         most = refine.MOST if effort else None
         grid = context.classes.shape[1:]
         if not effort:
-            return self._in_bands(choose, grid, self._reach(effort), most).to(torch.int32)
+            return self._in_bands(choose, grid, self._reach(effort), most)
         with torch.inference_mode(False), torch.enable_grad():  # of tensors that were made without it there are copies
             picture, level, tune, b_frame = picture.clone(), level.clone(), tune.clone(), b_frame.clone()
             context = context.copy()
-            return self._in_bands(choose, grid, self._reach(effort), most).to(torch.int32)
+            return self._in_bands(choose, grid, self._reach(effort), most)
 
     def _reach(self, effort: int) -> int:
         # of the encoder as of the decoder, whose blocks are as many; a search sees the prior, too
@@ -119,9 +119,12 @@ class Network:
         parts = [work(run)[:, keep] for run, keep in bands(rows, columns, reach, most)]
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
-    def code(self, context: Context, condition: Condition, coder: Coder, coefficients: Tensor | None = None) -> Tensor:
+    def code(
+        self, context: Context, condition: Condition, coder: Coder, coefficients: Tensor | None = None,
+        worth: float = 0.0,
+    ) -> Tensor:  # fmt: skip
         """Encode (`coefficients` given) or decode the coefficients of a frame: `Prior.run`."""
-        return self.prior.run(context, condition, coder, coefficients)
+        return self.prior.run(context, condition, coder, coefficients, worth)
 
     def decode(self, coefficients: Tensor, context: Context, condition: Condition) -> Tensor:
         """Pixels of a frame, uint8 (1, 3, H, W).

@@ -19,7 +19,7 @@ from torch import Tensor
 from .graphs import Graphs
 from .layers import ACT_BITS, RES_BITS, AttentionBlock, AttentionCache, Linear, Tensors, linear, normalise
 from .patches import PHASES, cells
-from .quantiser import COEFFICIENTS, MEAN_BITS, SCALE_HIGH, SCALE_LOW, TABLE_ROWS, Coder, groups
+from .quantiser import COEFFICIENTS, MEAN_BITS, SCALE_HIGH, SCALE_LOW, TABLE_ROWS, Coder, decide, groups
 from .tokenizer import VIEW_BITS, VIEW_MAX, Condition, Context, Decoder, count, view_columns, whole_views
 
 HEAD_BITS = 8  # of the sum that the last layer sees
@@ -109,10 +109,13 @@ class Prior:
         return [head, *itertools.chain.from_iterable(cache.store.values())]
 
     @torch.inference_mode()
-    def run(self, context: Context, condition: Condition, coder: Coder, y: Tensor | None = None) -> Tensor:
+    def run(
+        self, context: Context, condition: Condition, coder: Coder, y: Tensor | None = None, worth: float = 0.0
+    ) -> Tensor:
         """Encode (`y` given) or decode the coefficients of one frame step by step.
 
-        context: of one frame (B = 1). y: integers (1, H, W, active). `coder` is told the probabilities of every step.
+        context: of one frame (B = 1). y: (1, H, W, active), integers, or with `worth` real numbers, of which each is
+        rounded when its distribution is known (`quantiser.decide`). `coder` is told the probabilities of every step.
         Returns the coefficients that were coded, int32 (1, H, W, active) on the model's device.
         """
         active = self.quantiser.active[condition.quality - 1]
@@ -129,7 +132,7 @@ class Prior:
         bias = self.bias(condition, active).to(self.dtype)
         steps = self._groups(active)
         out = torch.zeros((1, 2 * hc, 2 * wc, active), dtype=torch.int32, device=self.device)
-        truth = None if y is None else y.to("cpu", torch.int64)
+        truth = None if y is None else y.to("cpu", torch.float32 if worth else torch.int64)
         known_keys: list[Tensor] = []
         for k, (i, j) in enumerate(PHASES):
             rows, columns = (height - i + 1) // 2, (width - j + 1) // 2  # cells whose token lies inside the grid
@@ -147,13 +150,13 @@ class Prior:
                         at = at.to(self.device)
                         more = seen(whole_views(new.to(self.device)[at]))
                         total[at] = (total[at] + more).clamp_(-HEAD_MAX, HEAD_MAX)
-                new = self._code(speak, total, bias[:, place], coder, None if here is None else here[:, place])
+                new = self._code(speak, total, bias[:, place], coder, None if here is None else here[:, place], worth)
                 now[..., place] = new.view(*now.shape[:3], -1).to(self.device)
             if k < 3:
                 base = base + self._view(f"p_known.{k}", active).stream(whole_views(out[:, i::2, j::2]))
         return out[:, :height, :width].contiguous()
 
-    def _code(self, speak: Linear, total: Tensor, bias: Tensor, coder: Coder, y: Tensor | None) -> Tensor:
+    def _code(self, speak: Linear, total: Tensor, bias: Tensor, coder: Coder, y: Tensor | None, worth: float) -> Tensor:
         """One group of all tokens of a phase: its coefficients, int32 (tokens, n) on the CPU."""
         shift = HEAD_BITS - ACT_BITS
         hidden = (total.to(torch.int64) + (1 << (shift - 1)) >> shift).clamp_(0, HIDDEN_MAX)
@@ -162,7 +165,10 @@ class Prior:
         scale = (scale + (1 << (TABLE_BITS - 4)) >> TABLE_BITS - 3).clamp_(SCALE_LOW, SCALE_HIGH)
         both = torch.stack([m, scale]).cpu().numpy()
         mean, spread = both.reshape(2, -1)
-        coded = self.quantiser.code(mean, spread, coder, None if y is None else y.numpy().ravel())
+        chosen = None if y is None else y.numpy().ravel()
+        if chosen is not None and worth:
+            chosen = decide(chosen, mean, spread, worth)
+        coded = self.quantiser.code(mean, spread, coder, chosen)
         return torch.from_numpy(coded.astype(np.int32).reshape(both.shape[1:]))
 
 

@@ -196,6 +196,31 @@ def _escape(p: np.ndarray, coder: Coder, over: np.ndarray | None) -> np.ndarray:
     return out
 
 
+def decide(y: np.ndarray, mean: np.ndarray, scale: np.ndarray, worth: float) -> np.ndarray:
+    """Round real numbers to one of the two integers next to each, whichever costs less: int64 (n,).
+
+    The cost is bits + worth * squared error (rate-distortion optimised quantisation). It is the encoder's own affair:
+    nothing here need be exact.
+
+    y: float32 (n,), in quantiser steps; mean, scale: of their distributions, like those of `Quantiser.code`.
+    """
+    out = np.rint(y)
+    off = np.abs(y - out)
+    # closer to an integer than this, another would have to save 0.7 * worth bits: a lone 1 may do so, others hardly
+    at = np.flatnonzero((off > 0.15) | (np.abs(out) == 1))
+    near = out[at]
+    side = np.where(y[at] < near, np.float32(-1), np.float32(1))
+    # borders of the two integers' intervals from the mean, in scales, and seen from its other side where they lie
+    # beyond it: the sigmoid of what is far below 0 is exact
+    border = side * (near - mean[at] * np.float32(2.0**-MEAN_BITS)) + np.array([[-0.5], [0.5], [1.5]], np.float32)
+    border *= np.exp2(scale[at] * np.float32(-0.125))
+    border *= np.where(border[1] > 0, np.float32(-1), np.float32(1))
+    likely = np.abs(np.diff(1 / (1 + np.exp(-border.clip(-40, 40))), axis=0)) + np.float32(1e-9)
+    saved = np.log2(likely[1] / likely[0])
+    out[at] += side * (saved > worth * (1 - 2 * off[at]))
+    return out.astype(np.int64)
+
+
 def groups(active: int) -> list[slice]:
     """The groups that hold any of the first `active` coefficients."""
     out, start = [], 0
