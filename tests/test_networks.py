@@ -232,7 +232,7 @@ def test_real_numbers_and_integers_agree(model, tune, predicted):
         prediction = near if predicted else None
         classes = None if predicted else network.classes(x)
         context = network.context(condition, prediction, classes)
-        y, used = coded(network, context, condition, network.encode(x, context, condition))
+        y, used = coded(network, context, condition, network.encode(x, context, condition).round().int())
         one = torch.ones(1)
         frame = unrounded.condition(
             x, log2_step(quality).float() * one, tune * one, prediction, 0 * one, network.active(quality), torch.float32
@@ -415,8 +415,8 @@ def test_encoding_in_bands_is_the_same_but_for_rounding(model, monkeypatch):
     whole = model.network.encode(x, context, condition)
     monkeypatch.setattr(bands, "MOST", 2 * (2 * model.network.decoder.halo + 5))
     parts = model.network.encode(x, context, condition)
-    assert parts.shape == whole.shape and parts.dtype == whole.dtype == torch.int32
-    assert (parts != whole).float().mean() < 1e-3 and (parts - whole).abs().max() <= 1 and whole.any()
+    assert parts.shape == whole.shape and parts.dtype == whole.dtype == torch.float32
+    assert (parts - whole).abs().mean() < 2e-3 and (parts - whole).abs().max() < 0.5 and whole.abs().max() > 10
 
 
 def test_bands_cover_the_picture_once():
@@ -523,7 +523,7 @@ def test_the_encoder_looks_around_and_the_quality_conditions(model):
     def encoded(x, quality):
         condition = Condition(0, quality, 0)
         context = model.network.context(condition, None, model.network.classes(x))
-        return model.network.encode(x, context, condition)
+        return model.network.encode(x, context, condition).round()
 
     a, b = encoded(x, 60), encoded(y, 60)
     far = 24 - model.network.decoder.halo - 2

@@ -19,6 +19,7 @@ from bsqcodec.network.quantiser import (
     SCALE_LOW,
     STEP_BITS,
     Quantiser,
+    decide,
     groups,
     log2_step,
     tables,
@@ -241,6 +242,30 @@ def test_steps_of_classes_and_tunes(quantiser):
         expected = 2.0 ** (9 - 8 * (quality - 1) / 99 + GAMMA[tune] * classes)
         assert torch.allclose(steps / 2**STEP_BITS, expected, rtol=1e-3)
         assert 2 ** log2_step(quality) == pytest.approx(steps[3].item() / 2**STEP_BITS, rel=1e-3)
+
+
+@pytest.mark.parametrize("worth", [8.0, 14.0, 20.0])
+def test_rounding_takes_what_costs_less(worth):
+    """Against every integer near it, in float64; but for values so close to one that another hardly pays."""
+    rng = np.random.default_rng(5)
+    n = 20_000
+    mean = rng.integers(-200, 200, n) * (rng.random(n) < 0.5)
+    scale = rng.integers(SCALE_LOW, 40, n)
+    y = (mean / 32 + 2.0 ** (scale / 8) * rng.logistic(size=n) * rng.choice([0.3, 1, 3], n)).astype(np.float32)
+    found = decide(y, mean, scale, worth)
+    options = np.floor(y).astype(np.int64) + np.arange(-1, 3)[:, None]
+
+    def cost(v):
+        d = -np.abs(v - mean / 32) * 2.0 ** (-scale / 8)
+        half = 0.5 * 2.0 ** (-scale / 8)
+        p = 1 / (1 + np.exp(-np.clip(d + half, -500, 500))) - 1 / (1 + np.exp(-np.clip(d - half, -500, 500)))
+        return -np.log2(np.maximum(p, 1e-9)) + worth * (v - y.astype(np.float64)) ** 2
+
+    assert found.dtype == np.int64 and (np.abs(found - y) < 1).all()
+    lost = cost(found) - cost(options).min(0)
+    assert (lost < 0.01).mean() > 0.98 and lost.mean() < 0.02
+    assert (cost(np.rint(y)) - cost(found)).mean() > 0.01
+    assert np.array_equal(decide(found.astype(np.float32), mean, np.full(n, 20), worth), found)
 
 
 def test_groups_cover_the_active_coefficients():
