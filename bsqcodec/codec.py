@@ -22,7 +22,7 @@ from .errors import FormatError
 from .model import Model
 from .motion import MOTION_LAMBDA, VECTOR_LAMBDA, compensate, find, mean
 from .network import TOKEN, Condition, Context
-from .order import DROP, MAX_MINI_GOP, Place, coding_order, mini_gop
+from .order import DROP, MAX_MINI_GOP, P_DROPS, P_DROPS_AMONG_B, Place, coding_order, mini_gop
 from .tune import TUNES, tune_number
 from .vectors import LIMIT, VectorCoder
 
@@ -37,10 +37,6 @@ BOTH = 49152  # and two, if it has any
 MOTION_GAIN = 1.2
 # bits that an error of one quantiser step of a coefficient is worth: of I frames, of P and B frames
 WORTH = {"perceptual": (14.0, 8.0), "psnr": (18.0, 8.0)}
-# Steps of quality that the P frames after an I frame are below it, in turn. What a coarse quantiser leaves adds up from
-# P frame to P frame; a fine one now and then ends it, and costs less than if all were alike.
-P_DROPS = (8, 7, 8, 5, 8, 7, 8, 0)
-P_DROPS_AMONG_B = (5, 0)
 
 
 @dataclass

@@ -30,21 +30,25 @@ from .motion import BLOCK, TAPS
 from .network.layers import bf16_is_fast
 from .network.unrounded import Mat, Unrounded, initialise, karhunen_loeve
 from .objective import Objective, evenly, measure
+from .order import P_DROPS
 from .tune import TUNES
 
 log = logging.getLogger(__name__)
 # Qualities of a step: log2 of the quantiser step from and to, and the active coefficients. A step takes one of them, so
 # that most steps work on few coefficients.
 BANDS = ((6.0, 9.0, 192), (4.3, 6.0, 416), (1.0, 4.3, 768))
+# P frames one after the other, there and back again: what a network does wrong in one adds up in those that follow
+CHAIN = [[0], *([i, i - 1] for i in range(1, 7)), *([6 - i, 5 + i] for i in range(1, 5))]
 # Frames in the order of coding: distance from the first, then the places in this order that are references
 ORDERS = [
     [[0], [1, 0], [2, 1]],
-    [[0], [1, 0], [2, 1]],
     [[0], [2, 0], [1, 0, 1]],
-    [[0], [2, 0], [4, 1]],
     [[0], [4, 0], [2, 0, 1]],
+    *([CHAIN] * 4),
 ]
-COARSER_P = (0.0, 0.1, 0.2, 0.4)  # by which log2 of a P frame's step is above its I frame's, one of these
+GRADED = 0.5  # share of the frames of more than 3 that have gradients: neighbours teach the same
+COARSER_P = (0.0, 0.1, 0.2, 0.4)  # by which log2 of the steps of all P frames is above the I frame's, one of these,
+LOG2_STEP = 8 / 99  # and by so much for each of the steps of quality that the encoder takes from one of them (order.py)
 COARSER_B = 0.9  # of a B frame's, at most
 BOTH = 0.7  # share of the B frames that are predicted from the mean of both references; the others from one
 STRIP_FRAMES = 7  # of strips that are cut from videos
@@ -131,7 +135,7 @@ def _is_order(order) -> bool:
         and all(isinstance(p, list) and p and all(type(x) is int and x >= 0 for x in p) for p in order)
         and order[:1] == [[0]]
         and all(2 <= len(p) <= 3 and max(p[1:]) < a for a, p in enumerate(order) if a)
-        and len({p[0] for p in order}) == len(order)
+        and all(order[b][0] != p[0] for p in order for b in p[1:])
     )
 
 
@@ -315,24 +319,33 @@ class Trainer:
     ) -> None:
         """Gradients of a batch of sequences, frame by frame: each is predicted from decoded ones, without a gradient.
 
+        Half of the sequences have P frames of changing quality, as the encoder codes them.
+
         level: log2 of the quantiser steps of the I frames, (n,); high: the most that it may be.
         """
-        n = len(level)
+        n, graded = len(level), GRADED if len(order) > 3 else 1.0
         frames, vectors = self.sampler.sequences(rng, n, self.config.crop, order)
+        coarser, first, swing = (
+            rng.choice(COARSER_P, n),
+            rng.integers(len(P_DROPS)),
+            LOG2_STEP * rng.integers(2, size=n),
+        )
         decoded: list[Tensor] = []
         for a, place in enumerate(order):
             options = [predict(decoded[b], vectors[a, b], self.taps) for b in place.references]
-            prediction, coarser = None, np.zeros(n)
+            prediction, more = None, np.zeros(n)
             if len(options) == 1:
-                prediction, coarser = options[0], rng.choice(COARSER_P, n)
+                prediction, more = options[0], coarser + swing * P_DROPS[(first + a) % len(P_DROPS)]
             elif options:
-                which, coarser = self.on_device(rng.random(n))[:, None, None, None], COARSER_B * rng.random(n)
+                which, more = self.on_device(rng.random(n))[:, None, None, None], COARSER_B * rng.random(n)
                 mean = ((options[0] + options[1] + 1) * 0.5).floor()
                 one = torch.where(which < (1 + BOTH) / 2, options[0], options[1])
                 prediction = torch.where(which < BOTH, mean, one)
-            log2_step = self.on_device(np.minimum(level + coarser, high))
-            loss, pixels = self.loss(frames[:, a].float(), log2_step, tune, active, len(options), prediction)
-            loss.backward()
+            log2_step = self.on_device(np.minimum(level + more, high))
+            with torch.set_grad_enabled(bool(rng.random() < graded)):
+                loss, pixels = self.loss(frames[:, a].float(), log2_step, tune, active, len(options), prediction)
+            if loss.requires_grad:
+                loss.backward()
             decoded.append(pixels)
 
     def loss(
