@@ -10,50 +10,25 @@ its end, so an encoder leaves out zero words at the end and the low zero bytes o
 remain when the length is no multiple of 4 are the high bytes of a word, also little-endian.
 """
 
-from collections.abc import Iterator
-
 import constriction
 import numpy as np
 
 from .errors import FormatError
 
 ONE = 65536  # scale of the probabilities
-_Bernoulli = constriction.stream.model.Bernoulli
-_ANY = _Bernoulli(perfect=False)
-_RUN = 512  # bits
+_ANY = constriction.stream.model.Bernoulli(perfect=False)
 
 
-def _pieces(p1: np.ndarray) -> Iterator[tuple[slice, np.ndarray | float]]:
-    """Cut the bits where a run of equal probabilities begins or ends: slices, and P(1) of the bits, one or each.
-
-    Most bits are all but certain, so that there are long runs. Bits that share one model take a third of the time.
-    Raises ValueError for probabilities out of range.
-    """
+def _probabilities(p1: np.ndarray) -> np.ndarray:
+    """P(1) of each bit. Raises ValueError for probabilities out of range."""
     if p1.size and not (1 <= p1.min() and p1.max() < ONE):
         raise ValueError("probabilities must lie in 1..65535")
-    if 0 < p1.size < _RUN:
-        yield slice(0, p1.size), p1 * (1.0 / ONE)
-        return
-    edges = np.concatenate([[0], np.flatnonzero(p1[1:] != p1[:-1]) + 1, [p1.size]])
-    done = 0
-    for i in np.flatnonzero(np.diff(edges) >= _RUN):
-        start, stop = int(edges[i]), int(edges[i + 1])
-        if start > done:
-            yield slice(done, start), p1[done:start] * (1.0 / ONE)
-        yield slice(start, stop), p1[start] * (1.0 / ONE)
-        done = stop
-    if p1.size > done:
-        yield slice(done, p1.size), p1[done:] * (1.0 / ONE)
+    return p1 * (1.0 / ONE)
 
 
-def _cost(symbols: np.ndarray, p: np.ndarray | float) -> float:
+def _cost(symbols: np.ndarray, p: np.ndarray) -> float:
     """-sum log2 P of symbols 0/1 with P(1) = p."""
-    if not isinstance(p, np.ndarray):
-        count = np.count_nonzero(symbols)
-        return -float(count * np.log2(p) + (len(symbols) - count) * np.log2(1 - p))
-    q = 1 - p
-    ones = np.flatnonzero(symbols)
-    q[ones] = p[ones]
+    q = np.abs(symbols - 1 + p)
     # of products of 32, which are 2**-512 or more: a logarithm takes much longer than a multiplication
     whole = len(q) // 32 * 32
     return -float(np.log2(q[:whole].reshape(32, -1).prod(0)).sum() + np.log2(q[whole:]).sum())
@@ -78,16 +53,9 @@ class BitEncoder:
         if symbols.min() < 0 or symbols.max() > 1:
             raise ValueError("bits must be 0 or 1")
         self.count += symbols.size
-        for at, p in _pieces(p1):
-            self._append(symbols[at], p)
-
-    def _append(self, symbols: np.ndarray, p: np.ndarray | float) -> None:
-        """symbols: int32 of 0 and 1; p: of each the probability of 1, or one for all."""
+        p = _probabilities(p1)
+        self._coder.encode(symbols, _ANY, p)
         self.bits += _cost(symbols, p)
-        if isinstance(p, np.ndarray):
-            self._coder.encode(symbols, _ANY, p)
-        else:
-            self._coder.encode(symbols, _Bernoulli(p, perfect=False))
 
     def finish(self) -> bytes:
         """The stream; empty if nothing was encoded.
@@ -134,19 +102,10 @@ class BitDecoder:
         """The next `p1.size` bits, uint8 0/1. Raises FormatError where no encoder could have made the data."""
         p1 = np.asarray(p1).ravel()
         self.count += p1.size
-        out = np.empty(p1.size, np.uint8)
-        for at, p in _pieces(p1):
-            out[at] = self._take(p, at.stop - at.start)
-        return out
-
-    def _take(self, p: np.ndarray | float, count: int) -> np.ndarray:
-        """The next `count` bits; p: of each the probability of 1, or one for all."""
+        p = _probabilities(p1)
         try:
-            if isinstance(p, np.ndarray):
-                symbols = self._coder.decode(_ANY, p)
-            else:
-                symbols = self._coder.decode(_Bernoulli(p, perfect=False), count)
+            symbols = self._coder.decode(_ANY, p)
         except AssertionError as e:
             raise FormatError("the coded bits are damaged") from e
         self.bits += _cost(symbols, p)
-        return symbols
+        return symbols.astype(np.uint8)

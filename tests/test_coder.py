@@ -72,8 +72,7 @@ def test_integer_definition() -> None:
     assert [decoder.bit(int(i)) for i in k] == bits.tolist()
 
 
-def test_runs_of_equal_probabilities_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are coded in another way, to the same bytes."""
+def test_runs_of_equal_probabilities() -> None:
     rng = np.random.default_rng(4)
     lengths = np.r_[1, 511, 512, 513, 2000, 3, 512, 512, rng.integers(1, 1200, 40)]
     k = np.repeat(np.r_[1, 1, 65535, 32768, 1, 7, 40000, 40001, rng.integers(1, 65536, 40)], lengths)
@@ -88,8 +87,6 @@ def test_runs_of_equal_probabilities_change_nothing(monkeypatch: pytest.MonkeyPa
     for broken in (data[:100], b"\xff" * 5000):
         with contextlib.suppress(FormatError):
             assert BitDecoder(broken).decode(k).size == k.size
-    monkeypatch.setattr("bsqcodec.coder._RUN", 1 << 30)
-    assert encoded(bits, k) == data
 
 
 def test_every_probability_matches_its_weight() -> None:

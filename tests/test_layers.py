@@ -22,6 +22,7 @@ from bsqcodec.network.layers import (
     in_parts,
     multiply_shift,
     normalise,
+    of_some,
     scale,
 )
 
@@ -116,8 +117,11 @@ def test_int8_products_are_made_where_a_cpu_has_them(monkeypatch):
         x = torch.randint(-127, 128, (4, 15), generator=g)
         matrix = Matrix(weight.float())
         assert matrix.weight is None and matrix.halves == (most > 127)
-        product = matrix.product(matrix.narrow(x))
+        product = matrix.product(x.to(matrix.kind))
         assert product.dtype == torch.int32 and torch.equal(product.long(), x @ weight.T)
+    wide = 4 * x.to(torch.int32) - 3
+    weight = weight >> 6
+    assert torch.equal(Matrix(weight.float(), 511).product(wide).long(), wide.long() @ weight.T)
 
 
 def test_a_wrong_int8_product_is_found_out(monkeypatch):
@@ -229,7 +233,7 @@ def test_attention_against_the_definition():
 def test_shift_block_in_float32_and_int8_equals_int64(grid, monkeypatch):
     tensors = block_tensors(38, "shift")
     x = torch.randint(-3000, 3000, (2, *grid, 38), generator=torch.Generator().manual_seed(1))
-    expected = ShiftBlock(tensors, "x", torch.int64)(x)
+    expected = ShiftBlock(tensors, "x", torch.int64)(x.clone())
     assert not torch.equal(expected, x)
     monkeypatch.setattr(layers, "_CHUNK", 3)
     assert torch.equal(ShiftBlock(tensors, "x", torch.float32)(x.float()).long(), expected)
@@ -243,3 +247,18 @@ def test_a_few_rows_at_a_time_give_what_all_do(monkeypatch):
     assert torch.equal(in_parts(lambda a: 2 * a, x), 2 * x)
     a, b = in_parts(lambda a, b: [a + b, a - b], x, x[..., :1])
     assert torch.equal(a, x + x[..., :1]) and torch.equal(b, x - x[..., :1])
+
+
+def test_tokens_that_are_0_are_left_out():
+    x = torch.tensor([[[0, 0], [0, -1]], [[2, 0], [0, 0]]])
+    seen = []
+
+    def layers(x: torch.Tensor, more: torch.Tensor) -> list[torch.Tensor]:
+        seen.append(len(x))
+        return [3 * x, x[..., :1] + x[..., 1:] * more]
+
+    for every in x, x + 5:
+        a, b = of_some(layers, every, every[..., :1] + 2)
+        assert torch.equal(a, 3 * every)
+        assert torch.equal(b, every[..., :1] + every[..., 1:] * (every[..., :1] + 2))
+    assert seen == [2, 2]  # tokens of two, rows of all

@@ -19,6 +19,8 @@ from bsqcodec.network import Condition
 from bsqcodec.network.export import decoding, integers, restore, round_rows
 from bsqcodec.network.patches import (
     PHASES,
+    add_windows,
+    canvas,
     cells,
     merge,
     overlap,
@@ -28,6 +30,7 @@ from bsqcodec.network.patches import (
     rings,
     split,
     unpatch,
+    windows,
 )
 from bsqcodec.network.quantiser import groups, log2_step
 from bsqcodec.network.tokenizer import smooth
@@ -465,6 +468,12 @@ def test_rings_see_around_and_overlap_adds_up():
         for j in range(6):
             total[:, :, 8 * i : 8 * i + 12, 8 * j : 8 * j + 12] += t[:, i, j].view(2, 3, 12, 12)
     assert torch.equal(overlap(t), total[:, :, 2:-2, 2:-2])
+    room, inside = canvas(torch.Size((2, 2, 3)), torch.float32, x.device)
+    inside.copy_(x)
+    seen = windows(room)
+    assert torch.equal(seen.flatten(3), r)
+    add_windows(seen, t)
+    assert torch.equal(inside, x + overlap(t))
 
 
 def test_cells_are_in_the_order_of_the_phases():

@@ -91,7 +91,7 @@ class Network:
             prediction = None if context.prediction is None else context.prediction[:, :, rows].float() + 128
             return network.condition(
                 picture[:, :, rows], level, tune, prediction, b_frame, self.active(condition.quality), dtype,
-                context.classes[:, run],
+                context.classes[:, run], not effort,
             )  # fmt: skip
 
         def choose(run: slice) -> Tensor:

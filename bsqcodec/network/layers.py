@@ -11,7 +11,7 @@ fractional bits and lie within +-127, the residual stream has `RES_BITS`. Roundi
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -101,9 +101,9 @@ def _int8_matrix(x: Tensor) -> Tensor:
 class Matrix:
     """Integers (n_out, n_in) within +-2**13, for products with integers within +-`in_max`.
 
-    On a CPU with `int8_is_exact` and in_max <= 127 it is kept as int8, a larger one as 128 * high + low, and products
-    are int32; elsewhere they are float32. Both hold the same integers, for no partial sum reaches 2**24. An int64
-    weight stays what it is: the oracle's.
+    On a CPU with `int8_is_exact` it is kept as int8, a larger one as 128 * high + low, and products are int32; so are
+    inputs if in_max > 127. Elsewhere they are float32. Both hold the same integers, for no partial sum reaches 2**24.
+    An int64 weight stays what it is: the oracle's.
 
     Raises AssertionError if a partial sum could reach 2**24.
     """
@@ -113,28 +113,31 @@ class Matrix:
         assert bound < LIMIT, f"a partial sum could reach {bound:.0f}"
         self.n_out = len(weight)
         self.weight: Tensor | None = None
-        narrow = int(torch.as_tensor(in_max).max()) <= ACT_MAX
-        if weight.dtype == torch.int64 or weight.device.type != "cpu" or not narrow or not int8_is_exact():
+        self.kind = weight.dtype  # that the product takes: what is kept for it is best kept so
+        self.wide = int(torch.as_tensor(in_max).max()) > ACT_MAX
+        if weight.dtype == torch.int64 or weight.device.type != "cpu" or not int8_is_exact():
             self.weight = weight.contiguous()
             return
         weight = weight.to(torch.int32)
         low = weight if weight.abs().max() <= 127 else ((weight + 64) & 127) - 64
         self.halves = low is not weight
         parts = torch.cat([low, (weight - low) >> 7]) if self.halves else low
-        self.parts = _int8_matrix(parts.T)
+        self.parts, self.kind = _int8_matrix(parts.T), torch.int8
 
     def product(self, x: Tensor) -> Tensor:
         """x: (..., n_in), integers of any type. Returns (..., n_out), a tensor of its own, int32, float32 or int64."""
         if self.weight is not None:
             return x.to(self.weight.dtype).contiguous() @ self.weight.T
-        y = torch._int_mm(_int8_matrix(x.reshape(-1, x.shape[-1])), self.parts)
+        rows = x.reshape(-1, x.shape[-1])
+        if self.wide:
+            rows = torch.cat([rows & 127, rows >> 7])
+        y = torch._int_mm(_int8_matrix(rows), self.parts)
+        if self.wide:
+            low, high = y.chunk(2)
+            y = torch.add(low, high, alpha=128)
         if self.halves:
             y = torch.add(y[:, : self.n_out], y[:, self.n_out :], alpha=128)
         return y.view(*x.shape[:-1], self.n_out)
-
-    def narrow(self, x: Tensor) -> Tensor:
-        """Integers within +-127 in the type that the product takes: less to move about before it."""
-        return x.to(torch.int8) if self.weight is None else x.to(self.weight.dtype)
 
 
 class Linear:
@@ -179,6 +182,17 @@ def linear(tensors: Tensors, name: str, dtype: torch.dtype, columns: Tensor | No
     return Linear(weight if columns is None else weight[:, columns], tensors[f"{name}.shift"], dtype, **formats)
 
 
+def of_some(layers: Callable, x: Tensor, *more: Tensor) -> list[Tensor]:
+    """`layers`, which make 0 of 0, applied to the tokens of x, (..., C), that are not all 0; to all if `at_once`."""
+    if at_once(x) or (some := x.abs().amax(-1) > 0).all():
+        return layers(x, *more)
+    out = []
+    for y in layers(x[some], *(t[some] for t in more)):
+        out.append(y.new_zeros((*x.shape[:-1], y.shape[-1])))
+        out[-1][some] = y
+    return out
+
+
 def normalise(x: Tensor) -> Tensor:
     """Activations x / mean|x| over the channels. x: (..., width), the residual stream.
 
@@ -200,16 +214,20 @@ def at_once(x: Tensor) -> bool:
     return x.device.type != "cpu"
 
 
+def parts(*x: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """A few rows at a time of tensors (B, H, W, ...), if not `at_once`."""
+    step = max(1, x[0].shape[1] if at_once(x[0]) else _CHUNK // (x[0].shape[0] * x[0].shape[2]))
+    return zip(*(t.split(step, 1) for t in x))
+
+
 def in_parts(layers: Callable, *x: Tensor) -> Any:
-    """`layers`, which work token by token on (B, H, ...) and return one tensor or several, applied to a few rows at a
-    time, if not `at_once`."""
-    rows, step = x[0].shape[1], max(1, _CHUNK // max(1, x[0][:, 0, ..., 0].numel()))
-    if at_once(x[0]) or rows <= step:
-        return layers(*x)
-    parts = [layers(*part) for part in zip(*(t.split(step, 1) for t in x))]
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts, 1)
-    return [torch.cat(part, 1) for part in zip(*parts)]
+    """`layers`, which work token by token on (B, H, W, ...) and return one tensor or several, applied to `parts`."""
+    done = [layers(*part) for part in parts(*x)]
+    if len(done) == 1:
+        return done[0]
+    if isinstance(done[0], Tensor):
+        return torch.cat(done, 1)
+    return [torch.cat(part, 1) for part in zip(*done)]
 
 
 class ShiftBlock:
@@ -221,18 +239,17 @@ class ShiftBlock:
         self.outer = linear(tensors, f"{name}.b", dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
-        narrow = self.inner.matrix.narrow
-        y = in_parts(lambda x: narrow(normalise(x)), x)
-        _, h, w, c = y.shape
-        padded = F.pad(y, (0, 0, 1, 1, 1, 1))
+        """x: residual stream, which becomes the result."""
+        b, h, w, c = x.shape
+        padded = x.new_zeros((b, h + 2, w + 2, c), dtype=self.inner.matrix.kind)
+        for part, inside in parts(x, padded[:, 1:-1, 1:-1]):
+            inside.copy_(normalise(part))
         n = c // 9
-        widths = [n] * 4 + [c - 8 * n] + [n] * 4
-        parts, start = [], 0
-        for i, width in enumerate(widths):
-            parts.append(padded[:, i // 3 : i // 3 + h, i % 3 : i % 3 + w, start : start + width])
-            start += width
-        y = torch.cat(parts, -1)
-        return in_parts(lambda x, y: x + self.outer.stream(self.inner(y)), x, y)
+        groups = padded.split([n] * 4 + [c - 8 * n] + [n] * 4, -1)
+        moved = [t[:, i // 3 : i // 3 + h, i % 3 : i % 3 + w] for i, t in enumerate(groups)]
+        for part, *near in parts(x, *moved):
+            part.add_(self.outer.stream(self.inner(torch.cat(near, -1))))
+        return x
 
 
 class AttentionCache:
@@ -285,8 +302,7 @@ class AttentionBlock:
         window, d, top = self.WINDOW, HEAD, self.offset
         bottom, right = -(h + top) % window, -(w + top) % window
         rows, columns = (h + top + bottom) // window, (w + top + right) // window
-        narrow = self.outer.matrix.narrow
-        y = in_parts(lambda x: narrow(self.inner(self.inner.matrix.narrow(normalise(x)))), x)
+        y = in_parts(lambda x: self.inner(normalise(x)).to(self.outer.matrix.kind), x)
         qkv, hidden = y.split([3 * c, y.shape[-1] - 3 * c], -1)
         padded = top or bottom or right
         if padded:
@@ -299,11 +315,11 @@ class AttentionBlock:
         if padded:
             outside = _outside(h, w, window, top, x.device).repeat(b, cache.phase + 1)[:, None, None].to(bias.dtype)
         step = len(q) if at_once(q) else max(1, _SCORES // bias.numel())
-        parts = []
+        done = []
         for i in range(0, len(q), step):
             at = slice(i, i + step)
-            parts.append(self._attend(q[at], k[at], v[at], bias, None if outside is None else outside[at]))
-        o = torch.cat(parts) if len(parts) > 1 else parts[0]
+            done.append(self._attend(q[at], k[at], v[at], bias, None if outside is None else outside[at]))
+        o = torch.cat(done) if len(done) > 1 else done[0]
         o = o.view(b, rows, columns, self.heads, window, window, d).permute(0, 1, 4, 2, 5, 3, 6)
         o = o.reshape(b, rows * window, columns * window, c)[:, top : top + h, top : top + w]
         return in_parts(lambda x, o, u: x + self.outer.stream(torch.cat([o, u.clamp(min=0)], -1)), x, o, hidden)

@@ -11,11 +11,14 @@ RINGED = 3 * (FINE + 2 * RING) ** 2  # values of a patch with its ring
 PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))  # order of coding of the tokens in a cell of 2x2
 
 
+def tokens(x: Tensor) -> Tensor:
+    """A picture (B, 3, H, W), sides multiples of 16, seen as (B, H/16, W/16, 3, 16, 16)."""
+    return x.unflatten(2, (-1, TOKEN)).unflatten(4, (-1, TOKEN)).permute(0, 2, 4, 1, 3, 5)
+
+
 def patches(x: Tensor) -> Tensor:
     """(B, 3, H, W), sides multiples of 16, to (B, H/16, W/16, 768): of each token R, G and B, row by row."""
-    b, c, h, w = x.shape
-    x = x.reshape(b, c, h // TOKEN, TOKEN, w // TOKEN, TOKEN).permute(0, 2, 4, 1, 3, 5)
-    return x.reshape(b, h // TOKEN, w // TOKEN, c * TOKEN * TOKEN)
+    return tokens(x).flatten(3)
 
 
 def unpatch(x: Tensor) -> Tensor:
@@ -61,6 +64,29 @@ def rings(x: Tensor) -> Tensor:
     x = torch.cat([x[:, :, :-1], x[:, :, 1:, :4]], 3).view(b, 3, h // 8 - 1, 12, w // 8, 8)
     x = torch.cat([x[..., :-1, :], x[..., 1:, :4]], 5)
     return x.permute(0, 2, 4, 1, 3, 5).reshape(b, h // 8 - 1, w // 8 - 1, RINGED)
+
+
+def canvas(grid: torch.Size, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Room for pictures of (B, h, w) tokens with a margin of RING pixels, and the part of it within the margin."""
+    b, h, w = grid
+    x = torch.empty((b, 3, h * TOKEN + 2 * RING, w * TOKEN + 2 * RING), dtype=dtype, device=device)
+    return x, x[:, :, RING:-RING, RING:-RING]
+
+
+def windows(x: Tensor) -> Tensor:
+    """What `rings` has of a picture, as a view of its `canvas`, (B, H/8, W/8, 3, 12, 12). Fills the margin."""
+    x[:, :, :RING], x[:, :, -RING:] = x[:, :, RING : RING + 1], x[:, :, -RING - 1 : -RING]
+    x[..., :RING], x[..., -RING:] = x[..., RING : RING + 1], x[..., -RING - 1 : -RING]
+    size = FINE + 2 * RING
+    return x.unfold(2, size, FINE).unfold(3, size, FINE).permute(0, 2, 3, 1, 4, 5)
+
+
+def add_windows(seen: Tensor, t: Tensor) -> None:
+    """Add patches of 12x12 pixels, (B, H/8, W/8, 432), to what `windows` sees. What overlaps adds up."""
+    t = t.unflatten(-1, seen.shape[3:])
+    for rows in slice(FINE), slice(FINE, None):
+        for columns in slice(FINE), slice(FINE, None):  # in each of the four no two patches overlap
+            seen[..., rows, columns] += t[..., rows, columns]
 
 
 def overlap(t: Tensor) -> Tensor:

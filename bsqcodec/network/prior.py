@@ -17,7 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .graphs import Graphs
-from .layers import ACT_BITS, RES_BITS, AttentionBlock, AttentionCache, Linear, Tensors, linear, normalise
+from .layers import (
+    ACT_BITS,
+    RES_BITS,
+    AttentionBlock,
+    AttentionCache,
+    Linear,
+    Tensors,
+    linear,
+    normalise,
+    of_some,
+    scale,
+)
 from .patches import PHASES, cells
 from .quantiser import COEFFICIENTS, MEAN_BITS, SCALE_HIGH, SCALE_LOW, TABLE_ROWS, Coder, decide, groups
 from .tokenizer import VIEW_BITS, VIEW_MAX, Condition, Context, Decoder, count, view_columns, whole_views
@@ -129,7 +140,7 @@ class Prior:
             for i in range(4):
                 base = base + self._view(f"p_prediction.{i}", active).stream(views[:, :, :, i])
         hc, wc = base.shape[1:3]
-        bias = self.bias(condition, active).to(self.dtype)
+        bias = self.bias(condition, active).to(torch.int32)
         steps = self._groups(active)
         out = torch.zeros((1, 2 * hc, 2 * wc, active), dtype=torch.int32, device=self.device)
         truth = None if y is None else y.to("cpu", torch.float32 if worth else torch.int64)
@@ -153,17 +164,17 @@ class Prior:
                 new = self._code(speak, total, bias[:, place], coder, None if here is None else here[:, place], worth)
                 now[..., place] = new.view(*now.shape[:3], -1).to(self.device)
             if k < 3:
-                base = base + self._view(f"p_known.{k}", active).stream(whole_views(out[:, i::2, j::2]))
+                see = self._view(f"p_known.{k}", active).stream
+                base = base + of_some(lambda y, see=see: [see(whole_views(y))], out[:, i::2, j::2])[0]
         return out[:, :height, :width].contiguous()
 
     def _code(self, speak: Linear, total: Tensor, bias: Tensor, coder: Coder, y: Tensor | None, worth: float) -> Tensor:
         """One group of all tokens of a phase: its coefficients, int32 (tokens, n) on the CPU."""
-        shift = HEAD_BITS - ACT_BITS
-        hidden = (total.to(torch.int64) + (1 << (shift - 1)) >> shift).clamp_(0, HIDDEN_MAX)
-        m, scale = (speak(hidden).to(torch.int64).unflatten(-1, (2, -1)) + bias.to(torch.int64)).unbind(1)
-        m = (m + (1 << (TABLE_BITS - MEAN_BITS - 1)) >> TABLE_BITS - MEAN_BITS).clamp_(-MEAN_MAX, MEAN_MAX)
-        scale = (scale + (1 << (TABLE_BITS - 4)) >> TABLE_BITS - 3).clamp_(SCALE_LOW, SCALE_HIGH)
-        both = torch.stack([m, scale]).cpu().numpy()
+        hidden = scale(total, ACT_BITS - HEAD_BITS, 0, HIDDEN_MAX)
+        m, spread = (speak(hidden).unflatten(-1, (2, -1)) + bias).unbind(1)  # below 2**23: exact in float32
+        m = scale(m, MEAN_BITS - TABLE_BITS, -MEAN_MAX, MEAN_MAX)
+        spread = scale(spread, 3 - TABLE_BITS, SCALE_LOW, SCALE_HIGH)
+        both = torch.stack([m, spread]).to("cpu", torch.int32).numpy()
         mean, spread = both.reshape(2, -1)
         chosen = None if y is None else y.numpy().ravel()
         if chosen is not None and worth:

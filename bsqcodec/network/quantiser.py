@@ -46,6 +46,8 @@ _CERTAIN = 14  # scales beyond which a value is not coded: exp(-14) = 2**-20 lik
 ESCAPE_MAX = (1 << 16) - 1  # by so much a value can pass the bound of its planes
 _ESCAPE = 16  # of ONE: least probability that a value at the bound of its planes passes it
 _UNITS = 16 * 3 ** np.arange(PLANES + 1, dtype=np.int64)  # half of the interval of so many planes, in 1/32 steps
+_MOST = (3 ** np.arange(PLANES + 1, dtype=np.int64) - 1) // 2  # that so many planes hold
+_BORDERS = np.array([[-3], [-1], [1], [3]])  # of the intervals that a digit tells apart, in such halves
 
 # Called with P(bit = 1) * 65536, int64 (n,), and when encoding with the bits, bool (n,). Returns the bits, bool (n,).
 Coder = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
@@ -106,11 +108,12 @@ class Quantiser:
 
         picture: integers 0..255, (B, 3, H, W), sides multiples of 16.
         """
-        g = picture.to(torch.float64).sum(1) if picture.is_floating_point() else picture.to(torch.int64).sum(1)
+        g = picture.sum(1)
         b, h, w = g.shape
         g = g.view(b, h // 16, 16, w // 16, 16)
-        # below 2**16 * 585225 < 2**53
-        variance = 256 * (g * g).sum((2, 4)) - g.sum((2, 4)) ** 2
+        # 16 * 585225 < 2**24, exact in float32; then 2**16 * 585225 < 2**53
+        squares, total = (t.sum(2).double().sum(-1) for t in (g * g, g))
+        variance = 256 * squares - total**2
         return torch.bucketize(variance.to(torch.int64), self.contrast, right=True) + LOWEST
 
     def steps(self, quality: int, tune: int, classes: Tensor) -> Tensor:
@@ -120,23 +123,25 @@ class Quantiser:
     def code(self, mean: np.ndarray, scale: np.ndarray, coder: Coder, y: np.ndarray | None = None) -> np.ndarray:
         """Code the planes of coefficients that do not depend on each other, coarse planes first.
 
-        mean, scale: int64 (n,), from the prior. y: int64 (n,), the coefficients, when encoding. Returns the
+        mean, scale: int32 (n,), from the prior. y: int64 (n,), the coefficients, when encoding. Returns, int64, the
         coefficients that were coded: those of y, but for some that are not 0 where the prior is certain that they are.
 
         A coefficient has so many planes that a value beyond them is less than 2**-20 likely. With none it is 0; at the
         bound of its planes, which values of the tails share, it is told whether it passes it and by how much.
         """
-        scale = scale - SCALE_LOW
-        inverse = self._inverse[scale]
-        planes = np.searchsorted(_UNITS, np.abs(mean) + self._certain[scale]).clip(max=PLANES)
-        most = (3**planes - 1) // 2
+        result = np.zeros(mean.size, np.int64)
+        reach = self._certain[scale - SCALE_LOW] + np.abs(mean)
+        coded = np.flatnonzero(reach > _UNITS[0])  # most have no plane
+        planes = np.searchsorted(_UNITS, reach[coded]).clip(max=PLANES)
+        mean, inverse = mean[coded].astype(np.int64), self._inverse[scale[coded] - SCALE_LOW]
+        y = None if y is None else y[coded]
+        most = _MOST[planes]
         out = np.zeros_like(mean)
         bounded = None if y is None else np.clip(y, -most, most)
         for j in range(int(planes.max(initial=0)) - 1, -1, -1):
             at = np.flatnonzero(planes > j)
-            m, inv = 32 * out[at] - mean[at], inverse[at]
-            half = _UNITS[j]
-            lowest, below, above, highest = (self._distribution(m + k * half, inv) for k in (-3, -1, 1, 3))
+            m, inv, half = 32 * out[at] - mean[at], inverse[at], _UNITS[j]
+            lowest, below, above, highest = self._distribution(m + half * _BORDERS, inv)
             p_above = ((highest - above) * ONE // (highest - lowest)).clip(1, ONE - 1)
             p_below = ((below - lowest) * ONE // (above - lowest)).clip(1, ONE - 1)
             rest = None if bounded is None else 2 * (bounded[at] - out[at])
@@ -147,7 +152,7 @@ class Quantiser:
             is_below = coder(p_below[others], None if rest is None else rest[others] < -(3**j))
             digit[others[is_below]] = -1
             out[at] += 3**j * digit
-        at = np.flatnonzero((np.abs(out) == most) & (planes > 0))
+        at = np.flatnonzero(np.abs(out) == most)
         if at.size:
             sign = np.sign(out[at])
             far = 32 * most[at] - sign * mean[at]
@@ -155,7 +160,8 @@ class Quantiser:
             p = (beyond * ONE // np.maximum(tail, 1)).clip(_ESCAPE, ONE // 2)
             over = None if y is None else (np.abs(y[at]) - most[at]).clip(max=ESCAPE_MAX)
             out[at] += sign * _escape(p, coder, over)
-        return out
+        result[coded] = out
+        return result
 
     def _logistic(self, z: np.ndarray, inverse: np.ndarray) -> np.ndarray:
         """The logistic distribution, 2**32 times, at a distance of z / 32 steps from the mean."""
@@ -183,12 +189,12 @@ def _escape(p: np.ndarray, coder: Coder, over: np.ndarray | None) -> np.ndarray:
     # over = 2**e + suffix, e <= 15
     exponent = None if over is None else np.frexp(over[at].astype(np.float64))[1] - 1
     length, going = np.zeros(at.size, np.int64), np.arange(at.size)
-    for e in range(15):
+    for e in range(15 if at.size else 0):
         more = even(going.size, None if exponent is None else exponent[going] > e)
         going = going[more]
         length[going] += 1
     value = np.ones(at.size, np.int64)
-    for e in range(14, -1, -1):
+    for e in range(length.max(initial=0) - 1, -1, -1):
         those = np.flatnonzero(length > e)
         bits = even(those.size, None if over is None else (over[at[those]] >> e & 1).astype(bool))
         value[those] = 2 * value[those] + bits

@@ -6,14 +6,27 @@
 An I frame is predicted as mid-gray, of which no network sees anything. All grids are channels-last.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .layers import ACT_MAX, Matrix, ShiftBlock, Tensors, divide, in_parts, linear, multiply_shift, normalise, scale
-from .patches import FINE, RINGED, TOKEN, overlap, patches, quarter, rings, split, unpatch
+from .layers import (
+    ACT_MAX,
+    Matrix,
+    ShiftBlock,
+    Tensors,
+    at_once,
+    divide,
+    in_parts,
+    linear,
+    multiply_shift,
+    normalise,
+    of_some,
+    parts,
+    scale,
+)
+from .patches import FINE, RINGED, TOKEN, add_windows, canvas, quarter, split, tokens, windows
 from .quantiser import COEFFICIENTS, LOWEST, STEP_BITS, WEIGHT_BITS, Quantiser
 
 PIXEL_BITS = 4  # fractional bits of pixels before the last rounding
@@ -51,7 +64,7 @@ class Context(NamedTuple):
         classes: of contrast, int64 (B, H/16, W/16).
         mean: of the prediction, pixels from mid-gray, (B, H/16, W/16, 1); of an I frame 0.
         views: of the prediction's coefficients, (B, H/16, W/16, 3 * active); None for an I frame.
-        prediction: pixels from mid-gray, -128..127, (B, 3, H, W); None for an I frame.
+        prediction: pixels from mid-gray, int8 (B, 3, H, W); None for an I frame.
     """
 
     classes: Tensor
@@ -145,20 +158,22 @@ class Decoder:
             assert classes is not None
             return Context(classes, torch.zeros_like(classes, dtype=self.dtype).unsqueeze(-1), None, None)
         classes = self.quantiser.classes(prediction)
-        prediction = prediction.to(self.dtype) - 128
-        p = patches(prediction)
-        mean = divide(p.sum(-1, keepdim=True), torch.full_like(p[..., :1], COEFFICIENTS)).to(self.dtype)
+        prediction = (prediction - 128).to(torch.int8)
         analysis = self._of("analysis", self.quantiser.active[condition.quality - 1], condition.tune)
         step = self.quantiser.steps(condition.quality, condition.tune, classes).unsqueeze(-1)
 
-        def see(p: Tensor, step: Tensor) -> Tensor:
+        def see(p: Tensor, step: Tensor) -> list[Tensor]:
+            p = p.flatten(3).to(self.dtype)
+            mean = divide(p.sum(-1, keepdim=True), torch.full_like(p[..., :1], COEFFICIENTS)).to(self.dtype)
             y = analysis.product(p.clamp(-ACT_MAX, ACT_MAX))
             exact = torch.int64 if self.dtype == torch.int64 else torch.float64
             # 60 / 2**11 * 2**10 = 30
             y = divide(y.to(exact) * (60 << STEP_BITS >> ANALYSIS_BITS), step.to(exact))
-            return views(y.clamp_(-20 * VIEW_MAX, 20 * VIEW_MAX).to(self.dtype))
+            return [mean, views(y.clamp_(-20 * VIEW_MAX, 20 * VIEW_MAX).to(self.dtype)).to(kind)]
 
-        return Context(classes, mean, in_parts(see, p, step), prediction)
+        kind = self._of("d_prediction", analysis.n_out).matrix.kind
+        mean, seen = in_parts(see, tokens(prediction), step)
+        return Context(classes, mean, seen, prediction)
 
     def features(self, condition: Condition, mean: Tensor, classes: Tensor) -> Tensor:
         """The conditioning of each token, within +-127 with 5 fractional bits, (B, h, w, FEATURES)."""
@@ -178,68 +193,69 @@ class Decoder:
         step = q.steps(condition.quality, tune, context.classes).unsqueeze(-1)
         unit = self.unit[context.classes - LOWEST].unsqueeze(-1)
         synthesis, d_in = self._of("synthesis", active, tune), self._of("d_in", active)
-        prediction = None if context.prediction is None else patches(context.prediction)
+        coded, inside = canvas(y.shape[:3], self.dtype, y.device)
         exact = torch.int64 if self.dtype == torch.int64 else torch.float64
 
-        def coarse(y: Tensor, step: Tensor, classes: Tensor, *predicted: Tensor) -> list[Tensor]:
-            """The frame without correction, the means of its tokens, and what the blocks start from."""
-            y = y.to(self.dtype)
-            total, rest, unit = torch.zeros((), dtype=exact, device=y.device), y, 1
+        def first(y: Tensor, step: Tensor) -> list[Tensor]:
+            """What the coefficients alone make of pixels, and of what the blocks start from."""
             # digits to the base 128, -64..63: small enough for the product; three of them hold any coefficient, and
             # most have but one. On a GPU the host does not ask.
-            for digit in range(3):
-                if digit and y.device.type == "cpu" and not rest.any():
+            rest = (y + _DIGIT // 2) >> 7
+            total = synthesis.product(y - _DIGIT * rest).to(exact)
+            for digit in (1, 2):
+                if not at_once(y) and not rest.any():
                     break
-                high = (
-                    ((rest + _DIGIT // 2) * (1 / _DIGIT)).floor()
-                    if y.is_floating_point()
-                    else (rest + _DIGIT // 2) >> 7
-                )
-                total = total + unit * synthesis.product(rest - _DIGIT * high).to(exact)
-                rest, unit = high, unit * _DIGIT
+                high = (rest + _DIGIT // 2) >> 7
+                total = total + synthesis.product(rest - _DIGIT * high).to(exact) * _DIGIT**digit
+                rest = high
             total = total.clamp_(-(1 << 24), 1 << 24)
             pixels = multiply_shift(total, step.to(exact), TRANSFORM_BITS + STEP_BITS - PIXEL_BITS).to(self.dtype)
-            x = d_in.stream(whole_views(y))
+            return [pixels, d_in.stream(whole_views(y))]
+
+        def coarse(y: Tensor, step: Tensor, classes: Tensor, inside: Tensor, *predicted: Tensor) -> list[Tensor]:
+            """Writes the frame without correction; returns the means of its tokens and what the blocks start from."""
+            pixels, x = of_some(first, y.to(torch.int32), step)
             if predicted:
-                pixels = pixels + predicted[0] * (1 << PIXEL_BITS)
+                pixels = pixels + predicted[0].flatten(3).to(self.dtype) * (1 << PIXEL_BITS)
                 x = x + self._of("d_prediction", active).stream(predicted[1])
             pixels = pixels.clamp_(-PIXEL_MAX, PIXEL_MAX)
             mean = divide(pixels.sum(-1, keepdim=True), torch.full_like(pixels[..., :1], COEFFICIENTS)).to(self.dtype)
+            inside.copy_(pixels.view_as(inside))
             f = self.features(condition, scale(mean, -PIXEL_BITS, -ACT_MAX, ACT_MAX), classes)
-            return [pixels, mean, x + self.feature.stream(f)]
+            return [mean, x + self.feature.stream(f)]
 
-        known = [] if prediction is None or context.views is None else [prediction, context.views]
-        pixels, mean, x = in_parts(coarse, y, step, context.classes, *known)
+        known = []
+        if context.prediction is not None and context.views is not None:
+            known = [tokens(context.prediction), context.views]
+        mean, x = in_parts(coarse, y, step, context.classes, tokens(inside), *known)
         for block in self.blocks:
             x = block(x)
-        x = split(in_parts(lambda x: self.split.stream(normalise(x)), x))
-        mean, unit, step = quarter(mean), quarter(unit), quarter(step)
-        coded = unpatch(pixels)
-
-        def see(ring: Tensor) -> Callable[..., Tensor]:
-            # within 2**13 * 91 * 2: exact in float32
-            return lambda ring, mean, unit: scale((ring - mean) * unit, -8, -ACT_MAX, ACT_MAX)
-
-        normal = see(coded)
-        x = in_parts(
-            lambda x, ring, mean, unit: x + self.pixels.stream(normal(ring, mean, unit)), x, rings(coded), mean, unit
-        )
+        x = in_parts(lambda x: split(self.split.stream(normalise(x))), x)
+        seen = [windows(coded)]
         if context.prediction is not None:
-            ring = rings(context.prediction * (1 << PIXEL_BITS))
-            x = in_parts(
-                lambda x, ring, mean, unit: x + self.reference.stream(normal(ring, mean, unit)), x, ring, mean, unit
-            )
+            predicted, within = canvas(y.shape[:3], torch.int8, y.device)
+            within.copy_(context.prediction)
+            seen.append(windows(predicted))
+
+        def look(x: Tensor, mean: Tensor, unit: Tensor, *rings: Tensor) -> None:
+            for layer, ring, bits in zip((self.pixels, self.reference), rings, (0, PIXEL_BITS)):
+                ring = ring.flatten(3).to(self.dtype) * (1 << bits)
+                # within 2**13 * 91 * 2: exact in float32
+                x.add_(layer.stream(scale(ring.sub_(mean).mul_(unit), -8, -ACT_MAX, ACT_MAX)))
+
+        for part in parts(x, quarter(mean), quarter(unit), *seen):
+            look(*part)
         for block in self.fine_blocks:
             x = block(x)
 
-        def correct(x: Tensor, step: Tensor) -> Tensor:
-            correction = self.out(normalise(x))
-            return multiply_shift(correction.to(exact), step.to(exact), CORRECTION_BITS + STEP_BITS - PIXEL_BITS).to(
-                self.dtype
-            )
+        def correct(x: Tensor, step: Tensor, ring: Tensor) -> None:
+            correction = self.out(normalise(x)).to(exact)
+            correction = multiply_shift(correction, step.to(exact), CORRECTION_BITS + STEP_BITS - PIXEL_BITS)
+            add_windows(ring, correction.to(self.dtype))
 
-        coded = coded + overlap(in_parts(correct, x, step))
-        return smooth(scale(coded + (128 << PIXEL_BITS), -PIXEL_BITS, 0, 255), q.smooth[condition.quality - 1])
+        for part in parts(x, quarter(step), seen[0]):
+            correct(*part)
+        return smooth(scale(inside.add_(128 << PIXEL_BITS), -PIXEL_BITS, 0, 255), q.smooth[condition.quality - 1])
 
 
 def smooth(x: Tensor, most: int) -> Tensor:

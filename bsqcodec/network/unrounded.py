@@ -53,7 +53,8 @@ class Frame(NamedTuple):
         weight: of every active coefficient, by its frequency, (B, 1, 1, active).
         source: the pixels, from mid-gray, (B, h, w, 768).
         prediction: likewise; None for I frames.
-        views: of the prediction's coefficients, of the type of the activations, (B, h, w, 3 * active); None likewise.
+        views: of the prediction's coefficients, of the type of the activations, (B, h, w, 3 * active); None for I
+            frames, and where nothing but the encoder is asked for.
         dtype: of the activations.
     """
 
@@ -304,7 +305,7 @@ class Unrounded(nn.Module):
     def condition(
         self, x: Tensor, log2_step: Tensor, tune: Tensor, prediction: Tensor | None = None,
         b_frame: Tensor | None = None, k: int = COEFFICIENTS, dtype: torch.dtype = torch.bfloat16,
-        classes: Tensor | None = None,
+        classes: Tensor | None = None, encode_only: bool = False,
     ) -> Frame:  # fmt: skip
         """What all other stages go by.
 
@@ -318,6 +319,7 @@ class Unrounded(nn.Module):
             dtype: of the activations.
             classes: of contrast, (B, H/16, W/16), where they are known; else those of the prediction, or of x if there
                 is none.
+            encode_only: leave out `views`, which the encoder does not look at.
         """
         predicted = prediction is not None
         perceptual = (tune < 0.5).float()[:, None, None]
@@ -335,10 +337,12 @@ class Unrounded(nn.Module):
         level = (log2_step[:, None, None] - 5.5) / 1.5 * one
         features = torch.stack([mean / 32, c, level, one, one * predicted, one - perceptual * one, is_b], -1)
         frame_type = torch.full_like(tune, float(predicted)) + (0 if b_frame is None else b_frame)
+        seen = None
+        if known is not None and not encode_only:
+            seen = views((known @ self.basis[:, :k]) / (step * weight)).to(dtype)
         return Frame(
             frame_type.long(), tune.long(), log2_step, features, step, 2 ** -((c / 2 + 3).unsqueeze(-1)), weight,
-            source, known, None if known is None else views((known @ self.basis[:, :k]) / (step * weight)).to(dtype),
-            dtype,
+            source, known, seen, dtype,
         )  # fmt: skip
 
     def coefficients(self, frame: Frame) -> Tensor:
