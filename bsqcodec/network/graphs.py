@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
-_MOST = 8  # graphs that a network keeps: each holds the memory that its kernels work in
+_MOST = 16  # graphs that a network keeps: each holds the memory that its kernels work in
 _TRIALS = 2  # how often a graph has to give what the function gives, of other values each time
 
 
