@@ -28,6 +28,7 @@ from .losses import st_lpips
 from .model import find_file, read_network, save_model
 from .motion import BLOCK, TAPS
 from .network.layers import bf16_is_fast
+from .network.quantiser import log2_step
 from .network.unrounded import Mat, Unrounded, initialise, karhunen_loeve
 from .objective import Objective, evenly, measure
 from .order import P_DROPS
@@ -48,7 +49,8 @@ ORDERS = [
 ]
 GRADED = 0.5  # share of the frames of more than 3 that have gradients: neighbours teach the same
 COARSER_P = (0.0, 0.1, 0.2, 0.4)  # by which log2 of the steps of all P frames is above the I frame's, one of these,
-LOG2_STEP = 8 / 99  # and by so much for each of the steps of quality that the encoder takes from one of them (order.py)
+# and by so much for each of the steps of quality that the encoder takes from one of them (order.py)
+LOG2_STEP = float(log2_step(1) - log2_step(2))
 COARSER_B = 0.9  # of a B frame's, at most
 BOTH = 0.7  # share of the B frames that are predicted from the mean of both references; the others from one
 STRIP_FRAMES = 7  # of strips that are cut from videos
@@ -325,11 +327,8 @@ class Trainer:
         """
         n, graded = len(level), GRADED if len(order) > 3 else 1.0
         frames, vectors = self.sampler.sequences(rng, n, self.config.crop, order)
-        coarser, first, swing = (
-            rng.choice(COARSER_P, n),
-            rng.integers(len(P_DROPS)),
-            LOG2_STEP * rng.integers(2, size=n),
-        )
+        coarser, first = rng.choice(COARSER_P, n), rng.integers(len(P_DROPS))
+        swing = LOG2_STEP * rng.integers(2, size=n)
         decoded: list[Tensor] = []
         for a, place in enumerate(order):
             options = [predict(decoded[b], vectors[a, b], self.taps) for b in place.references]

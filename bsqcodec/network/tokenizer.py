@@ -237,24 +237,18 @@ class Decoder:
             within.copy_(context.prediction)
             seen.append(windows(predicted))
 
-        def look(x: Tensor, mean: Tensor, unit: Tensor, *rings: Tensor) -> None:
+        for rows, middle, contrast, *rings in parts(x, quarter(mean), quarter(unit), *seen):
             for layer, ring, bits in zip((self.pixels, self.reference), rings, (0, PIXEL_BITS)):
                 ring = ring.flatten(3).to(self.dtype) * (1 << bits)
                 # within 2**13 * 91 * 2: exact in float32
-                x.add_(layer.stream(scale(ring.sub_(mean).mul_(unit), -8, -ACT_MAX, ACT_MAX)))
-
-        for part in parts(x, quarter(mean), quarter(unit), *seen):
-            look(*part)
+                rows.add_(layer.stream(scale(ring.sub_(middle).mul_(contrast), -8, -ACT_MAX, ACT_MAX)))
         for block in self.fine_blocks:
             x = block(x)
 
-        def correct(x: Tensor, step: Tensor, ring: Tensor) -> None:
-            correction = self.out(normalise(x)).to(exact)
-            correction = multiply_shift(correction, step.to(exact), CORRECTION_BITS + STEP_BITS - PIXEL_BITS)
+        for rows, steps, ring in parts(x, quarter(step), seen[0]):
+            correction = self.out(normalise(rows)).to(exact)
+            correction = multiply_shift(correction, steps.to(exact), CORRECTION_BITS + STEP_BITS - PIXEL_BITS)
             add_windows(ring, correction.to(self.dtype))
-
-        for part in parts(x, quarter(step), seen[0]):
-            correct(*part)
         return smooth(scale(inside.add_(128 << PIXEL_BITS), -PIXEL_BITS, 0, 255), q.smooth[condition.quality - 1])
 
 
