@@ -242,7 +242,7 @@ def test_real_numbers_and_integers_agree(model, tune, predicted):
         )
         mean, scale = unrounded.prior(y.float(), frame)
         bits = unrounded.bits(y.float(), y.float(), mean, scale, frame).sum().item()
-        assert used == pytest.approx(bits, rel=0.025, abs=20)
+        assert used == pytest.approx(bits, rel=0.025 if predicted else 0.015, abs=20)
         exact = network.decode(y, context, condition)
         real = unrounded.decode(y.float(), frame).round().clamp(0, 255)
         real = smooth(real, network.quantiser.smooth[quality - 1])
@@ -420,6 +420,7 @@ def test_encoding_in_bands_is_the_same_but_for_rounding(model, monkeypatch):
     parts = model.network.encode(x, context, condition)
     assert parts.shape == whole.shape and parts.dtype == whole.dtype == torch.float32
     assert (parts - whole).abs().mean() < 2e-3 and (parts - whole).abs().max() < 0.5 and whole.abs().max() > 10
+    assert (parts.round() != whole.round()).float().mean() < 1e-3
 
 
 def test_bands_cover_the_picture_once():
