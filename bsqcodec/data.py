@@ -9,6 +9,7 @@ import logging
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,55 @@ def load_images(paths: list[str], minimum: int) -> list[np.ndarray]:
     if not images:
         raise BsqError(f"no training images in {', '.join(paths)}")
     return images
+
+
+def whole_strips(strips: Sequence[np.ndarray], frames: int) -> list[np.ndarray]:
+    """Those strips that have at least so many square frames; a warning counts the others."""
+    shapes = [sorted(s.shape[:2]) for s in strips]
+    whole = [s for s, (side, long) in zip(strips, shapes) if long % side == 0 and long >= frames * side]
+    if len(whole) < len(strips):
+        log.warning("%d strips have not %d square frames and are left out", len(strips) - len(whole), frames)
+    return whole
+
+
+class Incoming:
+    """Shards `photos*.tar` and `clips*.tar` that appear in a folder during a run. A thread reads them.
+
+    Args:
+        folder: which may be made later.
+        minimum: of the sides of what they hold, in pixels.
+        frames: of a strip, at least.
+    """
+
+    def __init__(self, folder: str | Path, minimum: int, frames: int):
+        self.folder, self.minimum, self.frames = Path(folder), minimum, frames
+        self._pool = ThreadPoolExecutor(1)
+        self._seen: dict[Path, Future[list[np.ndarray]]] = {}
+        self._taken: set[Path] = set()
+
+    def arrived(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Photographs and strips that have been read since the last call; does not wait for any."""
+        photos: list[np.ndarray] = []
+        strips: list[np.ndarray] = []
+        for path in sorted(self.folder.glob("*.tar")):
+            if path.name.startswith(("photos", "clips")) and path not in self._seen:
+                self._seen[path] = self._pool.submit(load_images, [str(path)], self.minimum)
+        for path in self._seen.keys() - self._taken:
+            if not self._seen[path].done():
+                continue
+            self._taken.add(path)
+            try:
+                images = self._seen[path].result()
+            except BsqError as e:
+                log.warning("a shard is left out: %s", e)
+                continue
+            if path.name.startswith("clips"):
+                images = whole_strips(images, self.frames)
+                strips += images
+            else:
+                photos += images
+            log.info("%s: %d images", path.name, len(images))
+        return photos, strips
 
 
 def load_videos(folders: list[str], minimum: int, length: int) -> list[np.ndarray]:
@@ -143,12 +193,20 @@ class Packed:
     def __len__(self) -> int:
         return len(self.shapes)
 
+    def extend(self, images: Sequence[np.ndarray]) -> None:
+        """Put more images behind those that are there."""
+        more = Packed(images, self.values.device)
+        self.first = np.concatenate([self.first, more.first + len(self.values)])
+        self.shapes = np.concatenate([self.shapes, more.shapes])
+        self.values = torch.cat([self.values, more.values])
+
     def cut(self, which: np.ndarray, top: np.ndarray, left: np.ndarray, height: int, width: int) -> Tensor:
         """Crops of the images numbered `which`, (n, height, width, C); beyond an image's border it goes on as there."""
-        at = np.stack([self.first[which], top, left, *self.shapes[which].T])
-        first, y, x, rows, columns = on_device(self.values.device, at)[..., None]
-        y = (y + torch.arange(height, device=y.device)).clamp(min=0).minimum(rows - 1)
-        x = (x + torch.arange(width, device=y.device)).clamp(min=0).minimum(columns - 1)
+        at = np.stack([self.first[which], self.shapes[which, 1], top, left, *(self.shapes[which] - 1).T])
+        first, columns, *_ = at = on_device(self.values.device, at)[..., None]
+        place = at[2:4] + torch.arange(max(height, width), device=at.device)
+        y, x = place.clamp(min=0).minimum(at[4:])
+        y, x = y[:, :height], x[:, :width]
         return self.values[(first + y * columns)[..., None] + x[:, None]]
 
 
@@ -166,12 +224,30 @@ class Sampler:
     ):
         self.device = torch.device(device)
         self.photos = Packed(photos, device)
-        several = [frames_of(strip) for strip in strips]
-        self.lengths = np.array([len(frames) for frames in several], dtype=np.int64)
-        self.starts = np.concatenate([[0], self.lengths.cumsum()]).astype(np.int64)  # of each strip, in `frames`
-        self.frames = Packed([frame for frames in several for frame in frames], device) if several else None
+        self.lengths = np.zeros(0, np.int64)
+        self.starts = np.zeros(1, np.int64)  # of each strip, in `frames`
+        self.frames: Packed | None = None
         # by the distance of the reference: vectors of every frame, and of which they are known
         self._fields: dict[int, tuple[Packed, np.ndarray]] = {}
+        self.extend([], strips)
+
+    def extend(self, photos: Sequence[np.ndarray], strips: Sequence[np.ndarray]) -> None:
+        """Draw from these, too, from now on."""
+        if photos:
+            self.photos.extend(photos)
+        if not strips:
+            return
+        several = [frames_of(strip) for strip in strips]
+        self.lengths = np.concatenate([self.lengths, [len(frames) for frames in several]]).astype(np.int64)
+        self.starts = np.concatenate([[0], self.lengths.cumsum()]).astype(np.int64)
+        frames = [frame for frames in several for frame in frames]
+        if self.frames is None:
+            self.frames = Packed(frames, self.device)
+        else:
+            self.frames.extend(frames)
+        for apart, (fields, known) in self._fields.items():
+            fields.extend(_no_vectors(np.array([frame.shape[:2] for frame in frames])))
+            self._fields[apart] = fields, np.concatenate([known, np.zeros(len(frames), bool)])
 
     def plain(self, rng: np.random.Generator, n: int, size: int) -> Tensor:
         """Crops as they are, uint8 (n, 3, size, size)."""
@@ -280,8 +356,8 @@ class Sampler:
         """
         assert self.frames is not None
         if apart not in self._fields:
-            empty = [np.zeros((-(-h // BLOCK), -(-w // BLOCK), 2), np.int16) for h, w in self.frames.shapes]
-            self._fields[apart] = Packed(empty, self.device), np.zeros(len(empty), bool)
+            shapes = self.frames.shapes
+            self._fields[apart] = Packed(_no_vectors(shapes), self.device), np.zeros(len(shapes), bool)
         fields, known = self._fields[apart]
         if known[numbers].all():
             return fields
@@ -316,6 +392,11 @@ def frames_of(strip: np.ndarray) -> np.ndarray:
     if height < width:
         return strip.reshape(height, width // height, height, 3).transpose(1, 0, 2, 3)
     return strip.reshape(height // width, width, width, 3)
+
+
+def _no_vectors(shapes: np.ndarray) -> list[np.ndarray]:
+    """Room for the vectors of frames of these heights and widths."""
+    return [np.zeros((-(-h // BLOCK), -(-w // BLOCK), 2), np.int16) for h, w in shapes]
 
 
 def _pairs(order: Sequence[Place]) -> list[tuple[int, int]]:

@@ -23,16 +23,19 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     """
     weights = SCALES[: (min(x.shape[2:]) // 8).bit_length()]
     x, y = x / 255, y / 255
-    out = torch.ones(len(x), device=x.device)
-    for i, weight in enumerate(weights):
-        mx, my, xx, yy, xy = F.avg_pool2d(torch.cat([x, y, x * x, y * y, x * y], 1), 8, 4).split(3, 1)
-        vx, vy, covariance = xx - mx * mx, yy - my * my, xy - mx * my
-        s = (2 * covariance + 0.03**2) / (vx + vy + 0.03**2)
-        if i == len(weights) - 1:
-            s = s * (2 * mx * my + 0.01**2) / (mx * mx + my * my + 0.01**2)
-        out = out * s.mean((1, 2, 3)).clamp(min=1e-4) ** (weight / sum(weights))
-        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
-    return out
+    scales = []
+    for i in range(len(weights)):
+        if i:
+            x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+        scales.append(F.avg_pool2d(torch.cat([x, y, torch.addcmul(x * x, y, y), x * y], 1), 8, 4).flatten(2))
+    sizes = [scale.shape[2] for scale in scales]
+    mx, my, squares, xy = torch.cat(scales, 2).split(3, 1)
+    product, means = mx * my, torch.addcmul(mx * mx, my, my)
+    structure = ((2 * (xy - product) + 0.03**2) / (squares - means + 0.03**2)).split(sizes, 2)
+    luminance = (2 * product[..., -sizes[-1] :] + 0.01**2) / (means[..., -sizes[-1] :] + 0.01**2)
+    similar = torch.stack([s.mean((1, 2)) for s in (*structure[:-1], structure[-1] * luminance)]).clamp(min=1e-4)
+    powers = [s ** (weight / sum(weights)) for s, weight in zip(similar.unbind(), weights)]
+    return functools.reduce(torch.mul, powers)
 
 
 def st_lpips(x: Tensor, y: Tensor, net: str = "alex") -> Tensor:

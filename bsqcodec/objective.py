@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .losses import ms_ssim
@@ -80,9 +81,11 @@ class Objective:
         log2_step: log2 of the quantiser step of a token of class 0, (B,). tune: 0 perceptual, 1 psnr, (B,). predicted:
         whether the pictures are P or B frames. stlpips: ST-LPIPS of each, or 0 where it takes too long.
         """
-        seen = self.msssim * m.dssim + (self.mse * m.mse + self.colour * m.colour + self.border * m.border) / SCALE
-        seen = self.perceptual * (seen + self.stlpips * stlpips)
-        d = torch.where(tune < 0.5, seen, self.psnr * m.mse + self.psnr_border * m.border) / 4**log2_step
+        seen = self.msssim * m.dssim + self.stlpips * stlpips
+        for weight, errors in ((self.mse, m.mse), (self.colour, m.colour), (self.border, m.border)):
+            seen = seen.add(errors, alpha=weight / SCALE)
+        psnr = (self.psnr * m.mse).add(m.border, alpha=self.psnr_border)
+        d = torch.where(tune < 0.5, self.perceptual * seen, psnr) / 4**log2_step
         return d * (self.predicted if predicted else 1.0)
 
     def cost(
@@ -104,9 +107,10 @@ def measure(decoded: Tensor, source: Tensor) -> Measures:
     for axis in (e, e.transpose(2, 3)):
         if axis.shape[2] > 16:
             border = border + (axis[:, :, 16::16] - axis[:, :, 15:-1:16]).square().mean((1, 2, 3))
-    return Measures(e.square().mean((1, 2, 3)), 1 - ms_ssim(decoded.clamp(0, 255), source), colour, border)
+    return Measures(e.square().mean((1, 2, 3)), 1 - ms_ssim(F.hardtanh(decoded, 0, 255), source), colour, border)
 
 
 def evenly(log2_step: Tensor) -> Tensor:
     """What the costs of a step are multiplied by so that all qualities count alike, and not by their rate."""
-    return 1 / (0.03 + 19.2 / 2**log2_step)
+    step = torch.exp2(log2_step)
+    return step / (0.03 * step + 19.2)

@@ -1,6 +1,10 @@
 """Training: rate + lambda distortion with the prior in the loop; I, P and B frames and all qualities in one network.
 
-Between two reports the host waits for nothing of the device: it draws what is random, and keeps measures there.
+Between two reports the host waits for nothing of the device: it draws what is random, has pixels cut there, and leaves
+measures there. On a GPU a step is one CUDA graph, from the pixels to the average of the weights: one for images and one
+for each order of a sequence, for each number of active coefficients. What is random, and the learning rate, are tensors
+that a graph reads. The vectors of a sequence are none of its work: they are searched between source frames, so once for
+a pair of frames and not once a step.
 """
 
 import copy
@@ -14,22 +18,26 @@ import time
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.func import functional_call
 
 from .config import ModelConfig
-from .data import Place, Sampler, load_images, load_videos, on_device
+from .data import Incoming, Place, Sampler, load_images, load_videos, on_device, whole_strips
 from .errors import BsqError
 from .losses import st_lpips
 from .model import find_file, read_network, save_model
 from .motion import BLOCK, TAPS
+from .network.graphs import Graphs
 from .network.layers import bf16_is_fast
 from .network.quantiser import log2_step
-from .network.unrounded import Mat, Unrounded, initialise, karhunen_loeve
+from .network.unrounded import Mat, Norm, Unrounded, initialise, karhunen_loeve
 from .objective import Objective, evenly, measure
 from .order import P_DROPS
 from .tune import TUNES
@@ -47,7 +55,7 @@ ORDERS = [
     [[0], [4, 0], [2, 0, 1]],
     *([CHAIN] * 4),
 ]
-GRADED = 0.5  # share of the frames of more than 3 that have gradients: neighbours teach the same
+ALL_GRADED = 3  # frames of a sequence that all have gradients; of more, every second one: neighbours teach the same
 COARSER_P = (0.0, 0.1, 0.2, 0.4)  # by which log2 of the steps of all P frames is above the I frame's, one of these,
 # and by so much for each of the steps of quality that the encoder takes from one of them (order.py)
 LOG2_STEP = float(log2_step(1) - log2_step(2))
@@ -57,18 +65,20 @@ STRIP_FRAMES = 7  # of strips that are cut from videos
 TRANSFORM_TOKENS = 150_000  # that the transform is computed from, at most
 MEASURES = ("cost", "bpp", "mse", "dssim", "colour", "border", "stlpips")
 REPORT_SECONDS = 10.0
+MOST_GRAPHS = 64  # they work in the same memory
 
 
 @dataclass
 class TrainConfig:
     """One run. `photos` and `strips` are tar shards or folders of images, `videos` are folders of videos.
 
-    In a file, their paths are relative to its folder; that of `out` is relative to the working directory.
+    In a file, their paths are relative to its folder; `incoming` and `out` are relative to the working directory.
     """
 
     photos: list[str] = field(default_factory=list)
     strips: list[str] = field(default_factory=list)  # images of frames, square, one above the other or side by side
     videos: list[str] = field(default_factory=list)
+    incoming: str = ""  # a folder whose shards, photos*.tar and clips*.tar, are taken up as they appear during the run
     out: str = "runs/bsq1"
     start: str = ""  # a packaged model or a model file to go on from; otherwise from nothing
     minutes: float = 60.0
@@ -85,6 +95,7 @@ class TrainConfig:
     warmup: int = 30  # steps
     decay: float = 0.6  # the learning rate falls linearly over so much of the run
     ema: float = 0.998
+    clip: float = 50.0  # bound of the norm of all gradients; that of a small batch of low quality is 30 to 80
     checkpoint_minutes: float = 3.0
     threads: int = 0  # of torch on the CPU; 0: torch's own choice
     device: str = "auto"  # the GPU if there is one; under torchrun each process takes one
@@ -108,6 +119,11 @@ class TrainConfig:
             raise ValueError(f"psnr is {self.psnr}, not a share of the samples")
         if not self.orders or not all(_is_order(order) for order in self.orders):
             raise ValueError("orders holds what is no order of coding: lists of a distance and places of references")
+
+    @property
+    def frames(self) -> int:
+        """That a strip needs."""
+        return 1 + max(place[0] for order in self.orders for place in order)
 
     @classmethod
     def from_toml(cls, path: str | Path) -> "TrainConfig":
@@ -144,41 +160,81 @@ def _is_order(order) -> bool:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised by Newton-Schulz steps (K. Jordan 2024, kellerjordan.github.io/posts/muon).
 
-    Matrices of one shape go through it together. The iteration runs in bfloat16: it need not be exact.
+    Matrices of one shape, or its transpose, go through it together, in bfloat16: it need not be exact.
     """
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.03):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["momentum"] = torch.zeros_like(p)
 
     @torch.no_grad()
-    def step(self):
+    def step(self, schedule: Tensor) -> None:  # type: ignore[override]
+        """schedule: what the learning rate is multiplied by, a tensor without dimensions: a CUDA graph may read it."""
         for group in self.param_groups:
-            by_shape = {}
+            rate = group["lr"] * schedule
+            trained = [p for p in group["params"] if p.grad is not None]
+            gradients = [p.grad for p in trained]
+            momenta = [self.state[p]["momentum"] for p in trained]
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            updates = list(torch._foreach_lerp(gradients, momenta, group["momentum"]))
+            by_shape: dict[tuple, list[int]] = {}
+            for i, p in enumerate(trained):
+                by_shape.setdefault(tuple(sorted(p.shape)), []).append(i)
+            for several in by_shape.values():
+                wide = torch.stack([updates[i] if _is_wide(updates[i]) else updates[i].T for i in several])
+                for i, update in zip(several, orthogonalise(wide)):
+                    updates[i] = update if _is_wide(trained[i]) else update.T
+            torch._foreach_mul_(updates, [max(1.0, p.shape[0] / p.shape[1]) ** 0.5 for p in trained])
+            torch._foreach_mul_(updates, -rate)
+            torch._foreach_mul_(trained, 1 - group["weight_decay"] * rate)
+            torch._foreach_add_(trained, updates)
+
+
+def _is_wide(x: Tensor) -> bool:
+    return x.shape[0] <= x.shape[1]
+
+
+class Adam(torch.optim.Optimizer):
+    """Adam (Kingma and Ba, arXiv 1412.6980). PyTorch's own either waits for the device or does not run on every one.
+
+    Steps are counted for all parameters together: what only P and B frames train starts a little more slowly.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.98)):
+        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": 1e-8})
+        for group in self.param_groups:
+            group["steps"] = torch.zeros((), device=group["params"][0].device)
             for p in group["params"]:
-                if p.grad is not None:
-                    by_shape.setdefault(p.shape, []).append(p)
-            for shape, several in by_shape.items():
-                for p in several:
-                    if not self.state[p]:
-                        self.state[p]["momentum"] = torch.zeros_like(p)
-                momenta = [self.state[p]["momentum"] for p in several]
-                gradients = [p.grad for p in several]
-                torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-                update = orthogonalise(torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"])))
-                rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
-                torch._foreach_mul_(several, 1 - group["weight_decay"] * group["lr"])
-                torch._foreach_add_(several, list(-rate * update))
+                self.state[p] = {"mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
+
+    @torch.no_grad()
+    def step(self, schedule: Tensor) -> None:  # type: ignore[override]
+        """schedule: as that of Muon."""
+        for group in self.param_groups:
+            first, second = group["betas"]
+            group["steps"] += 1
+            trained = [p for p in group["params"] if p.grad is not None]
+            gradients = [p.grad for p in trained if p.grad is not None]
+            means, squares = ([self.state[p][key] for p in trained] for key in ("mean", "square"))
+            torch._foreach_lerp_(means, gradients, 1 - first)
+            torch._foreach_mul_(squares, second)
+            torch._foreach_addcmul_(squares, gradients, gradients, 1 - second)
+            roots = torch._foreach_sqrt(squares)
+            torch._foreach_mul_(roots, (1 - second ** group["steps"]) ** -0.5)
+            torch._foreach_add_(roots, group["eps"])
+            update = torch._foreach_div(means, roots)
+            torch._foreach_mul_(update, -group["lr"] * schedule / (1 - first ** group["steps"]))
+            torch._foreach_add_(trained, update)
 
 
 def orthogonalise(g: Tensor) -> Tensor:
-    """The nearest matrices with equal singular values, nearly; g: (N, rows, columns)."""
-    tall = g.shape[1] > g.shape[2]
-    x = g.mT if tall else g
-    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-9)).bfloat16()
+    """The nearest matrices with equal singular values, nearly; g: (N, rows, columns), no more rows than columns."""
+    x = (g / (g.norm(dim=(1, 2), keepdim=True) + 1e-9)).bfloat16()
     for _ in range(5):
         a = x @ x.mT
-        x = 3.4445 * x + (-4.775 * a + 2.0315 * (a @ a)) @ x
-    return (x.mT if tall else x).to(g.dtype)
+        x = torch.baddbmm(x, torch.baddbmm(a, a, a, beta=-4.775, alpha=2.0315), x, beta=3.4445)
+    return x.to(g.dtype)
 
 
 def tap_table(device: torch.device) -> Tensor:
@@ -213,13 +269,9 @@ def load_data(config: TrainConfig, device: torch.device) -> Sampler:
     """The photographs and strips of a configuration. Raises BsqError where there are none."""
     photos = load_images(config.photos, config.crop)
     strips = load_images(config.strips, config.crop) if config.strips else []
-    frames = 1 + max(place[0] for order in config.orders for place in order)
     if config.videos:
-        strips += load_videos(config.videos, config.crop, max(frames, STRIP_FRAMES))
-    shapes = [sorted(s.shape[:2]) for s in strips]
-    whole = [s for s, (side, long) in zip(strips, shapes) if long % side == 0 and long >= frames * side]
-    if len(whole) < len(strips):
-        log.warning("%d strips have not %d square frames and are left out", len(strips) - len(whole), frames)
+        strips += load_videos(config.videos, config.crop, max(config.frames, STRIP_FRAMES))
+    whole = whole_strips(strips, config.frames)
     log.info("%d photographs, %d strips", len(photos), len(whole))
     return Sampler(photos, whole, device)
 
@@ -237,6 +289,8 @@ class Trainer:
         self.out = Path(config.out)
         self.out.mkdir(parents=True, exist_ok=True)
         self.sampler = sampler or load_data(config, self.device)
+        self.incoming = Incoming(config.incoming, config.crop, config.frames) if config.incoming else None
+        self.images, self.sequences = config.images, config.sequences
         self.orders = [[Place(place[0], tuple(place[1:])) for place in order] for order in config.orders]
         self.network = Unrounded(config.model).to(self.device)
         self.dtype = torch.bfloat16 if bf16_is_fast(self.device) else torch.float32
@@ -244,6 +298,12 @@ class Trainer:
         self.step = 0
         self.elapsed = 0.0  # seconds
         self.trained = dict(self.network.named_parameters())
+        # What products take is a copy in their type, made once a step; it has the gradients of all frames of the step.
+        copied = {m.w for m in self.network.modules() if isinstance(m, Mat | Norm)}
+        self.working = {
+            k: p.detach().to(self.dtype, copy=True).requires_grad_() if p in copied else p
+            for k, p in self.trained.items()
+        }
         self.optimisers = self.make_optimisers()
         if self.checkpoint.exists():
             self.average: dict[str, Tensor] = {}
@@ -251,6 +311,7 @@ class Trainer:
         else:
             self.start()
             self.average = {k: p.detach().clone() for k, p in self.trained.items()}
+        self.graphs = Graphs(MOST_GRAPHS, trials=0, shared=True)
         self.pending: list[tuple[dict, Tensor]] = []  # measures that lie on the device still
         self.stop = False  # set by SIGTERM
 
@@ -271,24 +332,15 @@ class Trainer:
             for t in self.network.state_dict().values():
                 torch.distributed.broadcast(t, 0)
 
-    def make_optimisers(self) -> list[torch.optim.Optimizer]:
+    def make_optimisers(self) -> list[Muon | Adam]:
         """Muon for matrices between dense activations; layers that see bits, heads and all else suit Adam."""
         c, sparse = self.config, self.network.sparse()
         matrices = {m.w for m in self.network.modules() if isinstance(m, Mat)} - sparse
         parameters = self.trained.values()
-        optimisers: list[torch.optim.Optimizer] = [
+        return [
             Muon([p for p in parameters if p in matrices], c.muon_lr),
-            torch.optim.Adam(
-                [p for p in parameters if p not in matrices],
-                c.adam_lr,
-                betas=(0.9, 0.98),
-                fused=self.device.type == "cuda",
-            ),
+            Adam([p for p in parameters if p not in matrices], c.adam_lr),
         ]
-        for o in optimisers:
-            for g in o.param_groups:
-                g["base"] = g["lr"]
-        return optimisers
 
     def progress(self) -> float:
         """How much of the run is over, 0..1."""
@@ -306,60 +358,116 @@ class Trainer:
         shared = np.random.default_rng([c.seed, self.step, 0])  # all processes draw the same
         rng = np.random.default_rng([c.seed, self.step, 1, self.rank])
         low, high, active = BANDS[shared.choice(len(BANDS), p=np.array(c.share) / sum(c.share))]
-        sequences = c.sequences > 0 and (self.step % 2 == 0 or not c.images)
-        n = c.sequences if sequences else c.images
+        sequences = self.sequences > 0 and (self.step % 2 == 0 or not self.images)
+        n = self.sequences if sequences else self.images
         level = rng.uniform(low, high, n)
         tune = self.on_device((rng.random(n) < c.psnr).astype(np.float32))
-        if sequences:
-            self.train_sequences(rng, self.orders[shared.integers(len(self.orders))], level, high, tune, active)
+        averaged = min(c.ema, (self.step + 1) / (self.step + 21))
+        schedule = self.on_device(np.array([self.learning_rate(), 1 - averaged]))
+        if not sequences:
+            types = "I"
+            x = [self.sampler.crops(rng, n, c.crop), self.on_device(level)]
+            sums = self.run_step(("images", active), self.image_step, active, schedule, tune, *x)
         else:
-            self.loss(self.sampler.crops(rng, n, c.crop), self.on_device(level), tune, active)[0].backward()
-        self.update()
+            number = int(shared.integers(len(self.orders)))
+            order = self.orders[number]
+            first = int(shared.integers(2))  # frame with a gradient, if not all have one
+            graded = [len(order) <= ALL_GRADED or a % 2 == first for a in range(len(order))]
+            types = "".join("IPB"[len(place.references)] for place, has in zip(order, graded) if has)
+            frames, vectors = self.sampler.sequences(rng, n, c.crop, order)
+            x = [frames, *self.draw_sequences(rng, order, level, high), *vectors.values()]
+            key = "sequences", active, tuple(order), tuple(graded)
+            sums = self.run_step(key, self.sequence_step, active, schedule, tune, *x, order=order, graded=graded)
+        row = {"step": self.step + 1, "elapsed": round(self.elapsed, 1), "active": active}
+        self.pending += [(row | {"type": t}, s) for t, s in zip(types, sums)]
 
-    def train_sequences(
-        self, rng: np.random.Generator, order: list[Place], level: np.ndarray, high: float, tune: Tensor, active: int
-    ) -> None:
-        """Gradients of a batch of sequences, frame by frame: each is predicted from decoded ones, without a gradient.
+    def run_step(
+        self, key: tuple, step: Callable[..., list[Tensor]], active: int, *x: Tensor, **fixed: Any
+    ) -> list[Tensor]:
+        """A step, as a graph if it was done before: all but `x` and the weights is the same in all steps of a key."""
+        if self.world > 1:  # gradients go from one process to another by calls that are in no graph
+            return step(active, *x, **fixed)
+        return self.graphs.run(key, partial(step, active, **fixed), *x)
+
+    def image_step(self, active: int, schedule: Tensor, tune: Tensor, source: Tensor, level: Tensor) -> list[Tensor]:
+        """Learn from a batch of images. Returns the measures, as `loss`; level: log2 of the quantiser steps, (n,)."""
+        self.copy_weights()
+        loss, sums, _ = self.loss(source, level, tune, None, None, active)
+        loss.backward()
+        self.update(schedule)
+        return [sums]
+
+    def draw_sequences(
+        self, rng: np.random.Generator, order: list[Place], level: np.ndarray, high: float
+    ) -> tuple[Tensor, Tensor]:
+        """Of each frame of a batch of sequences: log2 of its quantiser step, and what says how a B frame is predicted;
+        (frames, n) both.
 
         Half of the sequences have P frames of changing quality, as the encoder codes them.
 
         level: log2 of the quantiser steps of the I frames, (n,); high: the most that it may be.
         """
-        n, graded = len(level), GRADED if len(order) > 3 else 1.0
-        frames, vectors = self.sampler.sequences(rng, n, self.config.crop, order)
+        n = len(level)
         coarser, first = rng.choice(COARSER_P, n), rng.integers(len(P_DROPS))
         swing = LOG2_STEP * rng.integers(2, size=n)
-        decoded: list[Tensor] = []
+        more = np.zeros((len(order), n))
         for a, place in enumerate(order):
-            options = [predict(decoded[b], vectors[a, b], self.taps) for b in place.references]
-            prediction, more = None, np.zeros(n)
-            if len(options) == 1:
-                prediction, more = options[0], coarser + swing * P_DROPS[(first + a) % len(P_DROPS)]
-            elif options:
-                which, more = self.on_device(rng.random(n))[:, None, None, None], COARSER_B * rng.random(n)
+            if len(place.references) == 1:
+                more[a] = coarser + swing * P_DROPS[(first + a) % len(P_DROPS)]
+            elif place.references:
+                more[a] = COARSER_B * rng.random(n)
+        return self.on_device(np.minimum(level + more, high)), self.on_device(rng.random((len(order), n)))
+
+    def sequence_step(
+        self, active: int, schedule: Tensor, tune: Tensor, frames: Tensor, log2_steps: Tensor, which: Tensor,
+        *vectors: Tensor, order: list[Place], graded: list[bool],
+    ) -> list[Tensor]:  # fmt: skip
+        """Learn from a batch of sequences, frame by frame: each is predicted from decoded ones, without a gradient.
+
+        frames, vectors: those of `Sampler.sequences`; log2_steps, which: those of `draw_sequences`; graded: the frames
+        whose loss counts. Returns the measures of each of these.
+        """
+        self.copy_weights()
+        decoded: list[Tensor] = []
+        measures, fields = [], iter(vectors)
+        for a, place in enumerate(order):
+            options = [predict(decoded[b], next(fields), self.taps) for b in place.references]
+            prediction = options[0] if options else None
+            if len(options) == 2:
+                some = which[a][:, None, None, None]
                 mean = ((options[0] + options[1] + 1) * 0.5).floor()
-                one = torch.where(which < (1 + BOTH) / 2, options[0], options[1])
-                prediction = torch.where(which < BOTH, mean, one)
-            log2_step = self.on_device(np.minimum(level + more, high))
-            with torch.set_grad_enabled(bool(rng.random() < graded)):
-                loss, pixels = self.loss(frames[:, a].float(), log2_step, tune, active, len(options), prediction)
-            if loss.requires_grad:
+                one = torch.where(some < (1 + BOTH) / 2, options[0], options[1])
+                prediction = torch.where(some < BOTH, mean, one)
+            x = (
+                frames[:, a].float(),
+                log2_steps[a],
+                tune,
+                prediction,
+                torch.full_like(tune, float(len(options) == 2)),
+                active,
+            )
+            if graded[a]:
+                loss, sums, pixels = self.loss(*x, frame_type=len(options))
                 loss.backward()
-            decoded.append(pixels)
+                measures.append(sums)
+            else:
+                pixels = self.network.reconstruct(*x, dtype=self.dtype)
+            decoded.append(pixels.round().clamp(0, 255))
+        self.update(schedule)
+        return measures
 
     def loss(
-        self, source: Tensor, log2_step: Tensor, tune: Tensor, active: int,
-        frame_type: int = 0, prediction: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """The loss of a batch of frames, and the decoded frames, integers 0..255 without a gradient.
+        self, source: Tensor, log2_step: Tensor, tune: Tensor, prediction: Tensor | None, b_frame: Tensor | None,
+        active: int, frame_type: int = 0,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """The loss of a batch of frames; the sums of `MEASURES` over the samples of each tune, and the number of these,
+        (8, 2); and the decoded frames, as `Unrounded.forward` has them, without a gradient.
 
         frame_type: 0 I, 1 P, 2 B frames; the other arguments are those of `Unrounded.forward`.
         """
         o = self.config.objective
-        b_frame = torch.full_like(tune, float(frame_type == 2))
-        decoded, rate = self.network(
-            source, log2_step, tune, prediction, b_frame, active, soft=True, dtype=self.dtype
-        )  # fmt: skip
+        x = source, log2_step, tune, prediction, b_frame, active
+        decoded, rate = functional_call(self.network, self.working, x, {"soft": True, "dtype": self.dtype})
         m = measure(decoded, source)
         perceived = torch.zeros_like(rate)
         if o.stlpips and not frame_type:
@@ -369,40 +477,41 @@ class Trainer:
             perceived = torch.cat([perceived[n:], far])
         cost = rate + o.distortion(m, log2_step, tune, frame_type > 0, perceived)
         cost = evenly(log2_step) * cost
-        self.record(frame_type, active, tune, torch.stack([cost, rate, *m, perceived]).detach())
-        return cost.mean(), decoded.detach().round().clamp(0, 255)
-
-    def record(self, frame_type: int, active: int, tune: Tensor, measures: Tensor) -> None:
-        """Keep the sums over the samples of each tune of `MEASURES`, (7, n), until the next report."""
         tunes = torch.stack([1 - tune, tune], 1)
+        measures = torch.stack([cost, rate, *m, perceived]).detach()
         sums = torch.cat([measures @ tunes, tunes.sum(0, keepdim=True)])
-        row = {"step": self.step + 1, "elapsed": round(self.elapsed, 1), "type": "IPB"[frame_type], "active": active}
-        self.pending.append((row, sums))
+        return cost.mean(), sums, decoded.detach()
 
-    def update(self) -> None:
-        """One step of the optimisers, and of the average. What is not a number in a gradient counts as 0."""
-        for p in self.trained.values():
-            if p.grad is not None:
-                torch.nan_to_num_(p.grad, 0.0, 0.0, 0.0)
+    @torch.no_grad()
+    def copy_weights(self) -> None:
+        torch._foreach_copy_(list(self.working.values()), list(self.trained.values()))
+
+    def update(self, schedule: Tensor) -> None:
+        """One step of the optimisers, and of the average. What is not a number in a gradient counts as 0.
+
+        schedule: what the learning rates are multiplied by, and how far the average goes towards the weights, (2,).
+        """
+        gradients = {k: p.grad for k, p in self.working.items() if p.grad is not None}
+        names = sorted(gradients, key=lambda k: gradients[k].dtype == torch.float32)  # first those of products
+        kinds = [
+            [gradients[k].flatten() for k in names if gradients[k].dtype == t] for t in (self.dtype, torch.float32)
+        ]
+        flat = torch.cat([torch.cat(kind).float() for kind in kinds if kind])
+        flat = torch.nan_to_num_(flat, 0.0, 0.0, 0.0)
         if self.world > 1:
-            self.share_gradients()
-        lr = self.learning_rate()
+            torch.distributed.all_reduce(flat)
+            flat /= self.world
+        flat *= (self.config.clip / flat.norm().clamp(min=1e-9)).clamp(max=1)
+        for k, gradient in zip(names, flat.split([gradients[k].numel() for k in names])):
+            self.working[k].grad, self.trained[k].grad = None, gradient.view_as(self.trained[k])
         for o in self.optimisers:
-            for g in o.param_groups:
-                g["lr"] = g["base"] * lr
-            o.step()
+            o.step(schedule[0])
             o.zero_grad(set_to_none=True)
-        decay = min(self.config.ema, (self.step + 1) / (self.step + 21))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), list(self.trained.values()), 1 - decay)
-
-    def share_gradients(self) -> None:
-        """Replace every gradient by its mean over the processes."""
-        gradients = [p.grad for p in self.trained.values() if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients]) / self.world
-        torch.distributed.all_reduce(flat)
-        for g, average in zip(gradients, flat.split([g.numel() for g in gradients])):
-            g.copy_(average.view_as(g))
+            averages = list(self.average.values())
+            further = torch._foreach_sub(list(self.trained.values()), averages)
+            torch._foreach_mul_(further, schedule[1])
+            torch._foreach_add_(averages, further)
 
     def on_device(self, values: np.ndarray) -> Tensor:
         return on_device(self.device, values)
@@ -473,7 +582,11 @@ class Trainer:
         saved = told = last = time.monotonic()
         try:
             while self.progress() < 1 and not self.stopped():
-                self.train_step()
+                try:
+                    self.train_step()
+                except torch.cuda.OutOfMemoryError as e:
+                    self.halve(e)
+                    continue
                 self.step += 1
                 now = time.monotonic()
                 self.elapsed += now - last
@@ -481,6 +594,7 @@ class Trainer:
                 due = now - saved > 60 * c.checkpoint_minutes
                 if due or now - told > REPORT_SECONDS or self.step == 1:
                     self.report()
+                    self.take_up()
                     told = now
                 if due:
                     self.save()
@@ -490,6 +604,25 @@ class Trainer:
         finally:
             torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
             signal.signal(signal.SIGTERM, previous)
+
+    def halve(self, error: Exception) -> None:
+        """Go on with half the batch after a step that found no memory. Raises BsqError if it is one image already."""
+        if self.images <= 1 and self.sequences <= 1:
+            raise BsqError(f"{self.device} has too little memory for one image a step: {error}") from error
+        self.images, self.sequences = ((n + 1) // 2 for n in (self.images, self.sequences))
+        for p in [*self.trained.values(), *self.working.values()]:
+            p.grad = None
+        self.graphs.clear()
+        torch.cuda.empty_cache()
+        log.warning("out of memory: on with %d images or %d sequences a step", self.images, self.sequences)
+
+    def take_up(self) -> None:
+        """Train on what has come since the last call, too."""
+        if self.incoming:
+            photos, strips = self.incoming.arrived()
+            if photos or strips:
+                self.sampler.extend(photos, strips)
+                log.info("on with %d photographs, %d strips", len(self.sampler.photos), len(self.sampler.lengths))
 
     def stopped(self) -> bool:
         """Whether to end now: by a signal, or because the time is over. All processes agree."""
@@ -551,8 +684,10 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def train(path: str, minutes: float | None = None) -> str:
+def train(path: str, minutes: float | None = None, until: float | None = None) -> str:
     """Run a configuration, or go on with it. Returns a line that says what came of it.
+
+    minutes: in place of the configuration's. until: the time at which to end, in seconds since 1970, in their place.
 
     The folder `out` then holds config.json, log.jsonl (a line for each step, frame and tune: means over the samples),
     checkpoint.pt, and MODEL.safetensors, the averaged weights ready to code with.
@@ -563,6 +698,8 @@ def train(path: str, minutes: float | None = None) -> str:
     if config.threads:
         torch.set_num_threads(config.threads)
     trainer = Trainer(config)
+    if until:
+        config.minutes = (trainer.elapsed + until - time.time()) / 60
     if not trainer.rank:
         (trainer.out / "config.json").write_text(json.dumps(asdict(config), indent=1))
     trainer.run()

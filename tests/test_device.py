@@ -73,16 +73,18 @@ def call(operation, arguments, options):
         there = isinstance(arguments[0], Remote)
     waits = left and (not there or packet is aten.nonzero)
     recorded = Simulated.graph if left or there else None
+    in_place = packet.__name__.endswith("_") and not packet.__name__.endswith("__")
     if recorded:
         copies = packet in COPIES
         if waits or any(x.dim() or copies for x in tensors if not isinstance(x, Remote)):
             raise RuntimeError(f"{operation} in a graph waits for the host, or the host for it")
+        if in_place:
+            recorded.keep(tree_flatten(arguments[0])[0])
     inputs, options = tree_map(inner, arguments), tree_map(inner, options)
     result = operation(*inputs, **options)
     if recorded:
         recorded.kernels.append((operation, inputs, options, result))
-    there &= any(isinstance(x, torch.Tensor) for x in tree_flatten(result)[0])
-    in_place = packet.__name__.endswith("_") and not packet.__name__.endswith("__")
+    there &= in_place or any(isinstance(x, torch.Tensor) for x in tree_flatten(result)[0])
     Simulated.launches += there and packet is not aten.empty and (in_place or not aliases(result, inputs))
     Simulated.waits += waits
     if in_place and isinstance(result, torch.Tensor):
@@ -94,11 +96,12 @@ def call(operation, arguments, options):
 
 def aliases(result, inputs):
     """Whether an operation that changes nothing gave another view of what it was given."""
-    storages = [
-        [x.untyped_storage().data_ptr() for x in tree_flatten(y)[0] if isinstance(x, torch.Tensor)]
-        for y in (result, inputs)
-    ]
-    return bool(set(storages[0]) & set(storages[1]))
+    storages = [{x.untyped_storage().data_ptr() for x in tensors_of(y)} for y in (result, inputs)]
+    return bool(storages[0] & storages[1])
+
+
+def tensors_of(x):
+    return [t for t in tree_flatten(x)[0] if isinstance(t, torch.Tensor)]
 
 
 def inner(x):
@@ -115,10 +118,17 @@ class Graph:
 
     def __init__(self):
         self.kernels = []
+        self.before = {}  # what was in memory that the kernels change in place
+
+    def keep(self, tensors):
+        for x in tensors:
+            if isinstance(x, Remote):
+                whole = x.inner.detach().untyped_storage()
+                self.before.setdefault(whole.data_ptr(), (whole, whole.clone()))
 
     @staticmethod
     @contextmanager
-    def record(graph, capture_error_mode):
+    def record(graph, pool, capture_error_mode):
         assert capture_error_mode == "thread_local"
         Simulated.graph = graph
         try:
@@ -126,15 +136,16 @@ class Graph:
         finally:
             Simulated.graph = None
         for _, inputs, _, result in graph.kernels:  # what is recorded has not run
-            if not aliases(result, inputs):
-                for x in tree_flatten(result)[0]:
-                    x.zero_()
+            for x in [] if aliases(result, inputs) else tensors_of(result):
+                x.zero_()
+        for whole, before in graph.before.values():
+            whole.copy_(before)
 
     def replay(self):
         for operation, inputs, options, result in self.kernels:
             new = operation(*inputs, **options)
             if not aliases(result, inputs):
-                for x, y in zip(tree_flatten(result)[0], tree_flatten(new)[0]):
+                for x, y in zip(tensors_of(result), tensors_of(new)):
                     x.copy_(y)
         Simulated.launches += 1
 
@@ -155,6 +166,7 @@ class Simulated(TorchDispatchMode):
         self.patch.setattr(torch, "Generator", HostGenerator)
         self.patch.setattr(torch.cuda, "CUDAGraph", Graph)
         self.patch.setattr(torch.cuda, "graph", Graph.record)
+        self.patch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
         return super().__enter__()
 
     def __exit__(self, *error):
@@ -234,7 +246,7 @@ def test_b_frames_are_the_same_on_a_device():
             assert np.array_equal(frame, expected)
 
 
-def no_graphs(graph, capture_error_mode):
+def no_graphs(graph, pool, capture_error_mode):
     raise RuntimeError("not here")
 
 
@@ -252,24 +264,50 @@ def test_a_graph_that_errs_is_not_used(monkeypatch, caplog):
     assert "do not give what they were made of" in caplog.text and "no CUDA graphs: not here" in caplog.text
 
 
-def test_steps_of_training_are_the_same_on_a_device(tmp_path):
-    """From crops that are made there; on a CPU, a device of the same arithmetic gives the same measures."""
+ORDERS = [[[0], [2, 0], [1, 0, 1], [3, 1]], [[0], [1, 0], [2, 1], [3, 2], [2, 3]]]
+
+
+def trained(tmp_path, steps, on="cpu", graphs=True, **changes):
+    """Measures of steps of a training, the weights after them, launches and waits of each step, replayed graphs."""
     picture = skdata.astronaut()
     strip = np.concatenate([picture[3 * t : 3 * t + 130, 2 * t : 2 * t + 130] for t in range(5)])
-    config = TrainConfig(
-        crop=64, images=4, sequences=2, orders=[[[0], [2, 0], [1, 0, 1]]], steps=4, warmup=1, model=TINY,
-        objective=Objective(stlpips=0), out=str(tmp_path),
-    )  # fmt: skip
+    options = {"crop": 64, "images": 4, "sequences": 2, "orders": ORDERS, "share": [0.5, 0.5, 0.0], "model": TINY}
+    options |= {"steps": steps + 1, "warmup": 1, "objective": Objective(stlpips=0)} | changes
+    config = TrainConfig(**options, out=str(tmp_path), device=str(on))
+    trainer = Trainer(config, Sampler([picture[:300, :300]], [strip], on))
+    trainer.graphs.usable = graphs
+    launches, waits = [], []
+    for trainer.step in range(steps):
+        Simulated.launches = Simulated.waits = 0
+        trainer.train_step()
+        launches.append(Simulated.launches)
+        waits.append(Simulated.waits)
+    measures = [(row["type"], row["active"], sums.tolist()) for row, sums in trainer.pending]
+    weights = [t.tolist() for t in [*trainer.network.parameters(), *trainer.average.values()]]
+    return measures, weights, launches, waits, trainer.graphs.replayed
 
-    def steps(device):
-        trainer = Trainer(replace(config, device=str(device)), Sampler([picture[:300, :300]], [strip], device))
-        for trainer.step in range(3):
-            waits = Simulated.waits
-            trainer.train_step()
-            assert Simulated.waits == waits or not trainer.step  # but to find the vectors of the strips, once
-        return [(row["type"], row["active"], sums.tolist()) for row, sums in trainer.pending]
 
-    here = steps("cpu")
+def test_steps_of_training_are_the_same_on_a_device(tmp_path):
+    """From crops that are made there; on a CPU, a device of the same arithmetic gives the same measures and weights.
+
+    There, a step that comes again is a graph. The host waits for nothing, but to find the vectors of the strips, once.
+    """
+    steps = 24
+    measures, weights, *_, replayed = trained(tmp_path, steps)
+    assert not replayed and {"I", "P", "B"} == {kind for kind, *_ in measures}
     with Simulated():
-        assert steps(DEVICE) == here
-    assert [kind for kind, *_ in here] == list("IPBIIPB")
+        there, also, launches, waits, replayed = trained(tmp_path, steps, DEVICE)
+    assert there == measures
+    assert also == weights
+    assert replayed >= steps // 2
+    assert sorted(launches)[steps // 3] < 200  # to draw and cut what a graph then works on
+    assert not any(waits[5:])
+
+
+def test_a_step_of_training_has_few_kernels(tmp_path):
+    """As many as with a model of the default's depth; and none of them waits."""
+    deep = replace(TINY, fine_blocks=2, blocks=3, prior_blocks=3)
+    with Simulated():
+        _, _, launches, waits, _ = trained(tmp_path, 4, DEVICE, graphs=False, orders=ORDERS[:1], model=deep)
+    assert launches[1] <= launches[3] <= 1500 and launches[2] <= 4000
+    assert not any(waits[1:])

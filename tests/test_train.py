@@ -273,7 +273,7 @@ def test_muon_steps_are_orthogonal():
     several = [torch.nn.Parameter(torch.zeros(s)) for s in ((32, 16), (16, 40), (32, 16))]
     for p in several:
         p.grad = torch.randn_like(p) @ torch.diag(torch.linspace(0.2, 3, p.shape[1]))
-    Muon(several, 1.0).step()
+    Muon(several, 1.0).step(torch.tensor(1.0))
     for p in several:
         values = torch.linalg.svdvals(p.detach()) / max(1, p.shape[0] / p.shape[1]) ** 0.5
         assert 0.4 < values.min() and values.max() < 1.4
@@ -406,7 +406,7 @@ import sys, torch
 from bsqcodec.train import Trainer, TrainConfig
 t = Trainer(TrainConfig.from_toml(sys.argv[1]))
 seen, loss = [], t.loss
-t.loss = lambda x, *rest: (seen.append(x.double().sum()), loss(x, *rest))[1]
+t.loss = lambda x, *rest, **more: (seen.append(x.double().sum()), loss(x, *rest, **more))[1]
 t.run()
 total = sum(p.double().sum() for p in t.trained.values())
 every = [torch.zeros(2, dtype=torch.float64) for _ in range(2)]

@@ -98,21 +98,12 @@ class _Clock:
             yield item
 
 
-def _ours(job: dict[str, Any]) -> dict[str, Any]:
-    """Seconds a frame of one encode and one decode, file to file, by part; and a megapixel, without the files."""
-    import torch
-
-    from .. import codec, media
-    from ..api import Decoder, Encoder, device_of
+def watched(network: Any) -> _Clock:
+    """A clock of what coding with these networks spends, by part; it is not taken off again."""
+    from .. import codec
     from ..coder import BitDecoder, BitEncoder
-    from ..model import load_model
-    from .runner import _peak, _reset_peak
 
-    torch.set_num_threads(job["threads"])
-    start = time.perf_counter()
-    model = load_model(job["model"], device_of(job["device"]))
-    load = time.perf_counter() - start
-    network, clock = model.network, _Clock()
+    clock = _Clock()
     for owner, attribute, part in (
         (codec, "find", "motion"), (codec.vector_search, "refine", "motion"), (codec, "compensate", "motion"),
         (network, "classes", "tokenizer"), (network, "context", "tokenizer"), (network, "encode", "tokenizer"),
@@ -122,6 +113,23 @@ def _ours(job: dict[str, Any]) -> dict[str, Any]:
         (codec.gains, "encode_classes", "range coder"), (codec.gains, "decode_classes", "range coder"),
     ):  # fmt: skip
         clock.watch(owner, attribute, part)
+    return clock
+
+
+def _ours(job: dict[str, Any]) -> dict[str, Any]:
+    """Seconds a frame of one encode and one decode, file to file, by part; and a megapixel, without the files."""
+    import torch
+
+    from .. import media
+    from ..api import Decoder, Encoder, device_of
+    from ..model import load_model
+    from .runner import _peak, _reset_peak
+
+    torch.set_num_threads(job["threads"])
+    start = time.perf_counter()
+    model = load_model(job["model"], device_of(job["device"]))
+    load = time.perf_counter() - start
+    clock = watched(model.network)
     result: dict[str, Any] = {"load": load, "parts": {}}
     for what in ("encode", "decode"):
         totals, parts = [], []

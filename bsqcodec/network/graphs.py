@@ -1,26 +1,27 @@
-"""CUDA graphs: a fixed sequence of kernels, launched as one. A GPU works on a frame for less time than it takes a host
-to launch the hundreds of kernels of a network one by one."""
+"""CUDA graphs: a fixed sequence of kernels, launched as one. A GPU works on a frame, or on a step of training, for less
+time than it takes a host to launch the hundreds or thousands of kernels one by one."""
 
 import logging
 import threading
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
 _MOST = 16  # graphs that a network keeps: each holds the memory that its kernels work in
-_TRIALS = 2  # how often a graph has to give what the function gives, of other values each time
+_TRIALS = 2
 
 
 class _Graph:
     """A function that was captured, and the tensors it reads and writes."""
 
-    def __init__(self, function: Callable[..., list[Tensor]], x: tuple[Tensor, ...]):
+    def __init__(self, function: Callable[..., list[Tensor]], x: tuple[Tensor, ...], pool: Any):
         self.inputs = [t.clone() for t in x]
         self.graph = torch.cuda.CUDAGraph()
         # other threads may go on with what a capture of theirs could not hold
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
             self.outputs = function(*self.inputs)
         self.trials = 0
 
@@ -34,48 +35,71 @@ class _Graph:
 class Graphs:
     """Runs functions of tensors, on a GPU as graphs where the shapes were the same before.
 
-    What such a function does may depend on the shapes of its arguments and on weights that do not change; no value may
-    reach the host in it. A graph is used alone once it gave the same as the function, bit for bit, in `_TRIALS` calls.
-    If one does not, or cannot be made, there are no graphs.
+    What such a function does may depend on its name, on the shapes of its arguments and on tensors that stay where they
+    are; no value may reach the host in it. A graph is used alone once it gave the same as the function, bit for bit, in
+    `trials` calls. If one does not, or cannot be made, there are no graphs.
+
+    Args:
+        most: graphs that are kept.
+        trials: how often a graph has to give what the function gives, of other values each time. 0 for functions that
+            change what they read, as a step of training does, and so cannot be called twice.
+        shared: all graphs work in the same memory. They may then not run side by side.
 
     Attributes:
         replayed: calls that a graph alone answered.
+        usable: whether graphs are made.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = _MOST, trials: int = _TRIALS, shared: bool = False) -> None:
         self.replayed = 0
+        self.most, self.trials, self.shared = most, trials, shared
         self._graphs: dict[tuple, _Graph | None] = {}
-        self._usable = True
+        self._pool: Any = None
+        self.usable = True
         self._lock = threading.Lock()
 
     def __deepcopy__(self, memo: dict) -> "Graphs":
-        return Graphs()  # a copy of a network has weights of its own
+        return Graphs(self.most, self.trials, self.shared)  # a copy of a network has weights of its own
 
     def run(self, name: Hashable, function: Callable[..., list[Tensor]], *x: Tensor) -> list[Tensor]:
         """function(*x), all on one device; `name` tells functions apart."""
-        if x[0].device.type == "cpu" or not self._usable:
+        if x[0].device.type == "cpu" or not self.usable:
             return function(*x)
         with self._lock:
             key = (name, *((t.shape, t.dtype) for t in x))
-            graph = self._graphs.get(key)
-            if graph and graph.trials == _TRIALS:
+            if key not in self._graphs:  # what comes but once is not worth a graph
+                while len(self._graphs) >= self.most:
+                    del self._graphs[next(iter(self._graphs))]
+                self._graphs[key] = None
+                return function(*x)
+            graph = self._graphs[key] = self._graphs[key] or self._captured(function, x)
+            if graph and graph.trials == self.trials:
                 self.replayed += 1
                 return graph(x)
             expected = function(*x)
-            if key not in self._graphs:  # what comes but once is not worth a graph
-                while len(self._graphs) >= _MOST:
-                    del self._graphs[next(iter(self._graphs))]
-                self._graphs[key] = None
-                return expected
-            try:
-                graph = graph or _Graph(function, x)
-                self._usable = all(map(torch.equal, graph(x), expected))
+            if graph:
+                if not all(map(torch.equal, graph(x), expected)):
+                    self._give_up("they do not give what they were made of")
                 graph.trials += 1
-                self._graphs[key] = graph
-                reason = "they do not give what they were made of"
-            except RuntimeError as e:
-                self._usable, reason = False, str(e)
-            if not self._usable:
-                self._graphs.clear()
-                log.warning("no CUDA graphs: %s", reason)
             return expected
+
+    def clear(self) -> None:
+        """Forget all graphs, and free the memory that they work in."""
+        self._graphs.clear()
+        self._pool = None
+
+    def _captured(self, function: Callable[..., list[Tensor]], x: tuple[Tensor, ...]) -> _Graph | None:
+        try:
+            if self.shared and self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            return _Graph(function, x, self._pool)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as e:
+            self._give_up(str(e))
+            return None
+
+    def _give_up(self, reason: str) -> None:
+        self.usable = False
+        self.clear()
+        log.warning("no CUDA graphs: %s", reason)

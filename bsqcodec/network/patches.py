@@ -56,9 +56,7 @@ def rings(x: Tensor) -> Tensor:
 
     Beyond its border the picture goes on as at the border.
     """
-    x = torch.cat([x[:, :, :1], x[:, :, :1], x, x[:, :, -1:], x[:, :, -1:]], 2)
-    x = torch.cat([x[..., :1], x[..., :1], x, x[..., -1:], x[..., -1:]], 3)
-    x = F.pad(x, (0, 4, 0, 4))  # never read
+    x = F.pad(x, (2, 6, 2, 6), mode="replicate")  # the last 4 are never read
     b, _, h, w = x.shape
     x = x.view(b, 3, h // 8, 8, w)
     x = torch.cat([x[:, :, :-1], x[:, :, 1:, :4]], 3).view(b, 3, h // 8 - 1, 12, w // 8, 8)
@@ -92,13 +90,23 @@ def add_windows(seen: Tensor, t: Tensor) -> None:
 def overlap(t: Tensor) -> Tensor:
     """The sum of patches of 12x12 pixels, 8 apart, (B, H/8, W/8, 432), as a picture (B, 3, H, W)."""
     b, h, w, _ = t.shape
-    x = t.reshape(b, h, w, 3, 12, 12).permute(0, 3, 1, 4, 2, 5)
-    x = F.pad(x[..., :8], (0, 0, 0, 1)) + F.pad(x[..., 8:], (0, 4, 1, 0))
-    x = x.reshape(b, 3, h, 12, 8 * w + 8)
-    x = F.pad(x[:, :, :, :8], (0, 0, 0, 0, 0, 1)) + F.pad(x[:, :, :, 8:], (0, 0, 0, 4, 1, 0))
+    own, next_one = t.reshape(b, h, w, 3, 12, 12).permute(0, 3, 1, 4, 2, 5).split([8, 4], -1)
+    x = F.pad(own, (0, 0, 0, 1)) + F.pad(next_one, (0, 4, 1, 0))
+    own, next_one = x.reshape(b, 3, h, 12, 8 * w + 8).split([8, 4], 3)
+    x = F.pad(own, (0, 0, 0, 0, 0, 1)) + F.pad(next_one, (0, 0, 0, 4, 1, 0))
     return x.reshape(b, 3, 8 * h + 8, 8 * w + 8)[:, :, 2 : 8 * h + 2, 2 : 8 * w + 2]
 
 
 def cells(x: Tensor) -> Tensor:
     """(B, H, W, C) tokens, H and W even, to (B, H/2, W/2, 4, C) in the order of `PHASES`."""
-    return torch.stack([x[:, i::2, j::2] for i, j in PHASES], 3)
+    b, h, w, c = x.shape
+    rows = [row.unbind(3) for row in x.view(b, h // 2, 2, w // 2, 2, c).unbind(2)]
+    return torch.stack([rows[i][j] for i, j in PHASES], 3)
+
+
+def uncells(x: Tensor) -> Tensor:
+    """The inverse of `cells`."""
+    b, h, w, _, c = x.shape
+    raster = sorted(zip(PHASES, x.unbind(3)), key=lambda item: item[0])
+    x = torch.stack([values for _, values in raster], 3).view(b, h, w, 2, 2, c)
+    return x.transpose(2, 3).reshape(b, 2 * h, 2 * w, c)

@@ -22,7 +22,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from .patches import PHASES, RINGED, TOKEN, cells, merge, overlap, patches, quarter, quarters, rings, split, unpatch
+from .patches import (
+    PHASES,
+    RINGED,
+    TOKEN,
+    cells,
+    merge,
+    overlap,
+    patches,
+    quarter,
+    quarters,
+    rings,
+    split,
+    uncells,
+    unpatch,
+)
 from .quantiser import COEFFICIENTS, GAMMA, GROUPS, TABLE_ROWS, groups
 
 FEATURES = 7  # mean / 32, class of contrast, level, 1, predicted, tune, B frame
@@ -86,9 +100,34 @@ def contrast(x: Tensor) -> Tensor:
     return torch.log2((v.clamp(min=0).sqrt().squeeze(1) + 2) / 16).round().clamp(-3, 3)
 
 
+class _Views(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, y):
+        ctx.save_for_backward(y)
+        return torch.cat([y.clamp(-1, 1), (y / 4).clamp_(-1, 1), (y / 20).clamp_(-2, 2)], -1)
+
+    @staticmethod
+    def backward(ctx, g):
+        (y,) = ctx.saved_tensors
+        size = y.abs()
+        one, four, twenty = g.chunk(3, -1)
+        g = torch.addcmul(one * (size <= 1), four, size <= 4, value=1 / 4)
+        return g.addcmul_(twenty, size <= 40, value=1 / 20)
+
+
 def views(y: Tensor) -> Tensor:
     """Three bounded views of values in quantiser steps, (..., C) to (..., 3 C), within +-2."""
-    return torch.cat([y.clamp(-1, 1), (y / 4).clamp(-1, 1), (y / 20).clamp(-2, 2)], -1)
+    return _Views.apply(y)
+
+
+def padded(x: Tensor, pad: tuple[int, ...]) -> Tensor:
+    """As `F.pad`, which copies where there is nothing to pad."""
+    return F.pad(x, pad) if any(pad) else x
+
+
+def bounded(x: Tensor, low: float = -ACT_MAX, high: float = ACT_MAX) -> Tensor:
+    """As `clamp`, whose gradient takes five kernels where this one's takes one; it is 0 at the bounds."""
+    return F.hardtanh(x, low, high)
 
 
 def information(v: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
@@ -101,18 +140,18 @@ def information(v: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
 class _L1Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, w):
-        d = x.abs().mean(-1, keepdim=True).add_(1e-3)
+        d = torch.rsub(torch.linalg.vector_norm(x, 1, -1, keepdim=True), 1e-3, alpha=-1 / len(w))  # mean |x| + .001
         n = x / d
         ctx.save_for_backward(n, d, w)
-        return n.clamp(-ACT_MAX, ACT_MAX) * w
+        return n.clamp(-ACT_MAX, ACT_MAX).mul_(w)
 
     @staticmethod
     def backward(ctx, g):
         n, d, w = ctx.saved_tensors
-        g = g * (n.abs() <= ACT_MAX)
-        gw = (g * n).flatten(0, -2).sum(0)
-        g = g * w
-        return (g - torch.sign(n) * (g * n).mean(-1, keepdim=True)) / d, gw
+        g = torch.ops.aten.hardtanh_backward(g, n, -ACT_MAX, ACT_MAX)
+        p = g * n
+        total = (p @ w).unsqueeze(-1)
+        return g.mul_(w).addcmul_(torch.sign(n), total, value=-1 / len(w)).div_(d), p.flatten(0, -2).sum(0)
 
 
 class Norm(nn.Module):
@@ -152,16 +191,9 @@ class _Shift(torch.autograd.Function):
     def run(x, sign):
         _, h, w, c = x.shape
         n, rest = c // 9, c % 9
-        out = torch.zeros_like(x)
-        first = 0
-        for i in (-1, 0, 1):
-            for j in (-1, 0, 1):
-                last = first + n + (rest if i == j == 0 else 0)
-                y, z = sign * i, sign * j
-                source = x[:, max(0, y) : h + min(0, y), max(0, z) : w + min(0, z), first:last]
-                out[:, max(0, -y) : h - max(0, y), max(0, -z) : w - max(0, z), first:last] = source
-                first = last
-        return out
+        groups = F.pad(x, (0, 0, 1, 1, 1, 1)).split([n] * 4 + [n + rest] + [n] * 4, -1)
+        places = [(1 + sign * i, 1 + sign * j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        return torch.cat([t[:, y : y + h, z : z + w] for t, (y, z) in zip(groups, places)], -1)
 
     @staticmethod
     def forward(ctx, x):
@@ -181,7 +213,27 @@ class ShiftBlock(nn.Module):
         self.b = Mat(mlp * channels, channels, zero=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.b(self.a(_Shift.apply(self.n(x))).clamp(0, ACT_MAX))
+        return x + self.b(bounded(self.a(_Shift.apply(self.n(x))), 0))
+
+
+class _Attend(torch.autograd.Function):
+    """Means of v, weighted by max(0, 1 + (s - max s) / 16)**2; no gradient passes the maximum."""
+
+    @staticmethod
+    def forward(ctx, s, v):
+        root = torch.rsub(s - s.amax(-1, keepdim=True), 1, alpha=-1 / 16).clamp_(min=0)
+        weights = root * root
+        total = weights.sum(-1, keepdim=True)
+        mean = (weights @ v).div_(total)
+        ctx.save_for_backward(root, total, mean, v)
+        return mean
+
+    @staticmethod
+    def backward(ctx, g):
+        root, total, mean, v = ctx.saved_tensors
+        g = g / total
+        by_weight = (g @ v.mT).sub_((g * mean).sum(-1, keepdim=True))
+        return by_weight.mul_(root).div_(8), (root * root).mT @ g
 
 
 class AttentionBlock(nn.Module):
@@ -218,9 +270,9 @@ class AttentionBlock(nn.Module):
         b, h, w, p, c = x.shape
         win, d, n, o = WINDOW, HEAD, WINDOW * WINDOW * p, self.offset
         qkv, u = self.a(self.n(x)).split([3 * c, MLP * c], -1)
-        qkv, u = qkv.clamp(-ACT_MAX, ACT_MAX), u.clamp(0, ACT_MAX)
+        qkv, u = bounded(qkv), bounded(u, 0)
         py, px = (-h - o) % win, (-w - o) % win
-        t = F.pad(qkv, (0, 0, 0, 0, o, px, o, py))
+        t = padded(qkv, (0, 0, 0, 0, o, px, o, py))
         rows, columns = t.shape[1] // win, t.shape[2] // win
         t = t.view(b, rows, win, columns, win, p, 3, self.heads, d).permute(6, 0, 1, 3, 7, 2, 4, 5, 8)
         q, k, v = t.reshape(3, b * rows * columns * self.heads, n, d).unbind(0)
@@ -230,9 +282,11 @@ class AttentionBlock(nn.Module):
             outside = F.pad(torch.zeros(h, w, device=x.device), (o, px, o, py), value=-1e4)
             outside = outside.view(rows, win, columns, win).permute(0, 2, 1, 3).reshape(-1, 1, 1, win * win, 1)
             s = s + outside.expand(-1, 1, 1, win * win, p).reshape(rows * columns, 1, 1, n).to(x.dtype)
-        e = (1 + (s - s.detach().amax(-1, keepdim=True)) / 16).clamp(min=0).square()
-        e = (e / e.sum(-1, keepdim=True)).view(-1, n, n)
-        t = (e @ v).view(b, rows, columns, self.heads, win, win, p, d).permute(0, 1, 4, 2, 5, 6, 3, 7)
+        t = (
+            _Attend.apply(s.view(-1, n, n), v)
+            .view(b, rows, columns, self.heads, win, win, p, d)
+            .permute(0, 1, 4, 2, 5, 6, 3, 7)
+        )
         t = t.reshape(b, rows * win, columns * win, p, c)[:, o : o + h, o : o + w]
         return x + self.b(torch.cat([t, u], -1))
 
@@ -302,6 +356,15 @@ class Unrounded(nn.Module):
         rate = self.bits(y, q, mean, scale, frame, soft)
         return self.decode(through, frame), rate.sum((1, 2, 3)) / (x.shape[2] * x.shape[3])
 
+    @torch.no_grad()
+    def reconstruct(
+        self, x: Tensor, log2_step: Tensor, tune: Tensor, prediction: Tensor | None = None,
+        b_frame: Tensor | None = None, k: int = COEFFICIENTS, dtype: torch.dtype = torch.bfloat16,
+    ) -> Tensor:  # fmt: skip
+        """The pixels that `forward` gives, without what the rate takes."""
+        frame = self.condition(x, log2_step, tune, prediction, b_frame, k, dtype)
+        return self.decode(self.quantise(self.coefficients(frame), frame), frame)
+
     def condition(
         self, x: Tensor, log2_step: Tensor, tune: Tensor, prediction: Tensor | None = None,
         b_frame: Tensor | None = None, k: int = COEFFICIENTS, dtype: torch.dtype = torch.bfloat16,
@@ -333,9 +396,10 @@ class Unrounded(nn.Module):
         known = None if prediction is None else patches(prediction - MID_GRAY)
         mean = (source if known is None else known).mean(-1)
         one = torch.ones_like(c)
-        is_b = one * 0 if b_frame is None else b_frame[:, None, None] * one
-        level = (log2_step[:, None, None] - 5.5) / 1.5 * one
-        features = torch.stack([mean / 32, c, level, one, one * predicted, one - perceptual * one, is_b], -1)
+        level = ((log2_step - 5.5) / 1.5)[:, None, None].expand_as(c)
+        is_b = torch.zeros_like(c) if b_frame is None else b_frame[:, None, None].expand_as(c)
+        psnr = (1 - perceptual).expand_as(c)
+        features = torch.stack([mean / 32, c, level, one, one * predicted, psnr, is_b], -1)
         frame_type = torch.full_like(tune, float(predicted)) + (0 if b_frame is None else b_frame)
         seen = None
         if known is not None and not encode_only:
@@ -377,7 +441,7 @@ class Unrounded(nn.Module):
         crossing it costs, or saves, so many bits. The value stays that of q.
         """
         q = q.detach()
-        inverse = 2.0 ** -scale.clamp(SCALE_MIN, SCALE_MAX)
+        inverse = torch.exp2(-bounded(scale, SCALE_MIN, SCALE_MAX))
         rate = information(q, mean, inverse)
         if not soft:
             return rate
@@ -407,7 +471,7 @@ class Unrounded(nn.Module):
 
         def ringed(t: Tensor) -> Tensor:
             t = (rings(unpatch(t)) - quarter(mean)) * quarter(frame.unit)
-            return t.clamp(-PATCH_MAX, PATCH_MAX).to(dtype)
+            return bounded(t, -PATCH_MAX, PATCH_MAX).to(dtype)
 
         z = z + self.d_pixels(ringed(linear))
         if frame.prediction is not None:
@@ -426,33 +490,28 @@ class Unrounded(nn.Module):
         # of an I frame no mean is known before its coefficients
         means = frame.features[..., :1] * (frame.prediction is not None)
         f = torch.cat([means, frame.features[..., 1:]], -1)
-        c = cells(F.pad(views(q), pad).to(dtype))
-        base = self.p_feature(cells(F.pad(f, pad).to(dtype)).flatten(3))
+        c = cells(padded(views(q), pad).to(dtype))
+        base = self.p_feature(cells(padded(f, pad).to(dtype)).flatten(3))
         if frame.views is not None:
-            r = cells(F.pad(frame.views, pad))
-            for i, see in enumerate(self.p_prediction):
-                base = base + see(r[:, :, :, i], k)
+            r = cells(padded(frame.views, pad))
+            for see, phase in zip(self.p_prediction, r.unbind(3)):
+                base = base + see(phase, k)
         known = [torch.zeros_like(base)]
-        for i, see in enumerate(self.p_known):
-            known.append(known[-1] + see(c[:, :, :, i], k))
+        for see, phase in zip(self.p_known, c.unbind(3)):
+            known.append(known[-1] + see(phase, k))
         x = base.unsqueeze(3) + torch.stack(known, 3) + self.p_phase.to(dtype)
         for block in self.prior16:
             x = block(x)
         t = self.p_head(self.p_norm(x))
-        seen = c.unflatten(-1, (3, k))
+        seen = c.unflatten(-1, (3, k)).split([place.stop - place.start for place in groups(k)], -1)
         out = []
-        places = groups(k)
-        for i, place in enumerate(places):
-            out.append(self.p_out[i](F.relu(t)).float().unflatten(-1, (2, -1)))
-            if i < len(places) - 1:
-                t = t + self.p_seen[i](seen[..., place].flatten(-2))
-        r = torch.cat(out, -1)
-        b, hc, wc = r.shape[:3]
-        result = r.new_empty((b, 2 * hc, 2 * wc, 2, k))
-        for i, (y, z) in enumerate(PHASES):
-            result[:, y::2, z::2] = r[:, :, :, i]
-        result = result[:, :height, :width] + self._bias(frame).view(b, 1, 1, 2, k)
-        return result[..., 0, :], result[..., 1, :]
+        for i, values in enumerate(seen):
+            out.append(self.p_out[i](F.relu(t)).unflatten(-1, (2, -1)))
+            if i < len(seen) - 1:
+                t = t + self.p_seen[i](values.flatten(-2))
+        result = uncells(torch.cat(out, -1).flatten(-2))[:, :height, :width]
+        result = result.unflatten(-1, (2, k)) + self._bias(frame).view(-1, 1, 1, 2, k)
+        return result.unbind(-2)  # type: ignore[return-value]
 
     def _bias(self, frame: Frame) -> Tensor:
         """What means and scales start from, (B, 2, active)."""
