@@ -704,6 +704,7 @@ def train(path: str, minutes: float | None = None, until: float | None = None) -
         (trainer.out / "config.json").write_text(json.dumps(asdict(config), indent=1))
     trainer.run()
     if trainer.world > 1:
+        torch.distributed.barrier()  # no process leaves while another still talks to it
         torch.distributed.destroy_process_group()
     return f"step {trainer.step}, {trainer.elapsed / 60:.1f} minutes: {trainer.model_path}"
 

@@ -115,7 +115,7 @@ def coded(quantiser, mean, scale, y):
 
 def planes(quantiser, mean, scale):
     """How many planes a coefficient has: the fewest whose interval, +-3**n / 2, holds the mean and `certain` more."""
-    certain = np.ceil(32 * 14 * 2.0 ** (scale / 8))
+    certain = np.ceil(32 * 7 * 2.0 ** (scale / 8))
     reach = np.abs(mean) + certain
     return (reach[:, None] > 16 * 3.0 ** np.arange(PLANES)).sum(1)
 
@@ -157,7 +157,8 @@ def test_no_values_and_one(quantiser):
 @pytest.mark.parametrize("scale", [-16, -8, 0, 8, 24, 48])
 @pytest.mark.parametrize("mean", [0, 7, -16, 100, -5000])
 def test_a_value_costs_what_the_logistic_distribution_says(quantiser, scale, mean):
-    """Of values that are likely: what they cost more on average is lost by the coder alone."""
+    """Of values that are likely: on average they cost less than a hundredth of a bit more, lost at the bound of the
+    planes and by the coder."""
     s = 2 ** (scale / 8)
     spread = np.arange(math.floor(mean / 32 - 6 * s - 1), math.ceil(mean / 32 + 6 * s + 1) + 1)
     z = (spread[:, None] + np.array([-0.5, 0.5]) - mean / 32) / s
@@ -169,9 +170,9 @@ def test_a_value_costs_what_the_logistic_distribution_says(quantiser, scale, mea
     total = 0.0
     for i in chosen:
         bits = coded(quantiser, np.array([mean]), np.array([scale]), spread[i : i + 1])[2]
-        assert bits == pytest.approx(-math.log2(p[i]), abs=0.05 if p[i] > 2e-3 else 0.1), spread[i]
-        total += bits
-    assert total == pytest.approx(-np.log2(p[chosen]).sum(), rel=0.01, abs=0.02)
+        assert bits == pytest.approx(-math.log2(p[i]), abs=0.05 if p[i] > 3e-3 else 0.3), spread[i]
+        total += p[i] * (bits + math.log2(p[i]))
+    assert abs(total) < 0.01 * p[chosen].sum()
 
 
 def test_all_values_together_are_possible_once(quantiser):
@@ -188,7 +189,7 @@ def test_planes_are_a_residual_bsq(quantiser):
     """The bits of plane j are the signs of (r - t, -r - t) with t = 3**j / 2, r what the coarser planes left; the
     second is not told where the first is positive, for then it is negative."""
     y = np.arange(-364, 365)  # six planes
-    scale = np.full_like(y, 28)  # 32 * 14 * 2**(28/8): within 16 * 3**5 .. 16 * 3**6
+    scale = np.full_like(y, 36)  # 32 * 7 * 2**(36/8): within 16 * 3**5 .. 16 * 3**6
     mean = np.zeros_like(y)
     assert (planes(quantiser, mean, scale) == 6).all()
     seen = []

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -411,6 +412,7 @@ t.run()
 total = sum(p.double().sum() for p in t.trained.values())
 every = [torch.zeros(2, dtype=torch.float64) for _ in range(2)]
 torch.distributed.all_gather(every, torch.stack([total, seen[0]]).detach())
+torch.distributed.barrier()
 torch.distributed.destroy_process_group()
 assert t.step == 2 and every[0][0] == every[1][0] and every[0][1] != every[1][1], every
 """
@@ -490,6 +492,71 @@ def test_a_run_goes_on_from_a_model_file(config, tmp_path):
     wider = replace(config.model, width=72)
     with pytest.raises(BsqError, match="architecture"):
         Trainer(replace(config, model=wider, start=str(first.model_path), out=str(tmp_path / "wider")))
+
+
+def test_data_that_comes_later_is_as_good(config):
+    """A sampler that was given more draws what one draws that had all from the start."""
+    image, rng = skdata.astronaut(), np.random.default_rng
+    photos, strips = [image[:300, :300], image[100:400, 50:]], [strip(5), strip(4)[::-1].copy()]
+    whole, more = Sampler(photos, strips), Sampler(photos[:1], strips[:1])
+    more.sequences(rng(0), 3, 96, ORDER)
+    more.extend(photos[1:], strips[1:])
+    assert torch.equal(whole.crops(rng(1), 9, 96), more.crops(rng(1), 9, 96))
+    frames, vectors = whole.sequences(rng(2), 9, 96, ORDER)
+    others, fields = more.sequences(rng(2), 9, 96, ORDER)
+    assert torch.equal(frames, others) and all(torch.equal(vectors[key], fields[key]) for key in vectors)
+
+
+def test_shards_that_come_during_a_run_are_taken_up(config, shards, tmp_path, caplog):
+    caplog.set_level("INFO")
+    config = replace(config, incoming=str(tmp_path / "incoming"), steps=1)
+    trainer = Trainer(config)
+    trainer.take_up()  # the folder need not be there
+    (tmp_path / "incoming").mkdir()
+    shutil.copy(shards / "photos.tar", tmp_path / "incoming/photos-1.tar")
+    (tmp_path / "incoming/photos-2.tar").write_bytes((shards / "photos.tar").read_bytes()[:700])
+    (tmp_path / "incoming/photos-3.tar.partial").write_bytes(b"on its way")
+    with tarfile.open(tmp_path / "incoming/clips-1.tar", "w") as tar:
+        tar.add(shards / "strips/0.png", "0.png")
+    deadline = time.monotonic() + 60
+    while len(trainer.sampler.photos) < 6 or len(trainer.sampler.lengths) < 2 or "left out" not in caplog.text:
+        assert time.monotonic() < deadline
+        trainer.take_up()
+        time.sleep(0.01)
+    for trainer.step in range(3):
+        trainer.train_step()
+    trainer.take_up()
+    assert len(trainer.sampler.photos) == 6 and len(trainer.sampler.lengths) == 2
+
+
+def test_a_run_ends_by_the_clock(config, tmp_path):
+    path = write(tmp_path / "c.toml", replace(config, steps=0))
+    began = time.time()
+    assert "step" in train(str(path), until=began + 2)
+    assert began + 1.8 < time.time() < began + 30
+    assert "step" in train(str(path), until=began)  # which is over: it only writes what it has
+
+
+@pytest.mark.parametrize("enough", [1, 0])
+def test_out_of_memory_halves_the_batch(config, monkeypatch, caplog, enough):
+    """And what was learnt before stays; one image that is too many ends the run in one line."""
+    trainer = Trainer(replace(config, steps=3))
+    loss = trainer.loss
+
+    def narrow(source, *rest, **more):
+        if len(source) > enough:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return loss(source, *rest, **more)
+
+    monkeypatch.setattr(trainer, "loss", narrow)
+    if enough:
+        trainer.run()
+        assert trainer.step == 3 and (trainer.images, trainer.sequences) == (1, 1)
+        assert "on with 2 images or 1 sequences a step" in caplog.text
+        assert load_model(str(trainer.model_path)).name == SMALL.name
+    else:
+        with pytest.raises(BsqError, match="too little memory for one image"):
+            trainer.run()
 
 
 def test_strips_from_a_folder_of_videos(tmp_path):

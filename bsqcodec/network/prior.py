@@ -153,34 +153,40 @@ class Prior:
             total = head[:, :rows, :columns].flatten(0, 2)
             now = out[:, i::2, j::2][:, :rows, :columns]
             here = None if truth is None else truth[:, i::2, j::2].flatten(0, 2)
-            new = torch.zeros((len(total), 0), dtype=torch.int32)
+            new, some = total[:, :0], np.zeros(0, np.int64)
             for place, seen, speak in steps if len(total) else []:
-                if seen is not None:
-                    at = new.any(1).nonzero().squeeze(1)  # in most tokens all are 0 and change nothing
-                    if len(at):
-                        at = at.to(self.device)
-                        more = seen(whole_views(new.to(self.device)[at]))
-                        total[at] = (total[at] + more).clamp_(-HEAD_MAX, HEAD_MAX)
-                new = self._code(speak, total, bias[:, place], coder, None if here is None else here[:, place], worth)
-                now[..., place] = new.view(*now.shape[:3], -1).to(self.device)
+                if seen is not None and len(some):  # in most tokens all are 0 and change nothing
+                    at = torch.from_numpy(some).to(self.device)
+                    total[at] = (total[at] + seen(whole_views(new[at]))).clamp_(-HEAD_MAX, HEAD_MAX)
+                part = None if here is None else here[:, place]
+                new, some = self._code(speak, total, bias[:, place], coder, part, worth)
+                now[..., place] = new.view(*now.shape[:3], -1)
             if k < 3:
                 see = self._view(f"p_known.{k}", active).stream
                 base = base + of_some(lambda y, see=see: [see(whole_views(y))], out[:, i::2, j::2])[0]
         return out[:, :height, :width].contiguous()
 
-    def _code(self, speak: Linear, total: Tensor, bias: Tensor, coder: Coder, y: Tensor | None, worth: float) -> Tensor:
-        """One group of all tokens of a phase: its coefficients, int32 (tokens, n) on the CPU."""
+    def _code(
+        self, speak: Linear, total: Tensor, bias: Tensor, coder: Coder, y: Tensor | None, worth: float
+    ) -> tuple[Tensor, np.ndarray]:
+        """One group of all tokens of a phase: its coefficients, int32 (tokens, n), and the tokens where some are not 0.
+
+        Of most coefficients the prior is certain; only the others come to the host.
+        """
         hidden = scale(total, ACT_BITS - HEAD_BITS, 0, HIDDEN_MAX)
         m, spread = (speak(hidden).unflatten(-1, (2, -1)) + bias).unbind(1)  # below 2**23: exact in float32
         m = scale(m, MEAN_BITS - TABLE_BITS, -MEAN_MAX, MEAN_MAX)
         spread = scale(spread, 3 - TABLE_BITS, SCALE_LOW, SCALE_HIGH)
-        both = torch.stack([m, spread]).to("cpu", torch.int32).numpy()
-        mean, spread = both.reshape(2, -1)
-        chosen = None if y is None else y.numpy().ravel()
+        at = self.quantiser.coded(m, spread)
+        some = torch.stack([t.flatten()[at].to(torch.int32) for t in (m, spread)] + [at.to(torch.int32)])
+        mean, scales, places = some.cpu().numpy()
+        chosen = None if y is None else y.numpy().ravel()[places]
         if chosen is not None and worth:
-            chosen = decide(chosen, mean, spread, worth)
-        coded = self.quantiser.code(mean, spread, coder, chosen)
-        return torch.from_numpy(coded.astype(np.int32).reshape(both.shape[1:]))
+            chosen = decide(chosen, mean, scales, worth)
+        values = self.quantiser.code(mean, scales, coder, chosen)
+        new = torch.zeros(m.shape, dtype=torch.int32, device=m.device)
+        new.view(-1)[at] = torch.from_numpy(values.astype(np.int32)).to(m.device)
+        return new, np.unique(places[values != 0] // m.shape[1])
 
 
 assert HEAD_BITS > ACT_BITS and RES_BITS > 0

@@ -42,7 +42,7 @@ PLANES = 10
 ONE = 1 << 16  # scale of the probabilities
 SIGMOID_REACH = 20  # the table holds the sigmoid at -20, -20 + 1/16 .. 20
 SIGMOID_BITS = 32
-_CERTAIN = 14  # scales beyond which a value is not coded: exp(-14) = 2**-20 likely
+_CERTAIN = 7  # scales beyond which a value is not coded: exp(-7) = 2**-10 likely
 ESCAPE_MAX = (1 << 16) - 1  # by so much a value can pass the bound of its planes
 _ESCAPE = 16  # of ONE: least probability that a value at the bound of its planes passes it
 _UNITS = 16 * 3 ** np.arange(PLANES + 1, dtype=np.int64)  # half of the interval of so many planes, in 1/32 steps
@@ -99,6 +99,7 @@ class Quantiser:
         self.weight, self.contrast = table("weight"), table("contrast")
         self.active: list[int] = tensors["quantiser.active"].tolist()
         self.smooth: list[int] = tensors["quantiser.smooth"].tolist()
+        self._reach = tensors["quantiser.certain"].to(device, torch.int32)
         self._sigmoid, self._inverse, self._certain = (
             tensors[f"quantiser.{name}"].cpu().numpy().astype(np.int64) for name in ("sigmoid", "inverse", "certain")
         )
@@ -120,13 +121,21 @@ class Quantiser:
         """Quantiser step of each token with STEP_BITS fractional bits, int64, the shape of `classes`."""
         return self.step[tune, quality - 1][classes - LOWEST]
 
+    def coded(self, mean: Tensor, scale: Tensor) -> Tensor:
+        """The places of the coefficients that have a plane at all, int64, in the order of `flatten`: about one in ten.
+
+        mean, scale: integers of one shape, as for `code`, on the model's device.
+        """
+        reach = self._reach[(scale - SCALE_LOW).long()] + mean.abs()
+        return (reach.flatten() > int(_UNITS[0])).nonzero().squeeze(1)
+
     def code(self, mean: np.ndarray, scale: np.ndarray, coder: Coder, y: np.ndarray | None = None) -> np.ndarray:
         """Code the planes of coefficients that do not depend on each other, coarse planes first.
 
         mean, scale: int32 (n,), from the prior. y: int64 (n,), the coefficients, when encoding. Returns, int64, the
         coefficients that were coded: those of y, but for some that are not 0 where the prior is certain that they are.
 
-        A coefficient has so many planes that a value beyond them is less than 2**-20 likely. With none it is 0; at the
+        A coefficient has so many planes that a value beyond them is less than 2**-10 likely. With none it is 0; at the
         bound of its planes, which values of the tails share, it is told whether it passes it and by how much.
         """
         result = np.zeros(mean.size, np.int64)
