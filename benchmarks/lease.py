@@ -16,10 +16,8 @@ still to do. The machine needs torch, numpy, pillow, safetensors and scikit-imag
 import argparse
 import contextlib
 import fcntl
-import functools
 import gzip
 import hashlib
-import importlib.util
 import io
 import itertools
 import json
@@ -33,11 +31,8 @@ import time
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 from bsqcodec.errors import BsqError, first_line
 
@@ -46,7 +41,6 @@ SLICE = 15 << 20  # bytes of a file that is brought back, at most
 FILES, BYTES = 8, 63 << 20  # that one call brings back, at most
 STOP_SECONDS = 60  # that a trainer has to save and end
 SIZES = ("640x360", "1280x720", "1920x1080")
-QUALITIES = (15, 30, 45, 60, 75, 90)
 KINDS = {"photos": "photos", "strips": "clips"}  # keys of a configuration, and how their shards are called
 
 
@@ -108,7 +102,8 @@ def prepare(options: argparse.Namespace) -> None:
     first = partial / "0"
     unwanted = shutil.ignore_patterns("*.safetensors", "*.partial", "__pycache__")
     shutil.copytree(Path(selftest.__file__).parent, first / "code/bsqcodec", ignore=unwanted)
-    copy(Path(__file__), first / "code/lease.py")
+    for name in ("lease.py", "lease_bench.py"):
+        copy(Path(__file__).with_name(name), first / "code" / name)
     copy(config, first / "config.toml")
     for wheel in options.wheels:
         copy(Path(wheel), first / "wheels" / Path(wheel).name)
@@ -401,7 +396,7 @@ def cut(work: Path, folder: Path) -> None:
 
     slices("model", model.read_bytes(), folder)
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    beside(folder / "log.jsonl.gz", sampled((work / "run/log.jsonl").read_bytes()))
+    beside(folder / "log.jsonl.gz", gzip.compress((work / "run/log.jsonl").read_bytes(), mtime=0))
     beside(folder / "log.txt", (work / "log.txt").read_bytes()[-SLICE:])
     if (work / "bench.json").exists():
         copy(work / "bench.json", folder / "bench.json")
@@ -422,17 +417,6 @@ def slices(name: str, data: bytes, folder: Path) -> None:
         beside(folder / f"{name}.{i // SLICE:02}", data[i : i + SLICE])
 
 
-def sampled(log: bytes) -> bytes:
-    """The log of steps, compressed; if too large, of every third or ninth step and so on: even and odd ones differ."""
-    lines = log.splitlines(keepends=True)
-    for every in (3**i for i in itertools.count()):
-        chosen = [line for line in lines if every == 1 or json.loads(line)["step"] % every == 1]
-        data = gzip.compress(b"".join(chosen), mtime=0)
-        if len(data) <= SLICE:
-            return data
-    raise AssertionError
-
-
 def cast(value: Any, kind: Any) -> Any:
     """Turn the floats in a tree of dicts and lists into another type; numbers, which have no dimensions, stay."""
     import torch
@@ -446,135 +430,14 @@ def cast(value: Any, kind: Any) -> Any:
     return value
 
 
-# ---------------------------------------------------------------- there: what the machine says of the codec
+# ---------------------------------------------------------------- here, afterwards
 
 
 def bench(options: argparse.Namespace) -> None:
-    """Conformance, speed and exactness on this machine, each kept as soon as it is known."""
-    work, out = Path(options.work), Path(options.out)
-    if running(work):
-        raise BsqError("the trainer is still running")
-    if not importlib.util.find_spec("av"):
-        # files of other codecs are not touched here, but the library imports PyAV for them
-        sys.modules["av"] = sys.modules["av.stream"] = MagicMock()
-    import torch
+    """What this machine says of the codec: conformance, speed, exactness."""
+    import lease_bench
 
-    from bsqcodec.bench.speed import watched
-    from bsqcodec.model import load_model
-    from bsqcodec.selftest import selftest
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    name = read_toml(work / "run.toml").get("model", {}).get("name", "bsq1")
-    models = {place: load_model(str(work / f"run/{name}.safetensors"), place) for place in {"cpu", device}}
-    clock = watched(models[device].network)
-    parts: dict[str, Callable[[], Any]] = {
-        "machine": lambda: machine(work, device),
-        "conformance": lambda: asdict(selftest(device)),
-    }
-    for frame in options.sizes:
-        parts[f"speed {frame}"] = functools.partial(speed, models[device], clock, frame, options.frames)
-    parts["exactness"] = lambda: exactness(models["cpu"], models[device], options.bits, options.seconds)
-    path = work / "bench.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    out.mkdir(parents=True, exist_ok=True)
-    for part, measure in parts.items():
-        if part not in found:
-            began = time.monotonic()
-            found[part] = measure()
-            beside(path, json.dumps(found, indent=1).encode())
-            print(f"{part}: {time.monotonic() - began:.1f} s", flush=True)
-        copy(path, out / "bench.json")
-    differ = len(found["conformance"]["differences"]) + len(found["exactness"]["differences"])
-    print(f"{out / 'bench.json'}: {differ} differences")
-
-
-def machine(work: Path, device: str) -> dict[str, Any]:
-    import torch
-
-    log = (work / "run/log.jsonl").read_text().splitlines()
-    first, last = json.loads(log[0]), json.loads(log[-1])
-    span = last["elapsed"] - first["elapsed"]
-    return {
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if device == "cuda" else "CPU: there is no GPU",
-        "steps": last["step"],
-        "steps a second": (last["step"] - first["step"]) / span if span > 0 else None,  # without those that warm up
-        "log": last_lines(work, 20),
-    }
-
-
-def speed(model: Any, clock: Any, size: str, frames: int) -> dict[str, Any]:
-    """Seconds a frame of encode and decode in memory, by part: of the first run, which warms up, and of the second."""
-    from bsqcodec.api import Decoder, Encoder
-    from bsqcodec.bench.speed import QUALITY, pictures
-
-    width, height = map(int, size.split("x"))
-    several, info, stream = pictures("", width, height, frames), video(height, width), io.BytesIO()
-
-    def encode() -> None:
-        nonlocal stream
-        stream = io.BytesIO()
-        encoder = Encoder(stream, info, model, QUALITY)
-        for t, picture in enumerate(several):
-            encoder.write(picture, t)
-        encoder.close()
-
-    def decode() -> None:
-        for _ in Decoder(io.BytesIO(stream.getvalue()), model=model).frames():
-            pass
-
-    result: dict[str, Any] = {"frames": frames, "quality": QUALITY}
-    for function in (encode, decode):
-        seconds = []
-        for _ in range(2):
-            clock.seconds.clear()
-            began = time.perf_counter()
-            function()
-            seconds.append((time.perf_counter() - began) / frames)
-        parts = {part: spent / frames for part, spent in clock.seconds.items()}
-        found = {"frames a second": 1 / seconds[1], "seconds a frame": seconds[1], "warm-up": seconds[0]}
-        result[function.__name__] = found | {"parts": parts}
-    return result | {"bytes": len(stream.getvalue())}
-
-
-def video(height: int, width: int) -> Any:
-    from bsqcodec.info import MediaInfo
-
-    return MediaInfo(width, height, Fraction(1, 25), Fraction(25))
-
-
-def exactness(cpu: Any, other: Any, bits: float, seconds: float) -> dict[str, Any]:
-    """Encode groups of pictures on one device and decode them on both, until so many bits are compared."""
-    from bsqcodec.api import Encoder
-    from bsqcodec.bench.speed import pictures
-    from bsqcodec.selftest import checksums
-    from bsqcodec.tune import TUNES
-
-    result: dict[str, Any] = {"devices": [str(other.device), str(cpu.device)], "streams": 0, "frames": 0, "bits": 0}
-    result["differences"] = []
-    began = time.monotonic()
-    # several sizes, of which most are no multiples of a token; each at all qualities and tunes
-    settings = ((i, quality, tune) for i in itertools.count() for quality in QUALITIES for tune in TUNES)
-    while result["bits"] < bits and (time.monotonic() - began < seconds or not result["streams"]):
-        i, quality, tune = next(settings)
-        width, height = 320 + 37 * (i % 7), 192 + 29 * (i % 5)
-        stream, predicted = io.BytesIO(), hashlib.md5()
-        encoder = Encoder(stream, video(height, width), other, quality, tune=tune)
-        several = [encoder.write(picture, t) for t, picture in enumerate(pictures("", width, height, 5))]
-        for picture in itertools.chain(*several, encoder.close()):
-            predicted.update(picture.tobytes())
-        (found, count), (wanted, _) = (checksums(stream.getvalue(), model) for model in (other, cpu))
-        for key in ("frames", "bits", "pictures"):
-            if found[key] != wanted[key]:
-                result["differences"].append(f"{width}x{height}, quality {quality}, {tune}: other {key}")
-        if predicted.hexdigest() != wanted["pictures"]:
-            result["differences"].append(f"{width}x{height}, quality {quality}, {tune}: not what the encoder predicts")
-        for key, value in (("streams", 1), ("frames", found["frames"]), ("bits", count)):
-            result[key] += value
-    return result
-
-
-# ---------------------------------------------------------------- here, afterwards
+    lease_bench.bench(options)
 
 
 def join(options: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
     python benchmarks/steps.py [--images 128 --sequences 40] [--tflops 790 --tbytes 3.0 --microseconds 2]
 
 For the default sizes, and for all widths doubled (more than `ModelConfig` allows: their sums could pass what float32
-holds). A step is run on the CPU with one and with two crops; what it costs grows linearly with them. Every operation
+holds). A step is run on the CPU with three and with six crops; what it costs grows linearly with them. Every operation
 counts as a kernel that reads its arguments and writes its results once; on a GPU a few are two or three.
 """
 
@@ -78,8 +78,8 @@ def main() -> None:
         parameters = sum(p.numel() for p in Unrounded(config).parameters()) / 1e6
         for kind in STEPS:
             n = options.images if kind == "images" else options.sequences
-            one, two = step(config, kind, 1), step(config, kind, 2)
-            operations, size, kernels = one + (n - 1) * (two - one)
+            few, more = step(config, kind, 3), step(config, kind, 6)  # ST-LPIPS sees every third
+            operations, size, kernels = few + (n - 3) / 3 * (more - few)
             times = operations / options.tflops / 1e9, size / options.tbytes / 1e9, kernels * options.microseconds / 1e3
             each = " + ".join(f"{t:.0f}" for t in times)
             name = f"{n} {kind}, widths x {factor}"

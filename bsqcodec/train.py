@@ -369,8 +369,7 @@ class Trainer:
             x = [self.sampler.crops(rng, n, c.crop), self.on_device(level)]
             sums = self.run_step(("images", active), self.image_step, active, schedule, tune, *x)
         else:
-            number = int(shared.integers(len(self.orders)))
-            order = self.orders[number]
+            order = self.orders[int(shared.integers(len(self.orders)))]
             first = int(shared.integers(2))  # frame with a gradient, if not all have one
             graded = [len(order) <= ALL_GRADED or a % 2 == first for a in range(len(order))]
             types = "".join("IPB"[len(place.references)] for place, has in zip(order, graded) if has)
@@ -438,14 +437,8 @@ class Trainer:
                 mean = ((options[0] + options[1] + 1) * 0.5).floor()
                 one = torch.where(some < (1 + BOTH) / 2, options[0], options[1])
                 prediction = torch.where(some < BOTH, mean, one)
-            x = (
-                frames[:, a].float(),
-                log2_steps[a],
-                tune,
-                prediction,
-                torch.full_like(tune, float(len(options) == 2)),
-                active,
-            )
+            b_frame = torch.full_like(tune, float(len(options) == 2))
+            x = frames[:, a].float(), log2_steps[a], tune, prediction, b_frame, active
             if graded[a]:
                 loss, sums, pixels = self.loss(*x, frame_type=len(options))
                 loss.backward()
@@ -484,6 +477,7 @@ class Trainer:
 
     @torch.no_grad()
     def copy_weights(self) -> None:
+        """Begin a step: what products take follows the weights."""
         torch._foreach_copy_(list(self.working.values()), list(self.trained.values()))
 
     def update(self, schedule: Tensor) -> None:
@@ -491,18 +485,18 @@ class Trainer:
 
         schedule: what the learning rates are multiplied by, and how far the average goes towards the weights, (2,).
         """
-        gradients = {k: p.grad for k, p in self.working.items() if p.grad is not None}
-        names = sorted(gradients, key=lambda k: gradients[k].dtype == torch.float32)  # first those of products
-        kinds = [
-            [gradients[k].flatten() for k in names if gradients[k].dtype == t] for t in (self.dtype, torch.float32)
-        ]
-        flat = torch.cat([torch.cat(kind).float() for kind in kinds if kind])
+        by_type: dict[torch.dtype, dict[str, Tensor]] = {}
+        for k, p in self.working.items():
+            if p.grad is not None:
+                by_type.setdefault(p.dtype, {})[k] = p.grad
+        names = [k for several in by_type.values() for k in several]
+        flat = torch.cat([torch.cat([g.flatten() for g in several.values()]).float() for several in by_type.values()])
         flat = torch.nan_to_num_(flat, 0.0, 0.0, 0.0)
         if self.world > 1:
             torch.distributed.all_reduce(flat)
             flat /= self.world
         flat *= (self.config.clip / flat.norm().clamp(min=1e-9)).clamp(max=1)
-        for k, gradient in zip(names, flat.split([gradients[k].numel() for k in names])):
+        for k, gradient in zip(names, flat.split([self.trained[k].numel() for k in names])):
             self.working[k].grad, self.trained[k].grad = None, gradient.view_as(self.trained[k])
         for o in self.optimisers:
             o.step(schedule[0])

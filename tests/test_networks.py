@@ -17,6 +17,7 @@ from bsqcodec.errors import ModelError
 from bsqcodec.model import Model, find_file, load_model, model_id, read_network, save_model
 from bsqcodec.network import Condition
 from bsqcodec.network.export import decoding, integers, restore, round_rows
+from bsqcodec.network.layers import LIMIT
 from bsqcodec.network.patches import (
     PHASES,
     add_windows,
@@ -248,6 +249,17 @@ def test_real_numbers_and_integers_agree(model, tune, predicted):
         real = smooth(real, network.quantiser.smooth[quality - 1])
         assert psnr(exact, x) == pytest.approx(psnr(real, x), abs=0.15)
         assert psnr(exact, real) > psnr(exact, x) + 6
+
+
+@pytest.mark.parametrize("inputs", [1, 384, 511, 2304])
+@pytest.mark.parametrize("in_max", [127, 511])
+def test_weights_that_are_all_alike_stay_exact(inputs, in_max):
+    """As they are after a few steps of Adam from 0."""
+    w = torch.tensor([[0.001], [-0.0123], [0.0]]).expand(3, inputs)
+    integers, shift = round_rows(w, 0, in_max)
+    assert integers.double().abs().sum(1).max() * in_max < LIMIT
+    assert torch.allclose(integers * 2.0 ** -shift.double()[:, None], w.double(), atol=6e-4)
+    assert inputs > 1 or integers.abs().max() > 63
 
 
 def test_restored_integers_are_the_same(model, tiny):

@@ -159,6 +159,19 @@ def test_it_learns(config, tmp_path):
         assert last < first
 
 
+def test_types_of_products_give_nearly_the_same(config, monkeypatch):
+    """Where bfloat16 is slow, steps run in float32."""
+    found = []
+    for fast in (True, False):
+        monkeypatch.setattr("bsqcodec.train.bf16_is_fast", lambda device, fast=fast: fast)
+        t = Trainer(replace(config, out=f"{config.out}{fast}"))
+        assert t.dtype == (torch.bfloat16 if fast else torch.float32)
+        for t.step in range(2):
+            t.train_step()
+        found.append(torch.stack([sums for _, sums in t.pending])[:, :2])
+    assert torch.allclose(*found, rtol=0.05, atol=0.05)
+
+
 def test_the_first_steps_turn_coefficients_into_a_picture(config):
     """Before any training, the transform and the prior's start make a codec of a kind: it is where training begins."""
     t = Trainer(config)

@@ -8,10 +8,10 @@ need not be exact, is kept in the same way.
 import torch
 from torch import Tensor
 
-from .layers import ACT_BITS, RES_BITS
-from .prior import HEAD_BITS, TABLE_BITS
+from .layers import ACT_BITS, ACT_MAX, LIMIT, RES_BITS
+from .prior import HEAD_BITS, HIDDEN_MAX, TABLE_BITS
 from .quantiser import WEIGHT_BITS, tables
-from .tokenizer import CORRECTION_BITS, TRANSFORM_BITS, VIEW_BITS, VIEW_ONE
+from .tokenizer import CORRECTION_BITS, TRANSFORM_BITS, VIEW_BITS, VIEW_MAX, VIEW_ONE
 from .unrounded import Mat, Norm, Unrounded
 
 SHIFT_MAX = 18
@@ -39,10 +39,11 @@ def _matrices(network: Unrounded) -> dict[str, Mat]:
     return {name: module for name, module in network.named_modules() if isinstance(module, Mat)}
 
 
-def round_rows(w: Tensor, least: int) -> tuple[Tensor, Tensor]:
+def round_rows(w: Tensor, least: int, in_max: int = ACT_MAX) -> tuple[Tensor, Tensor]:
     """Integers within +-127 and the fractional bits of each row, at least `least`; w: (n_out, n_in) real.
 
-    Of the bits that hold the largest weight and one more, those with the smaller squared error.
+    Of the bits that hold the largest weight and one more, those with the smaller squared error; less where a sum of
+    products with inputs within +-`in_max` could pass what is exact, as it could if all weights of a row are alike.
     """
     w = w.detach().double()
     largest = w.abs().amax(1).clamp(min=2.0**-30)
@@ -56,6 +57,8 @@ def round_rows(w: Tensor, least: int) -> tuple[Tensor, Tensor]:
 
     more = (shift + 1).clamp(max=SHIFT_MAX)
     shift = torch.where(error(more) < error(shift), more, shift)
+    excess = rounded(shift).abs().sum(1) * (in_max / LIMIT)
+    shift = (shift - torch.log2(excess).floor().add(1).clamp(min=0)).clamp(min=least)
     return rounded(shift).to(torch.int8), shift.to(torch.int8)
 
 
@@ -71,7 +74,8 @@ def integers(network: Unrounded) -> dict[str, Tensor]:
         if stem in _SEEING:
             w = w * _VIEWS
         least = max(_LEAST.get(stem, 0), RES_BITS - 3)
-        out[f"{name}.w"], out[f"{name}.shift"] = round_rows(w, least)
+        in_max = HIDDEN_MAX if stem == "p_out" else VIEW_MAX if stem in _SEEING else ACT_MAX
+        out[f"{name}.w"], out[f"{name}.shift"] = round_rows(w, least, in_max)
     for name, bits, limit in _values(network):
         value = network.get_parameter(name).detach().double() * 2.0**bits
         out[name] = torch.floor(value + 0.5).clamp(-limit, limit - 1).to(torch.int16)
