@@ -251,10 +251,14 @@ def no_graphs(graph, pool, capture_error_mode):
     raise RuntimeError("not here")
 
 
+def no_room(graph, pool, capture_error_mode):
+    raise torch.cuda.OutOfMemoryError("no room for a graph")
+
+
 def test_a_graph_that_errs_is_not_used(monkeypatch, caplog):
     model = random_model()
     payload, decoded = encode(model, 57, 75)
-    for attribute, broken in (("replay", lambda graph: None), ("record", no_graphs)):
+    for attribute, broken in (("replay", lambda graph: None), ("record", no_graphs), ("record", no_room)):
         with monkeypatch.context() as patch, Simulated():
             patch.setattr(Graph, attribute, broken)
             patch.setattr(torch.cuda, "graph", Graph.record)
@@ -262,7 +266,8 @@ def test_a_graph_that_errs_is_not_used(monkeypatch, caplog):
             for frame, expected in zip(decode_gop(there, payload, 57, 75, FRAMES), decoded, strict=True):
                 assert np.array_equal(frame, expected)
         assert there.network.prior.graphs.replayed == 0
-    assert "do not give what they were made of" in caplog.text and "no CUDA graphs: not here" in caplog.text
+    for reason in ("they do not give what they were made of", "not here", "no room for a graph"):
+        assert f"no CUDA graphs: {reason}" in caplog.text
 
 
 ORDERS = [[[0], [2, 0], [1, 0, 1], [3, 1]], [[0], [1, 0], [2, 1], [3, 2], [2, 3]]]

@@ -93,9 +93,9 @@ class Graphs:
             if self.shared and self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
             return _Graph(function, x, self._pool)
-        except torch.cuda.OutOfMemoryError:
-            raise
         except RuntimeError as e:
+            if not self.trials and isinstance(e, torch.cuda.OutOfMemoryError):
+                raise  # a trainer makes room
             self._give_up(str(e))
             return None
 
