@@ -28,12 +28,12 @@ import subprocess
 import sys
 import tarfile
 import time
-import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bsqcodec.config import read_toml
 from bsqcodec.errors import BsqError, first_line
 
 SPARE = 50_000  # bytes of a folder for the manifest and the ends of its tars
@@ -136,13 +136,6 @@ def prepare(options: argparse.Namespace) -> None:
     os.replace(partial, out)
     sizes = ", ".join(f"{size(out / str(i)) / 1e6:.1f}" for i in range(k + 1))
     print(f"{out}: folders 0 to {k} of {sizes} MB")
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except (OSError, ValueError) as e:
-        raise BsqError(f"{path}: not a readable TOML file ({e})") from e
 
 
 def write_toml(path: Path, values: dict[str, Any]) -> None:
@@ -430,14 +423,14 @@ def cast(value: Any, kind: Any) -> Any:
     return value
 
 
-# ---------------------------------------------------------------- here, afterwards
-
-
 def bench(options: argparse.Namespace) -> None:
     """What this machine says of the codec: conformance, speed, exactness."""
     import lease_bench
 
     lease_bench.bench(options)
+
+
+# ---------------------------------------------------------------- here, afterwards
 
 
 def join(options: argparse.Namespace) -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
+from bsqcodec.config import read_toml
 from bsqcodec.errors import BsqError
-from lease import beside, copy, last_lines, read_toml, running
+from lease import beside, copy, last_lines, running
 
 QUALITIES = (15, 30, 45, 60, 75, 90)
 

@@ -1,6 +1,10 @@
 """The shape of a model: everything that is not a weight."""
 
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import BsqError
 
 DEFAULT = "bsq1"  # the packaged model that encodes unless another is asked for
 
@@ -45,3 +49,13 @@ class ModelConfig:
 
     def to_dict(self) -> dict:
         return asdict(self)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Raises BsqError for a file that cannot be read or is no TOML."""
+    import tomllib  # every command imports this module, and few read such files
+
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, ValueError) as e:
+        raise BsqError(f"{path}: not a readable TOML file ({e})") from e

@@ -246,7 +246,7 @@ class Sampler:
         else:
             self.frames.extend(frames)
         for apart, (fields, known) in self._fields.items():
-            fields.extend(_no_vectors(np.array([frame.shape[:2] for frame in frames])))
+            fields.extend(_no_vectors(self.frames.shapes[len(known) :]))
             self._fields[apart] = fields, np.concatenate([known, np.zeros(len(frames), bool)])
 
     def plain(self, rng: np.random.Generator, n: int, size: int) -> Tensor:

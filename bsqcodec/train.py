@@ -15,12 +15,10 @@ import os
 import signal
 import sys
 import time
-import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.func import functional_call
 
-from .config import ModelConfig
+from .config import ModelConfig, read_toml
 from .data import Incoming, Place, Sampler, load_images, load_videos, on_device, whole_strips
 from .errors import BsqError
 from .losses import st_lpips
@@ -129,10 +127,7 @@ class TrainConfig:
     def from_toml(cls, path: str | Path) -> "TrainConfig":
         """Raises BsqError for unknown keys and for what cannot be."""
         path = Path(path)
-        try:
-            values = tomllib.loads(path.read_text())
-        except (OSError, ValueError) as e:
-            raise BsqError(f"{path}: not a readable TOML file ({e})") from e
+        values = read_toml(path)
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise BsqError(f"{path}: unknown key: {', '.join(sorted(unknown))}")
@@ -215,7 +210,7 @@ class Adam(torch.optim.Optimizer):
             first, second = group["betas"]
             group["steps"] += 1
             trained = [p for p in group["params"] if p.grad is not None]
-            gradients = [p.grad for p in trained if p.grad is not None]
+            gradients = [p.grad for p in trained]
             means, squares = ([self.state[p][key] for p in trained] for key in ("mean", "square"))
             torch._foreach_lerp_(means, gradients, 1 - first)
             torch._foreach_mul_(squares, second)
@@ -291,7 +286,7 @@ class Trainer:
         self.sampler = sampler or load_data(config, self.device)
         self.incoming = Incoming(config.incoming, config.crop, config.frames) if config.incoming else None
         self.images, self.sequences = config.images, config.sequences
-        self.orders = [[Place(place[0], tuple(place[1:])) for place in order] for order in config.orders]
+        self.orders = [tuple(Place(place[0], tuple(place[1:])) for place in order) for order in config.orders]
         self.network = Unrounded(config.model).to(self.device)
         self.dtype = torch.bfloat16 if bf16_is_fast(self.device) else torch.float32
         self.taps = tap_table(self.device)
@@ -367,25 +362,23 @@ class Trainer:
         if not sequences:
             types = "I"
             x = [self.sampler.crops(rng, n, c.crop), self.on_device(level)]
-            sums = self.run_step(("images", active), self.image_step, active, schedule, tune, *x)
+            sums = self.run_step(self.image_step, active, schedule, tune, *x)
         else:
             order = self.orders[int(shared.integers(len(self.orders)))]
             first = int(shared.integers(2))  # frame with a gradient, if not all have one
-            graded = [len(order) <= ALL_GRADED or a % 2 == first for a in range(len(order))]
+            graded = tuple(len(order) <= ALL_GRADED or a % 2 == first for a in range(len(order)))
             types = "".join("IPB"[len(place.references)] for place, has in zip(order, graded) if has)
             frames, vectors = self.sampler.sequences(rng, n, c.crop, order)
             x = [frames, *self.draw_sequences(rng, order, level, high), *vectors.values()]
-            key = "sequences", active, tuple(order), tuple(graded)
-            sums = self.run_step(key, self.sequence_step, active, schedule, tune, *x, order=order, graded=graded)
+            sums = self.run_step(self.sequence_step, active, schedule, tune, *x, order=order, graded=graded)
         row = {"step": self.step + 1, "elapsed": round(self.elapsed, 1), "active": active}
         self.pending += [(row | {"type": t}, s) for t, s in zip(types, sums)]
 
-    def run_step(
-        self, key: tuple, step: Callable[..., list[Tensor]], active: int, *x: Tensor, **fixed: Any
-    ) -> list[Tensor]:
-        """A step, as a graph if it was done before: all but `x` and the weights is the same in all steps of a key."""
+    def run_step(self, step: Callable[..., list[Tensor]], active: int, *x: Tensor, **fixed: Hashable) -> list[Tensor]:
+        """A step; as a graph, if one of the same `active` and `fixed` was done before."""
         if self.world > 1:  # gradients go from one process to another by calls that are in no graph
             return step(active, *x, **fixed)
+        key = step.__name__, active, *fixed.values()
         return self.graphs.run(key, partial(step, active, **fixed), *x)
 
     def image_step(self, active: int, schedule: Tensor, tune: Tensor, source: Tensor, level: Tensor) -> list[Tensor]:
@@ -397,7 +390,7 @@ class Trainer:
         return [sums]
 
     def draw_sequences(
-        self, rng: np.random.Generator, order: list[Place], level: np.ndarray, high: float
+        self, rng: np.random.Generator, order: tuple[Place, ...], level: np.ndarray, high: float
     ) -> tuple[Tensor, Tensor]:
         """Of each frame of a batch of sequences: log2 of its quantiser step, and what says how a B frame is predicted;
         (frames, n) both.
@@ -419,7 +412,7 @@ class Trainer:
 
     def sequence_step(
         self, active: int, schedule: Tensor, tune: Tensor, frames: Tensor, log2_steps: Tensor, which: Tensor,
-        *vectors: Tensor, order: list[Place], graded: list[bool],
+        *vectors: Tensor, order: tuple[Place, ...], graded: tuple[bool, ...],
     ) -> list[Tensor]:  # fmt: skip
         """Learn from a batch of sequences, frame by frame: each is predicted from decoded ones, without a gradient.
 
@@ -440,7 +433,7 @@ class Trainer:
             b_frame = torch.full_like(tune, float(len(options) == 2))
             x = frames[:, a].float(), log2_steps[a], tune, prediction, b_frame, active
             if graded[a]:
-                loss, sums, pixels = self.loss(*x, frame_type=len(options))
+                loss, sums, pixels = self.loss(*x)
                 loss.backward()
                 measures.append(sums)
             else:
@@ -451,24 +444,24 @@ class Trainer:
 
     def loss(
         self, source: Tensor, log2_step: Tensor, tune: Tensor, prediction: Tensor | None, b_frame: Tensor | None,
-        active: int, frame_type: int = 0,
+        active: int,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """The loss of a batch of frames; the sums of `MEASURES` over the samples of each tune, and the number of these,
         (8, 2); and the decoded frames, as `Unrounded.forward` has them, without a gradient.
 
-        frame_type: 0 I, 1 P, 2 B frames; the other arguments are those of `Unrounded.forward`.
+        The arguments are those of `Unrounded.forward`.
         """
-        o = self.config.objective
+        o, predicted = self.config.objective, prediction is not None
         x = source, log2_step, tune, prediction, b_frame, active
         decoded, rate = functional_call(self.network, self.working, x, {"soft": True, "dtype": self.dtype})
         m = measure(decoded, source)
         perceived = torch.zeros_like(rate)
-        if o.stlpips and not frame_type:
+        if o.stlpips and not predicted:
             # its network takes long: it sees a third of the pictures, which count three times
             n = max(1, len(source) // 3)
             far = st_lpips(decoded[-n:].clamp(0, 255), source[-n:]) * (len(source) / n)
             perceived = torch.cat([perceived[n:], far])
-        cost = rate + o.distortion(m, log2_step, tune, frame_type > 0, perceived)
+        cost = rate + o.distortion(m, log2_step, tune, predicted, perceived)
         cost = evenly(log2_step) * cost
         tunes = torch.stack([1 - tune, tune], 1)
         measures = torch.stack([cost, rate, *m, perceived]).detach()

@@ -420,7 +420,7 @@ import sys, torch
 from bsqcodec.train import Trainer, TrainConfig
 t = Trainer(TrainConfig.from_toml(sys.argv[1]))
 seen, loss = [], t.loss
-t.loss = lambda x, *rest, **more: (seen.append(x.double().sum()), loss(x, *rest, **more))[1]
+t.loss = lambda x, *rest: (seen.append(x.double().sum()), loss(x, *rest))[1]
 t.run()
 total = sum(p.double().sum() for p in t.trained.values())
 every = [torch.zeros(2, dtype=torch.float64) for _ in range(2)]

@@ -97,6 +97,11 @@ def overlap(t: Tensor) -> Tensor:
     return x.reshape(b, 3, 8 * h + 8, 8 * w + 8)[:, :, 2 : 8 * h + 2, 2 : 8 * w + 2]
 
 
+def padded(x: Tensor, pad: tuple[int, ...]) -> Tensor:
+    """As `F.pad`, which copies where there is nothing to pad."""
+    return F.pad(x, pad) if any(pad) else x
+
+
 def cells(x: Tensor) -> Tensor:
     """(B, H, W, C) tokens, H and W even, to (B, H/2, W/2, 4, C) in the order of `PHASES`."""
     b, h, w, c = x.shape

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .graphs import Graphs
@@ -29,7 +28,7 @@ from .layers import (
     of_some,
     scale,
 )
-from .patches import PHASES, cells
+from .patches import PHASES, cells, padded
 from .quantiser import COEFFICIENTS, MEAN_BITS, SCALE_HIGH, SCALE_LOW, TABLE_ROWS, Coder, decide, groups
 from .tokenizer import VIEW_BITS, VIEW_MAX, Condition, Context, Decoder, count, view_columns, whole_views
 
@@ -134,9 +133,9 @@ class Prior:
         pad = (0, 0, 0, width % 2, 0, height % 2)
         mean = context.mean if condition.frame_type else torch.zeros_like(context.mean)
         features = self.decoder.features(condition, mean, context.classes)
-        base = self.feature.stream(cells(F.pad(features, pad)).flatten(3))
+        base = self.feature.stream(cells(padded(features, pad)).flatten(3))
         if context.views is not None:
-            views = cells(F.pad(context.views, pad))
+            views = cells(padded(context.views, pad))
             for i in range(4):
                 base = base + self._view(f"p_prediction.{i}", active).stream(views[:, :, :, i])
         hc, wc = base.shape[1:3]

@@ -140,7 +140,7 @@ class Quantiser:
         """
         result = np.zeros(mean.size, np.int64)
         reach = self._certain[scale - SCALE_LOW] + np.abs(mean)
-        coded = np.flatnonzero(reach > _UNITS[0])  # most have no plane
+        coded = np.flatnonzero(reach > _UNITS[0])  # the places that `coded` finds
         planes = np.searchsorted(_UNITS, reach[coded]).clip(max=PLANES)
         mean, inverse = mean[coded].astype(np.int64), self._inverse[scale[coded] - SCALE_LOW]
         y = None if y is None else y[coded]

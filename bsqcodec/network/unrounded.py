@@ -29,6 +29,7 @@ from .patches import (
     cells,
     merge,
     overlap,
+    padded,
     patches,
     quarter,
     quarters,
@@ -118,11 +119,6 @@ class _Views(torch.autograd.Function):
 def views(y: Tensor) -> Tensor:
     """Three bounded views of values in quantiser steps, (..., C) to (..., 3 C), within +-2."""
     return _Views.apply(y)
-
-
-def padded(x: Tensor, pad: tuple[int, ...]) -> Tensor:
-    """As `F.pad`, which copies where there is nothing to pad."""
-    return F.pad(x, pad) if any(pad) else x
 
 
 def bounded(x: Tensor, low: float = -ACT_MAX, high: float = ACT_MAX) -> Tensor:
