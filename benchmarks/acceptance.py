@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 
 from bsqcodec.api import Encoder
-from bsqcodec.info import Frame, MediaInfo
 from bsqcodec.media import open_source
-from bsqcodec.model import load_model
+from bsqcodec.network.weights import load_model
+from bsqcodec.types import Frame, MediaInfo
 
 
 def run(*words) -> tuple[str, float, int]:
@@ -63,7 +63,7 @@ def rates(images, model) -> None:
         total = 0.0
         for picture in pictures:
             file = io.BytesIO()
-            encoder = Encoder(file, MediaInfo(picture.shape[1], picture.shape[0]), model, quality)
+            encoder = Encoder(file, MediaInfo(picture.shape[1], picture.shape[0]), model=model, quality=quality)
             encoder.write(picture)
             encoder.close()
             total += 8 * encoder.size / (picture.shape[0] * picture.shape[1])
@@ -85,7 +85,7 @@ def drift(video, model) -> None:
         frames = [item.rgb for item in itertools.islice((i for i in source if isinstance(i, Frame)), 32)]
         info = source.info
     for quality in (20, 40, 60, 80):
-        encoder = Encoder(io.BytesIO(), info, model, quality, 32, low_delay=True)
+        encoder = Encoder(io.BytesIO(), info, model=model, quality=quality, gop=32, low_delay=True)
         decoded, bits = [], []
         for t, frame in enumerate(frames):
             decoded += encoder.write(frame, t)

@@ -33,8 +33,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bsqcodec.config import read_toml
 from bsqcodec.errors import BsqError, first_line
+from bsqcodec.train.config import read_toml
 
 SPARE = 50_000  # bytes of a folder for the manifest and the ends of its tars
 SLICE = 15 << 20  # bytes of a file that is brought back, at most
@@ -89,7 +89,8 @@ def carried(folder: Path) -> list[str]:
 
 def prepare(options: argparse.Namespace) -> None:
     """Folders to be carried: code, wheels and weights in the first, shares of the data in all."""
-    from bsqcodec import model, selftest
+    from bsqcodec import selftest
+    from bsqcodec.network import weights as model
 
     config, out, budget = Path(options.config), Path(options.out), int(options.most * 1e6) - SPARE
     values = read_toml(config)
@@ -308,7 +309,7 @@ def train(options: argparse.Namespace) -> None:
     beside(Path("pid"), str(os.getpid()).encode())
     import logging
 
-    from bsqcodec.train import train as run
+    from bsqcodec.train.trainer import train as run
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     said = run("run.toml", until=options.until)

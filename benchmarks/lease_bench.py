@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
-from bsqcodec.config import read_toml
 from bsqcodec.errors import BsqError
+from bsqcodec.train.config import read_toml
 from lease import beside, copy, last_lines, running
 
 QUALITIES = (15, 30, 45, 60, 75, 90)
@@ -35,7 +35,7 @@ def bench(options: argparse.Namespace) -> None:
     import torch
 
     from bsqcodec.bench.speed import watched
-    from bsqcodec.model import load_model
+    from bsqcodec.network.weights import load_model
     from bsqcodec.selftest import selftest
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -89,7 +89,7 @@ def speed(model: Any, clock: Any, size: str, frames: int) -> dict[str, Any]:
     def encode() -> None:
         nonlocal stream
         stream = io.BytesIO()
-        encoder = Encoder(stream, info, model, QUALITY)
+        encoder = Encoder(stream, info, model=model, quality=QUALITY)
         for t, picture in enumerate(several):
             encoder.write(picture, t)
         encoder.close()
@@ -113,7 +113,7 @@ def speed(model: Any, clock: Any, size: str, frames: int) -> dict[str, Any]:
 
 
 def video(height: int, width: int) -> Any:
-    from bsqcodec.info import MediaInfo
+    from bsqcodec.types import MediaInfo
 
     return MediaInfo(width, height, Fraction(1, 25), Fraction(25))
 
@@ -123,7 +123,7 @@ def exactness(cpu: Any, other: Any, bits: float, seconds: float) -> dict[str, An
     from bsqcodec.api import Encoder
     from bsqcodec.bench.speed import pictures
     from bsqcodec.selftest import checksums
-    from bsqcodec.tune import TUNES
+    from bsqcodec.settings import TUNES
 
     result: dict[str, Any] = {"devices": [str(other.device), str(cpu.device)], "streams": 0, "frames": 0, "bits": 0}
     result["differences"] = []
@@ -134,7 +134,7 @@ def exactness(cpu: Any, other: Any, bits: float, seconds: float) -> dict[str, An
         i, quality, tune = next(settings)
         width, height = 320 + 37 * (i % 7), 192 + 29 * (i % 5)
         stream, predicted = io.BytesIO(), hashlib.md5()
-        encoder = Encoder(stream, video(height, width), other, quality, tune=tune)
+        encoder = Encoder(stream, video(height, width), model=other, quality=quality, tune=tune)
         several = [encoder.write(picture, t) for t, picture in enumerate(pictures("", width, height, 5))]
         for picture in itertools.chain(*several, encoder.close()):
             predicted.update(picture.tobytes())

@@ -21,10 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
-from bsqcodec import train
-from bsqcodec.config import ModelConfig
-from bsqcodec.data import Sampler
+from bsqcodec.network.config import ModelConfig
 from bsqcodec.network.unrounded import Unrounded
+from bsqcodec.train import trainer as train
+from bsqcodec.train.sampler import Sampler
 
 WIDTHS = ("fine_width", "width", "prior_width", "prior_head")
 STEPS = {"images": [[[0]]], "I P B": [train.ORDERS[1]], "chain of 11": [train.CHAIN]}

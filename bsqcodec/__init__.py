@@ -1,38 +1,47 @@
 """A learned image and video codec whose files decode to the same bits on every machine."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import Decoder, Encoder, decode_file, decode_image, encode_file, encode_image
+    from .api import Decoder, Encoder, decode_image, encode_image
     from .errors import BsqError, FormatError, ModelError
-    from .info import AudioPacket, AudioTrack, Frame, MediaInfo
+    from .network.weights import Model, load_model
+    from .settings import EncodeSettings
+    from .transcode import decode_file, encode_file
+    from .types import AudioPacket, AudioTrack, Frame, MediaInfo
 
-_HOME = {
-    "api": ("Decoder", "Encoder", "decode_file", "decode_image", "encode_file", "encode_image"),
-    "errors": ("BsqError", "FormatError", "ModelError"),
-    "info": ("AudioPacket", "AudioTrack", "Frame", "MediaInfo"),
-}
 __all__ = [
+    "AudioPacket",
+    "AudioTrack",
+    "BsqError",
     "Decoder",
+    "EncodeSettings",
     "Encoder",
+    "FormatError",
+    "Frame",
+    "MediaInfo",
+    "Model",
+    "ModelError",
     "decode_file",
     "decode_image",
     "encode_file",
     "encode_image",
-    "BsqError",
-    "FormatError",
-    "ModelError",
-    "AudioPacket",
-    "AudioTrack",
-    "Frame",
-    "MediaInfo",
+    "load_model",
 ]
+_HOMES = {
+    "api": ("Decoder", "Encoder", "decode_image", "encode_image"),
+    "errors": ("BsqError", "FormatError", "ModelError"),
+    "network.weights": ("Model", "load_model"),
+    "settings": ("EncodeSettings",),
+    "transcode": ("decode_file", "encode_file"),
+    "types": ("AudioPacket", "AudioTrack", "Frame", "MediaInfo"),
+}
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Import what is asked for only then: torch alone takes more than a second."""
-    for module, names in _HOME.items():
+    for module, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f".{module}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,16 +13,27 @@ from typing import Any, NoReturn
 
 import click
 
-from .config import DEFAULT
 from .errors import BsqError
-from .tune import DEFAULT_TUNE, TUNES
-from .tune import HELP as TUNE_HELP
+from .settings import (
+    DEFAULT_CRF,
+    DEFAULT_IMAGE_QUALITY,
+    MAX_EFFORT,
+    MAX_GOP,
+    MAX_PIXELS,
+    MAX_QUALITY,
+    MIN_QUALITY,
+    TUNES,
+    TUNES_HELP,
+    EncodeSettings,
+)
+
+_DEFAULTS = EncodeSettings()
 
 
 class _Lazy(click.Group):
     """Commands of the benchmark and the trainer, imported when they are called or listed."""
 
-    homes = {"bench": ".bench.command", "compare": ".bench.command", "train": ".train_command"}
+    homes = {"bench": ".bench.command", "compare": ".bench.command", "train": ".train.command"}
 
     def list_commands(self, context: click.Context) -> list[str]:
         return sorted([*super().list_commands(context), *self.homes])
@@ -40,7 +51,7 @@ class _Lazy(click.Group):
         except BrokenPipeError:
             # keep Python from complaining once more when it closes the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise BsqError("the reader of the output has gone") from None
+            raise BsqError("the output pipe was closed") from None
 
 
 class _Stopped(BaseException):
@@ -64,13 +75,15 @@ def _device(command):
 
 def _jobs(command):
     text = "Groups of pictures to work on at the same time, each in a process of one thread.  [default: auto]"
-    command = click.option("--dask", default="", help="Scheduler of a dask.distributed cluster to do that.")(command)
+    command = click.option("--dask", default="", help="Address of a dask.distributed scheduler to run the groups on.")(
+        command
+    )
     return click.option("--jobs", type=click.IntRange(1), help=text)(command)
 
 
 def _limit(command):
-    text = "Refuse frames of more pixels."
-    return click.option("--max-pixels", type=click.IntRange(1, 1 << 26), default=1 << 26, help=text)(command)
+    text = "Refuse a stream whose frames have more pixels."
+    return click.option("--max-pixels", type=click.IntRange(1, MAX_PIXELS), default=MAX_PIXELS, help=text)(command)
 
 
 def _frames(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int | None]:
@@ -88,21 +101,34 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
 @cli.command()
 @click.argument("source", metavar="INPUT")
 @click.argument("target", metavar="OUTPUT")
-@click.option("-q", "--quality", type=click.IntRange(1, 100), default=50, help="Higher is better and larger.")
-@click.option("--bpp", type=click.FloatRange(0, min_open=True), help="Bits a pixel to aim at, in place of a quality.")
-@click.option("--size", help="Size of the file to aim at, in bytes, or as 500k or 2M; in place of a quality.")
-@click.option("--gop", type=click.IntRange(1, 65535), default=32, help="Frames from one I frame to the next.")
-@click.option("--effort", type=click.IntRange(0, 1000), default=0, help="Steps of a search for better bits; try 16.")
+@click.option(
+    "-q",
+    "--quality",
+    type=click.IntRange(MIN_QUALITY, MAX_QUALITY),
+    default=_DEFAULTS.quality,
+    help="Quality of the pictures; higher is better and larger.",
+)
+@click.option("--bpp", type=click.FloatRange(0, min_open=True), help="Bits per pixel to aim at, in place of a quality.")
+@click.option("--size", help="File size to aim at, in bytes or as 500k or 2M, in place of a quality.")
+@click.option(
+    "--gop", type=click.IntRange(1, MAX_GOP), default=_DEFAULTS.gop, help="Frames from one I frame to the next."
+)
+@click.option(
+    "--effort",
+    type=click.IntRange(0, MAX_EFFORT),
+    default=_DEFAULTS.effort,
+    help="Steps of a search for better bits; try 16.",
+)
 @click.option("--low-delay", is_flag=True, help="No B frames: larger, but no frame waits for a later one.")
-@click.option("--tune", type=click.Choice(TUNES), default=DEFAULT_TUNE, help=f"What to spend bits on. {TUNE_HELP}")
-@click.option("--model", default=DEFAULT, show_default=True, help="Name of a packaged model, or a model file.")
+@click.option("--tune", type=click.Choice(TUNES), default=_DEFAULTS.tune, help=f"What to spend bits on. {TUNES_HELP}")
+@click.option("--model", default=_DEFAULTS.model, show_default=True, help="Name of a packaged model, or a model file.")
 @_device
 @_jobs
 @click.option("--start", type=click.FloatRange(0), default=0.0, help="Seconds of the input to skip.")
 @click.option("--duration", type=click.FloatRange(0, min_open=True), help="Seconds to encode.  [default: all]")
 @click.option("--audio/--no-audio", default=True, help="Copy the audio track.")
 @click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
-@click.option("--resume", is_flag=True, help="Go on where an encode to OUTPUT was killed; can be interrupted itself.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted encode to OUTPUT.")
 @click.option("--md5", is_flag=True, help="Print the MD5 of the frames as they will be decoded.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
 def encode(
@@ -118,12 +144,12 @@ def encode(
         raise BsqError("give --bpp or --size, not both")
     if md5 and options["resume"]:
         raise BsqError("--md5 is of frames that --resume does not make again: print it with decode --md5")
-    from . import api
+    from . import transcode
 
     _set_threads(threads)
     began = time.perf_counter()
     with _bar(quiet, "encode") as progress:
-        result = api.encode_file(source, target, size=wanted, progress=progress, **options)
+        result = transcode.encode_file(source, target, size=wanted, progress=progress, **options)
     _warn(result.warnings)
     if md5:
         print(result.md5, file=sys.stderr if target == "-" else sys.stdout)
@@ -139,11 +165,23 @@ def encode(
 @click.argument("source", metavar="INPUT")
 @click.argument("target", metavar="OUTPUT", required=False)
 @click.option("--frames", callback=_frames, help="Only frames A to B-1, counted from 0: A:B, A:, :B or A.")
-@click.option("--crf", type=click.IntRange(0, 51), default=14, help="Of x264 for mp4, mkv and mov; 14 looks lossless.")
-@click.option("--image-quality", type=click.IntRange(1, 100), default=95, help="Of JPEG and WebP.")
+@click.option(
+    "--crf",
+    type=click.IntRange(0, 51),
+    default=DEFAULT_CRF,
+    help="Quality of H.264 output (x264 CRF); 14 looks lossless.",
+)
+@click.option(
+    "--image-quality",
+    type=click.IntRange(1, 100),
+    default=DEFAULT_IMAGE_QUALITY,
+    help="Quality of JPEG and WebP output.",
+)
 @click.option("--model", help="A model file, if the stream needs one that is not packaged.")
-@click.option("--keep-partial", is_flag=True, help="Of a broken INPUT keep the frames before the damage.")
-@click.option("--conceal", is_flag=True, help="Repeat the last good frame for what is damaged, and go on.")
+@click.option("--keep-partial", is_flag=True, help="Keep the frames before the first damage.")
+@click.option(
+    "--conceal", is_flag=True, help="Go on after damage, with the last good frame in place of those that are lost."
+)
 @_limit
 @_device
 @_jobs
@@ -158,12 +196,12 @@ def decode(source: str, target: str | None, threads: int | None, md5: bool, quie
     """
     if target is None and not md5:
         raise BsqError("say where to: give OUTPUT, or --md5 to have only the checksum")
-    from . import api
+    from . import transcode
 
     _set_threads(threads)
     began = time.perf_counter()
     with _bar(quiet, "decode") as progress:
-        result = api.decode_file(source, target, progress=progress, **options)
+        result = transcode.decode_file(source, target, progress=progress, **options)
     _warn(result.warnings)
     if md5:
         print(result.md5, file=sys.stderr if target == "-" else sys.stdout)
@@ -174,8 +212,8 @@ def decode(source: str, target: str | None, threads: int | None, md5: bool, quie
 
 @cli.command()
 @click.argument("source", metavar="FILE")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.option("--bits", is_flag=True, help="Also the bits a frame costs, by kind: decodes every symbol.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--bits", is_flag=True, help="Also the mean bits of a frame of each type: decodes every symbol.")
 @_limit
 @_device
 def info(source: str, as_json: bool, bits: bool, max_pixels: int, threads: int | None, device: str) -> None:
@@ -196,10 +234,10 @@ def info(source: str, as_json: bool, bits: bool, max_pixels: int, threads: int |
 @click.option("--quiet", is_flag=True, help="Nothing on success.")
 def verify(source: str, model: str | None, max_pixels: int, device: str, threads: int | None, quiet: bool) -> None:
     """Check every checksum of a .bsq file and decode every symbol; the exit status says whether all is well."""
-    from . import api
+    from . import transcode
 
     _set_threads(threads)
-    frames = sum(1 for _ in api.check_stream(source, device, model, max_pixels))
+    frames = sum(1 for _ in transcode.check_stream(source, device, model, max_pixels))
     if not quiet:
         click.echo(f"{source}: {_many(frames, 'frame')}, no error")
 
@@ -237,7 +275,7 @@ def _set_threads(threads: int | None) -> None:
 
 @contextlib.contextmanager
 def _bar(quiet: bool, what: str) -> Iterator[Any]:
-    """Yields the progress callback of api.py, or None where nobody looks."""
+    """The progress callback for transcode.py, or None where nobody looks."""
     if quiet or not sys.stderr.isatty():
         yield None
         return

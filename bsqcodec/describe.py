@@ -3,11 +3,11 @@
 from fractions import Fraction
 from typing import Any
 
-from .codec import frame_headers, group_tune
 from .errors import FormatError
-from .model import packaged_ids
-from .stream import MAX_PIXELS, VERSION, Gop
-from .tune import TUNES
+from .model_files import packaged_ids
+from .settings import MAX_PIXELS, TUNES
+from .stream.container import VERSION, Gop
+from .stream.group import frame_headers, group_tune
 
 
 def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
@@ -15,7 +15,8 @@ def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS)
 
     A stream that is cut short or damaged is described up to there, with "error" saying where it ends.
     """
-    from .api import Decoder, open_input
+    from .api import Decoder
+    from .media.output import open_input
 
     with open_input(path) as file:
         decoder = Decoder(file, device or "cpu", max_pixels=max_pixels)
@@ -92,7 +93,7 @@ def _bits(path: str, device: str) -> dict[str, float]:
     """Ideal code length in bits a frame: of the coefficients of I, P and B frames ("I", "P", "B"), of the classes of
     contrast of I frames ("classes"), and of what tells how P and B frames are predicted ("vectors").
     """
-    from .api import check_stream
+    from .transcode import check_stream
 
     names = ("I", "P", "B", "classes", "vectors")
     totals, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)

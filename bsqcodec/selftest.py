@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from .api import Decoder, device_of
-from .codec import Symbols, decode_symbols
+from .api import Decoder
 from .errors import BsqError
-from .model import Model, find_model
-from .network import Coder, Condition
-from .stream import Gop, StreamReader
+from .gop.decoder import Symbols, decode_symbols
+from .network.quantiser import Coder
+from .network.tokenizer import Condition
+from .network.weights import Model, device_of, find_model
+from .stream.container import Gop
+from .stream.reader import StreamReader
 
 FOLDER = resources.files("bsqcodec") / "conformance"
 ORACLE_GRID = 9, 11  # tokens: neither side is even or a multiple of a window

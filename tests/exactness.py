@@ -24,11 +24,12 @@ import tempfile
 import torch
 from tqdm import tqdm
 
-from bsqcodec.api import Decoder, Encoder, device_of
-from bsqcodec.info import Frame
+from bsqcodec.api import Decoder, Encoder
 from bsqcodec.media import open_source
-from bsqcodec.model import DEFAULT, Model, find_model
-from bsqcodec.stream import StreamReader
+from bsqcodec.network.weights import Model, device_of, find_model
+from bsqcodec.settings import EncodeSettings
+from bsqcodec.stream.reader import StreamReader
+from bsqcodec.types import Frame
 
 SELFTEST = """
 import sys, torch
@@ -101,7 +102,7 @@ def drift(video: str, frames: int, quality: int, device: str, path: str) -> None
         info = source.info
     there_and_back = itertools.cycle(range(2 * len(pictures) - 2)) if len(pictures) > 1 else itertools.repeat(0)
     with open(path, "wb") as file:
-        encoder = Encoder(file, info, DEFAULT, quality, frames + 1, device, low_delay=True)
+        encoder = Encoder(file, info, EncodeSettings(quality, frames + 1, low_delay=True), device=device)
         kinds = ""
         for pts, i in enumerate(tqdm(itertools.islice(there_and_back, frames + 1), "encode", frames + 1)):
             encoder.write(pictures[min(i, 2 * len(pictures) - 2 - i)], pts)

@@ -28,17 +28,19 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from conftest import random_model
 
 from bsqcodec import api
-from bsqcodec.api import Decoder, Encoder, decode_file
-from bsqcodec.codec import GROUP_HEADER
+from bsqcodec.api import Decoder, Encoder
 from bsqcodec.describe import describe, lines
 from bsqcodec.errors import BsqError
-from bsqcodec.info import AudioPacket, AudioTrack, MediaInfo
-from bsqcodec.model import DEFAULT, Model, load_model
-from bsqcodec.order import DROP
-from bsqcodec.stream import Fields, signed, varint
+from bsqcodec.gop.encoder import DROP
+from bsqcodec.network.weights import Model, load_model
+from bsqcodec.settings import DEFAULT_MODEL
+from bsqcodec.stream.fields import Fields, signed, varint
+from bsqcodec.stream.group import GROUP_HEADER
+from bsqcodec.transcode import decode_file
+from bsqcodec.types import AudioPacket, AudioTrack, MediaInfo
+from helpers import random_model
 
 MAX_PIXELS = 1 << 13
 FRAMES = 24  # looked at in a file
@@ -65,7 +67,7 @@ def corpus(model: Model) -> list[bytes]:
         still = len(pts) == 1
         rate = None if still else Fraction(25)
         info = MediaInfo(width, height, frame_rate=rate, audio=track if audio else None, rotation=0 if still else 90)
-        encoder = Encoder(file, info, model, 60, gop)
+        encoder = Encoder(file, info, model=model, quality=60, gop=gop)
         picture = noise.integers(0, 256, (height, width, 3), np.uint8)
         for i, t in enumerate(pts):
             encoder.write(np.roll(picture, (i, 2 * i), (0, 1)), t)
@@ -396,7 +398,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first mutation")
     parser.add_argument("--minutes", type=float, default=1e9)
-    parser.add_argument("--packaged", nargs="?", const=DEFAULT, metavar="NAME", help="a packaged model, not a tiny one")
+    parser.add_argument(
+        "--packaged", nargs="?", const=DEFAULT_MODEL, metavar="NAME", help="a packaged model, not a tiny one"
+    )
     parser.add_argument("--out", default="fuzz-failures")
     options = parser.parse_args()
     torch.set_num_threads(1)

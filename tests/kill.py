@@ -18,15 +18,15 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from conftest import random_network
 from PIL import Image
 from skimage import data
-from test_cli import write_video
 from tqdm import tqdm
 
 from bsqcodec.errors import FormatError
-from bsqcodec.model import save_model
-from bsqcodec.stream import Gop, StreamReader
+from bsqcodec.network.weights import save_model
+from bsqcodec.stream.container import Gop
+from bsqcodec.stream.reader import StreamReader
+from helpers import random_network, write_video
 
 FRAMES = 120
 

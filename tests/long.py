@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from conftest import random_network
 from skimage import data
 from tqdm import tqdm
 
-from bsqcodec.model import save_model
+from bsqcodec.network.weights import save_model
+from helpers import random_network
 
 GROWTH = 2 << 20  # bytes
 SAMPLES = 500

@@ -13,13 +13,12 @@ import av
 import click
 import numpy as np
 import pytest
-from conftest import exit_status
 from PIL import Image
 from skimage import data as skdata
-from test_stream import with_fields
 
 import bsqcodec
-from bsqcodec.tune import DEFAULT_TUNE, TUNES
+from bsqcodec.settings import TUNES
+from helpers import exit_status, moving, with_fields, write_video
 
 
 def run(*words, code=0):
@@ -31,38 +30,6 @@ def shell(*words, **options):
     """The command in a process of its own."""
     command = [sys.executable, "-m", "bsqcodec", *map(str, words)]
     return subprocess.run(command, capture_output=True, timeout=120, **options)
-
-
-def moving(frames, height=48, width=64):
-    """Crops of a photograph along a path, uint8 (frames, height, width, 3)."""
-    image = skdata.astronaut()[100:300, 150:400]
-    return np.stack([image[2 * t : 2 * t + height, 3 * t : 3 * t + width] for t in range(frames)])
-
-
-def write_video(path, frames, pts=None, rate=25, audio=False, **attributes):
-    with av.open(str(path), "w") as out:
-        video = out.add_stream("libx264", rate=rate, options={"crf": "10"})
-        video.height, video.width, video.pix_fmt = *frames.shape[1:3], "yuv444p"
-        video.codec_context.time_base = Fraction(1, 1000) if pts else Fraction(1, rate)
-        for name, value in attributes.items():
-            setattr(video.codec_context, name, value)
-        packets = []
-        for i, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture.pts = pts[i] if pts else i
-            picture.time_base = video.codec_context.time_base
-            packets += video.encode(picture)
-        packets += video.encode(None)
-        if audio:
-            sound = out.add_stream("aac", rate=48000, layout="mono")
-            tone = (np.sin(np.arange(48000) / 20) * 0.3).astype(np.float32)[None]
-            for n in range(0, 24 * 1024, 1024):
-                part = av.AudioFrame.from_ndarray(np.ascontiguousarray(tone[:, n : n + 1024]), "fltp", "mono")
-                part.sample_rate, part.pts = 48000, n
-                packets += sound.encode(part)
-            packets += sound.encode(None)
-        for packet in packets:
-            out.mux(packet)
 
 
 @pytest.fixture(scope="module")
@@ -172,11 +139,11 @@ def test_info_and_verify(folder, capsys):
 
 
 def test_tunes(folder, tmp_path, capsys):
-    assert DEFAULT_TUNE == "perceptual" and TUNES == ("perceptual", "psnr")  # by which streams number them
+    assert TUNES[0] == "perceptual" and TUNES == ("perceptual", "psnr")  # by which streams number them
     for source, gop, frames in (("clip.mp4", 3, 7), ("photo.png", 1, 1)):
         for name, words in (("default", ()), *((tune, ("--tune", tune)) for tune in TUNES)):
             run("encode", folder / source, tmp_path / f"{name}.bsq", "-f", "--gop", gop, "--quiet", *words)
-            tune = DEFAULT_TUNE if name == "default" else name
+            tune = TUNES[0] if name == "default" else name
             run("info", tmp_path / f"{name}.bsq", "--json")
             assert json.loads(capsys.readouterr().out)["tune"] == {tune: frames}
             run("info", tmp_path / f"{name}.bsq")
@@ -187,8 +154,8 @@ def test_tunes(folder, tmp_path, capsys):
 
 def test_tunes_of_the_library(folder, tmp_path):
     picture = skdata.astronaut()[:40, :50]
-    coded = {tune: bsqcodec.encode_image(picture, 40, tune=tune) for tune in TUNES}
-    assert coded["perceptual"] == bsqcodec.encode_image(picture, 40) != coded["psnr"]
+    coded = {tune: bsqcodec.encode_image(picture, quality=40, tune=tune) for tune in TUNES}
+    assert coded["perceptual"] == bsqcodec.encode_image(picture, quality=40) != coded["psnr"]
     error = {t: np.square(bsqcodec.decode_image(data) - picture.astype(float)).mean() for t, data in coded.items()}
     size = {t: len(data) for t, data in coded.items()}
     assert error["psnr"] < error["perceptual"] or size["psnr"] < size["perceptual"]
@@ -215,9 +182,9 @@ def test_part_of_a_clip(folder, tmp_path):
 
 def test_api_in_memory():
     picture = skdata.astronaut()[:40, :50]
-    data = bsqcodec.encode_image(picture, 80)
+    data = bsqcodec.encode_image(picture, quality=80)
     assert bsqcodec.decode_image(data).shape == picture.shape
-    assert len(bsqcodec.encode_image(picture, 20)) < len(data)
+    assert len(bsqcodec.encode_image(picture, quality=20)) < len(data)
 
 
 # ---------------------------------------------------------------- what is wrong
@@ -276,7 +243,8 @@ def test_bad_inputs(folder, tmp_path, capsys):
 
 
 def test_unknown_model_is_named(folder, tmp_path, capsys):
-    from bsqcodec.stream import StreamReader, StreamWriter
+    from bsqcodec.stream.container import StreamWriter
+    from bsqcodec.stream.reader import StreamReader
 
     with open(folder / "clip.bsq", "rb") as file:
         info = StreamReader(file).info

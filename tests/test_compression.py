@@ -14,10 +14,12 @@ import pytest
 import torch
 from skimage import data as skdata
 
-from bsqcodec.codec import GopEncoder, decode_gop
-from bsqcodec.info import Frame
+from bsqcodec.gop.decoder import decode_gop
+from bsqcodec.gop.encoder import GopEncoder
 from bsqcodec.media import open_source
-from bsqcodec.model import Model, load_model
+from bsqcodec.network.weights import Model, load_model
+from bsqcodec.settings import EncodeSettings
+from bsqcodec.types import Frame
 
 TABLE = Path(__file__).parent / "compression.json"
 CLIP = Path(__file__).parent / "data" / "plants.mp4"
@@ -54,8 +56,8 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float | None:
 def measured(model: Model, frames: np.ndarray, quality: int, tune: str, mini: int = 1) -> dict[str, float]:
     with pytest.MonkeyPatch.context() as patch:
         # bfloat16 is for CPUs that have it; what it makes of these pictures differs by up to 0.04 dB and 0.6 %
-        patch.setattr("bsqcodec.network.bf16_is_fast", lambda device: False)
-        encoder = GopEncoder(model, *frames.shape[1:3], mini=mini, tune=tune)
+        patch.setattr("bsqcodec.network.network.bf16_is_fast", lambda device: False)
+        encoder = GopEncoder(model, *frames.shape[1:3], EncodeSettings(tune=tune), mini)
         shown = [x for frame in frames for x in encoder.push(frame, quality)] + encoder.flush()
     payload = encoder.finish()
     decoded = list(decode_gop(model, payload, *frames.shape[1:3], len(frames)))

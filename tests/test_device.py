@@ -10,20 +10,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, random_model, random_network
 from skimage import data as skdata
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from bsqcodec import codec
-from bsqcodec.codec import GopEncoder, decode_gop
-from bsqcodec.data import Sampler
-from bsqcodec.model import Model
+from bsqcodec.gop import encoder as codec
+from bsqcodec.gop.decoder import decode_gop
+from bsqcodec.gop.encoder import GopEncoder
 from bsqcodec.network.export import integers
+from bsqcodec.network.objective import Objective
 from bsqcodec.network.patches import PHASES
 from bsqcodec.network.quantiser import groups
-from bsqcodec.objective import Objective
-from bsqcodec.train import TrainConfig, Trainer
+from bsqcodec.network.weights import Model
+from bsqcodec.settings import EncodeSettings
+from bsqcodec.train.config import TrainConfig
+from bsqcodec.train.sampler import Sampler
+from bsqcodec.train.trainer import Trainer
+from helpers import TINY, random_model, random_network
 
 DEVICE = torch.device("meta")
 COPIES = torch.ops.aten._to_copy, torch.ops.aten.to, torch.ops.aten.copy_
@@ -197,7 +200,7 @@ def on_device():
 
 
 def encode(model, height, width):
-    encoder = GopEncoder(model, height, width)
+    encoder = GopEncoder(model, height, width, EncodeSettings(low_delay=True))
     picture = np.concatenate([skdata.astronaut()] * 2)
     frames = [picture[t : t + height, 2 * t : 2 * t + width] for t in range(FRAMES)]
     decoded = [x for frame in frames for x in encoder.push(np.ascontiguousarray(frame), 40)]
@@ -234,7 +237,7 @@ def test_b_frames_are_the_same_on_a_device():
     frames = [np.ascontiguousarray(skdata.astronaut()[t : t + 57, 2 * t : 2 * t + 75]) for t in range(6)]
 
     def coded(model):
-        encoder = GopEncoder(model, 57, 75, mini=3)
+        encoder = GopEncoder(model, 57, 75, EncodeSettings(), 3)
         decoded = [x for frame in frames for x in encoder.push(frame, 40)] + encoder.flush()
         assert [s.kind for s in encoder.stats] == list("IPBBPB")
         return encoder.finish(), decoded

@@ -5,16 +5,15 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from conftest import exit_status, random_network
 from PIL import Image
 from skimage import data
-from test_cli import moving, write_video
 
 import bsqcodec
 from bsqcodec.api import MAX_PENDING
-from bsqcodec.info import AudioPacket, AudioTrack, MediaInfo
-from bsqcodec.model import save_model
-from bsqcodec.tune import TUNES
+from bsqcodec.network.weights import save_model
+from bsqcodec.settings import TUNES
+from bsqcodec.types import AudioPacket, AudioTrack, MediaInfo
+from helpers import exit_status, moving, random_network, write_video
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +167,7 @@ def test_sound_does_not_pile_up_in_memory(tmp_path, model):
     given = [AudioPacket(100 * t, 100, bytes([t]) * (MAX_PENDING // 4)) for t in range(20)]
     seen = []
     with open(tmp_path / "a.bsq", "wb+") as file:
-        encoder = bsqcodec.Encoder(file, MediaInfo(16, 16, frame_rate=25, audio=track), str(model))
+        encoder = bsqcodec.Encoder(file, MediaInfo(16, 16, frame_rate=25, audio=track), model=str(model))
         encoder.write(np.zeros((16, 16, 3), np.uint8), 0)
         for packet in given[:10]:
             encoder.write_audio(packet)

@@ -15,11 +15,12 @@ from skimage import data as skdata
 from test_spec import annotated
 
 import bsqcodec
-from bsqcodec.codec import decode_symbols
-from bsqcodec.config import DEFAULT
-from bsqcodec.info import AudioPacket, AudioTrack
-from bsqcodec.model import load_model
-from bsqcodec.stream import Gop, StreamReader
+from bsqcodec.gop.decoder import decode_symbols
+from bsqcodec.network.weights import load_model
+from bsqcodec.settings import DEFAULT_MODEL
+from bsqcodec.stream.container import Gop
+from bsqcodec.stream.reader import StreamReader
+from bsqcodec.types import AudioPacket, AudioTrack
 
 REFERENCE = Path(__file__).parent / "reference_decoder.py"
 MODELS = Path(__file__).parent.parent / "models"
@@ -51,14 +52,14 @@ def test_the_annotated_file(tmp_path):
 
 def test_a_photo(tmp_path):
     picture = np.ascontiguousarray(skdata.astronaut()[60:133, 180:247])  # 73 x 67
-    data = bsqcodec.encode_image(picture, 60, tune="psnr")
-    check(data, tmp_path, "--model", str(MODELS / f"{DEFAULT}.safetensors"))
+    data = bsqcodec.encode_image(picture, quality=60, tune="psnr")
+    check(data, tmp_path, "--model", str(MODELS / f"{DEFAULT_MODEL}.safetensors"))
 
 
 @pytest.mark.parametrize(("height", "width", "quality"), [(1, 1, 100), (7, 41, 1), (33, 3, 15)])
 def test_a_picture_of_few_tokens(height, width, quality, tmp_path):
     picture = np.ascontiguousarray(skdata.astronaut()[100 : 100 + height, 200 : 200 + width])
-    check(bsqcodec.encode_image(picture, quality), tmp_path)
+    check(bsqcodec.encode_image(picture, quality=quality), tmp_path)
 
 
 def test_a_clip_with_b_frames_sound_and_chunks_that_nobody_knows(tmp_path):

@@ -6,16 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import exit_status, random_network
 from PIL import Image
 from skimage import data
-from test_cli import moving, write_video
 
-from bsqcodec import partial
-from bsqcodec.codec import GopEncoder
-from bsqcodec.config import DEFAULT
-from bsqcodec.model import save_model
-from bsqcodec.stream import StreamReader
+from bsqcodec.gop.encoder import GopEncoder
+from bsqcodec.media.output import _locked
+from bsqcodec.network.weights import save_model
+from bsqcodec.settings import DEFAULT_MODEL
+from bsqcodec.stream.reader import StreamReader
+from helpers import exit_status, moving, random_network, write_video
 
 FRAMES = 7
 
@@ -111,7 +110,7 @@ def test_what_does_not_belong_is_refused_and_stays(folder, tmp_path, capsys):
         (("--duration", 0.2), "a longer input"),
         (("--duration", 0.04), "a longer input"),
         (("--no-audio",), "another input"),
-        (("--model", DEFAULT), "another input, model or options"),
+        (("--model", DEFAULT_MODEL), "another input, model or options"),
     ]:
         assert encode(folder, "clip.mp4", target, "--resume", *words) == 1
         err = capsys.readouterr().err
@@ -149,7 +148,7 @@ def test_another_video_of_the_same_shape_is_refused(folder, tmp_path, capsys):
 def test_who_is_still_writing_is_left_alone(folder, tmp_path, capsys):
     target = tmp_path / "out.bsq"
     path = left(target, b"x")
-    with open(path, "r+b") as file, partial._locked(file) as mine:
+    with open(path, "r+b") as file, _locked(file) as mine:
         assert mine
         assert encode(folder, "clip.mp4", target, "--resume") == 1
         assert "another process is writing" in capsys.readouterr().err

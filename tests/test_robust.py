@@ -12,15 +12,19 @@ from dataclasses import replace
 import fuzz
 import numpy as np
 import pytest
-from conftest import exit_status, random_model, random_network
-from test_stream import GOPS, INFO, MODEL, Pipe, stream
 
 from bsqcodec import selftest as selftest_module
-from bsqcodec.api import Decoder, Encoder, decode_file
+from bsqcodec.api import Decoder, Encoder
 from bsqcodec.errors import BsqError, FormatError
-from bsqcodec.info import MediaInfo
-from bsqcodec.model import Model, find_model, packaged_ids, save_model
-from bsqcodec.stream import Gop, IndexEntry, Lost, StreamReader, StreamWriter, pack_header, varint
+from bsqcodec.model_files import packaged_ids
+from bsqcodec.network.weights import Model, find_model, save_model
+from bsqcodec.stream.container import Gop, IndexEntry, StreamWriter, pack_header
+from bsqcodec.stream.fields import varint
+from bsqcodec.stream.reader import StreamReader
+from bsqcodec.stream.recovery import Lost
+from bsqcodec.transcode import decode_file
+from bsqcodec.types import MediaInfo
+from helpers import GOPS, INFO, MODEL, Pipe, exit_status, random_model, random_network, stream
 
 PTS = [0, 10, 20, 30, 45, 50]  # three groups of two frames
 
@@ -33,7 +37,7 @@ def model(tiny):
 @pytest.fixture(scope="module")
 def clip(model):
     file = io.BytesIO()
-    encoder = Encoder(file, MediaInfo(20, 17, frame_rate=25), model, 60, gop=2)
+    encoder = Encoder(file, MediaInfo(20, 17, frame_rate=25), model=model, quality=60, gop=2)
     noise = np.random.default_rng(0).integers(0, 256, (17, 20, 3), np.uint8)
     for t, pts in enumerate(PTS):
         encoder.write(np.roll(noise, t, 1), pts)
@@ -273,7 +277,7 @@ def test_no_memory(files, capsys, monkeypatch):
     def full(*_, **__):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("bsqcodec.api.decode_file", full)
+    monkeypatch.setattr("bsqcodec.transcode.decode_file", full)
     status, err = command(capsys, "decode", files / "bad.bsq", "--md5")
     assert status == 1 and err == "bsqcodec: not enough memory\n"
 

@@ -14,8 +14,9 @@ import numpy as np
 from skimage import data as skdata
 
 import bsqcodec
-from bsqcodec.codec import GROUP_HEADER, decode_symbols, frame_headers, group_tune
-from bsqcodec.stream import Fields
+from bsqcodec.gop.decoder import decode_symbols
+from bsqcodec.stream.fields import Fields
+from bsqcodec.stream.group import GROUP_HEADER, frame_headers, group_tune
 
 SPEC = Path(__file__).parent.parent / "bitstream_spec.md"
 SAID = re.compile(r"(\d+) frames of (\d+)x(\d+) in (\d+) bytes\. .*MD5 `([0-9a-f]{32})`")

@@ -16,13 +16,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import colour, stream
-from ..api import Decoder, Encoder, device_of
-from ..config import DEFAULT
+from ..api import Decoder, Encoder
 from ..errors import BsqError
-from ..info import MediaInfo
-from ..model import Model, find_file, load_model
-from ..tune import DEFAULT_TUNE
+from ..media import colour
+from ..model_files import find_file
+from ..network.weights import Model, device_of, load_model
+from ..settings import DEFAULT_MODEL, TUNES, EncodeSettings
+from ..stream import container as stream
+from ..types import MediaInfo
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,15 @@ class Settings:
         pixel_format: of the video anchors, "yuv420p" or "yuv444p".
         model: name of our model.
         device: of our codec: "auto", "cpu" or "cuda".
-        tune: of our codec, one of `tune.TUNES`.
+        tune: of our codec, one of `settings.TUNES`.
     """
 
     gop: int = 32
     mode: str = "low-delay"
     pixel_format: str = "yuv420p"
-    model: str = DEFAULT
+    model: str = DEFAULT_MODEL
     device: str = "cpu"
-    tune: str = DEFAULT_TUNE
+    tune: str = TUNES[0]
 
 
 @dataclass(frozen=True)
@@ -346,8 +347,8 @@ class Bsq(Codec):
         rate = Fraction(fps).limit_denominator(1001) if fps else None
         info = MediaInfo(first.shape[1], first.shape[0], 1 / rate if rate else Fraction(1, 25), rate)
         file = io.BytesIO()
-        choices = {"effort": self.effort, "low_delay": self.low_delay, "tune": self.settings.tune}
-        encoder = Encoder(file, info, self.model, int(point), self.settings.gop, **choices)
+        settings = EncodeSettings(int(point), self.settings.gop, self.effort, self.low_delay, self.settings.tune)
+        encoder = Encoder(file, info, settings, model=self.model)
         for t, frame in enumerate(itertools.chain([first], frames)):
             encoder.write(frame, t)
         encoder.close()

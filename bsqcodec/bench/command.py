@@ -6,9 +6,7 @@ from typing import Any
 
 import click
 
-from ..config import DEFAULT
-from ..tune import DEFAULT_TUNE, TUNES
-from ..tune import HELP as TUNE_HELP
+from ..settings import DEFAULT_MODEL, TUNES, TUNES_HELP
 
 IMAGE_METRICS = "psnr,psnr-yuv,ms-ssim,ssim"
 
@@ -67,14 +65,14 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> tuple
 @click.option("--metrics", callback=_names, default=IMAGE_METRICS, show_default=True, help="Metrics.")
 @click.option("--qualities", callback=_numbers, help="Our points, 1..100 [default: 1,10,20,...,100].")
 @click.option("--points", multiple=True, callback=_points, help="Points of a codec: h264=22,27,32,37. Repeatable.")
-@click.option("--model", default=DEFAULT, show_default=True, help="Our model: a name or a file.")
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Our model: a name or a file.")
 @click.option("--device", default="cpu", show_default=True, help="Of our codec: auto, cpu or cuda.")
 @click.option(
     "--tune",
     type=click.Choice(TUNES),
-    default=DEFAULT_TUNE,
+    default=TUNES[0],
     show_default=True,
-    help=f"What our codec spends bits on. {TUNE_HELP}",
+    help=f"What our codec spends bits on. {TUNES_HELP}",
 )
 @click.option("--frames", type=click.IntRange(0), default=96, show_default=True, help="Frames of a video; 0 is all.")
 @click.option("--gop", type=click.IntRange(1), default=32, show_default=True, help="Frames from I frame to I frame.")

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import colour
 from ..api import Decoder
 from ..errors import BsqError, first_line
-from ..media import IMAGE_SUFFIXES, replacing
+from ..media import colour
+from ..media.base import IMAGE_SUFFIXES
+from ..media.output import replacing
 
 VIDEO_SUFFIXES = {".yuv", ".y4m", ".mp4", ".mkv", ".mov", ".webm", ".avi"}
 

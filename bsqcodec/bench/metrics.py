@@ -97,7 +97,7 @@ def _distance(network, a: np.ndarray, b: np.ndarray) -> float:
 
 @functools.lru_cache(1)
 def _st_lpips_network():
-    from ..losses import st_lpips_network
+    from ..network.losses import st_lpips_network
 
     return _remember(st_lpips_network("vgg"))
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ..cluster import connect
 from ..errors import BsqError
+from ..jobs.cluster import connect
 from .anchors import Bsq, Codec
 from .datasets import Item, frames_of
 from .metrics import METRICS, measure

@@ -100,17 +100,19 @@ class _Clock:
 
 def watched(network: Any) -> _Clock:
     """A clock of what coding with these networks spends, by part; it is not taken off again."""
-    from .. import codec
-    from ..coder import BitDecoder, BitEncoder
+    from ..gop import encoder, references, vector_search
+    from ..stream import contrast
+    from ..stream.motion_vectors import VectorCoder
+    from ..stream.range_coder import BitDecoder, BitEncoder
 
     clock = _Clock()
     for owner, attribute, part in (
-        (codec, "find", "motion"), (codec.vector_search, "refine", "motion"), (codec, "compensate", "motion"),
+        (encoder, "find", "motion"), (vector_search, "refine", "motion"), (references, "compensate", "motion"),
         (network, "classes", "tokenizer"), (network, "context", "tokenizer"), (network, "encode", "tokenizer"),
         (network, "decode", "tokenizer"), (network, "code", "prior"),
         (BitEncoder, "encode", "range coder"), (BitDecoder, "decode", "range coder"),
-        (codec.VectorCoder, "encode", "range coder"), (codec.VectorCoder, "decode", "range coder"),
-        (codec.gains, "encode_classes", "range coder"), (codec.gains, "decode_classes", "range coder"),
+        (VectorCoder, "encode", "range coder"), (VectorCoder, "decode", "range coder"),
+        (contrast, "encode_classes", "range coder"), (contrast, "decode_classes", "range coder"),
     ):  # fmt: skip
         clock.watch(owner, attribute, part)
     return clock
@@ -121,8 +123,8 @@ def _ours(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from .. import media
-    from ..api import Decoder, Encoder, device_of
-    from ..model import load_model
+    from ..api import Decoder, Encoder
+    from ..network.weights import device_of, load_model
     from .runner import _peak, _reset_peak
 
     torch.set_num_threads(job["threads"])
@@ -141,7 +143,9 @@ def _ours(job: dict[str, Any]) -> dict[str, Any]:
                 if what == "encode":
                     with clock.part("read"):
                         source = files.enter_context(media.open_source(job["input"]))
-                    encoder = Encoder(files.enter_context(open(job["stream"], "wb")), source.info, model, QUALITY)
+                    encoder = Encoder(
+                        files.enter_context(open(job["stream"], "wb")), source.info, model=model, quality=QUALITY
+                    )
                     for item in clock.iterate(source, "read"):
                         encoder.write(*item)
                     with clock.part("write"):
@@ -263,7 +267,7 @@ def run(
     Returns what goes into the JSON file: seconds a frame, unless a key says otherwise. Raises BsqError.
     """
     from .. import media
-    from ..info import MediaInfo
+    from ..types import MediaInfo
 
     result: dict[str, Any] = {"ours": [], "peers": [], "process": {}, "problems": []}
     base = {"source": source, "repeats": repeats, "model": model, "device": device}

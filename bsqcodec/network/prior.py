@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .graphs import Graphs
+from .cuda_graphs import Graphs
 from .layers import (
     ACT_BITS,
     RES_BITS,

@@ -16,9 +16,10 @@ import numpy as np
 from skimage import data
 
 import bsqcodec
-from bsqcodec.info import MediaInfo
-from bsqcodec.model import Model, find_model, packaged_ids
+from bsqcodec.model_files import packaged_ids
+from bsqcodec.network.weights import Model, find_model
 from bsqcodec.selftest import checksums
+from bsqcodec.types import MediaInfo
 
 FOLDER = Path(bsqcodec.__file__).parent / "conformance"
 MOST = 150_000  # bytes of a model
@@ -76,7 +77,7 @@ def make(model: Model) -> list[dict[str, Any]]:
         rate = None if len(frames) == 1 else Fraction(25)
         info, low_delay = MediaInfo(width, height, frame_rate=rate), name.startswith("low-delay")
         tune = "psnr" if name.startswith("psnr") else "perceptual"
-        encoder = bsqcodec.Encoder(file, info, model, gop=gop, low_delay=low_delay, tune=tune)
+        encoder = bsqcodec.Encoder(file, info, model=model, gop=gop, low_delay=low_delay, tune=tune)
         for pts, (frame, quality) in enumerate(zip(frames, qualities)):
             encoder.quality = quality
             encoder.write(frame, pts)

@@ -1,0 +1,86 @@
+"""Decodes a group of pictures."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..network.tokenizer import Condition
+from ..network.weights import Model
+from ..stream import contrast
+from ..stream.group import Place, code_references, parse_group
+from ..stream.range_coder import BitDecoder
+from ..types import FrameStats
+from .references import ReferenceBuffer, VectorContexts
+
+
+class Symbols(NamedTuple):
+    """The decoded symbols of one frame.
+
+    Attributes:
+        place: of the frame.
+        condition: what it is coded as.
+        vectors: for each frame that it is predicted from, int32 (ceil(H / 16), ceil(W / 16), 2).
+        classes: of contrast, int64 (ceil(H / 16), ceil(W / 16)), of a frame that is not predicted.
+        coefficients: int32 (1, ceil(H / 16), ceil(W / 16), active).
+        stats: what they cost.
+        picture: the frame, uint8 (H, W, 3), which the symbols of later frames depend on.
+    """
+
+    place: Place
+    condition: Condition
+    vectors: dict[int, np.ndarray]
+    classes: np.ndarray | None
+    coefficients: Tensor
+    stats: FrameStats
+    picture: np.ndarray
+
+
+@torch.inference_mode()
+def decode_symbols(model: Model, payload: bytes, height: int, width: int, frames: int) -> Iterator[Symbols]:
+    """Every symbol of `frames` frames, and their pixels, in the order of coding.
+
+    Raises FormatError as `decode_gop`.
+    """
+    group = parse_group(payload, frames)
+    coder = BitDecoder(group.coded)
+    pictures, network = ReferenceBuffer(model, height, width), model.network
+    past = VectorContexts(pictures.rows, pictures.columns)
+
+    def decode(p: np.ndarray, _: np.ndarray | None) -> np.ndarray:
+        return coder.decode(p).view(bool)
+
+    for place, letter, quality in group.headers:
+        before, count = coder.bits, coder.count
+        references: list[int] = []
+        if letter == "B":
+            references = code_references(None, place, lambda _, p: int(coder.decode(np.array([p]))[0]))
+        elif letter == "P" and place.before is not None:
+            references = [place.before]
+        condition = Condition(place.frame_type(bool(references)), quality, group.tune)
+        vectors: dict[int, np.ndarray] = {}
+        for number in references:
+            vectors[number] = past.coder(place, number, vectors).decode(*past.size, coder)
+        classes = None if vectors else contrast.decode_classes(*past.size, coder)
+        there = None if classes is None else torch.from_numpy(classes)[None].to(model.device)
+        context = network.context(condition, pictures.predict(vectors), there)
+        middle = coder.bits
+        coefficients = network.code(context, condition, decode)
+        past.add(place, vectors)
+        stats = FrameStats(letter, quality, coder.bits - middle, middle - before, coder.count - count)
+        picture = pictures.reconstruct(place, coefficients, context, condition)
+        yield Symbols(place, condition, vectors, classes, coefficients, stats, picture)
+
+
+@torch.inference_mode()
+def decode_gop(model: Model, payload: bytes, height: int, width: int, frames: int) -> Iterator[np.ndarray]:
+    """Decode `frames` frames, uint8 (H, W, 3) RGB each. Raises FormatError if the payload cannot be theirs."""
+    ready: dict[int, np.ndarray] = {}
+    shown = 0
+    for symbols in decode_symbols(model, payload, height, width, frames):
+        ready[symbols.place.number] = symbols.picture
+        while shown in ready:
+            yield ready.pop(shown)
+            shown += 1

@@ -1,0 +1,91 @@
+"""What is kept of coded frames for those that are predicted from them."""
+
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..network.patches import TOKEN
+from ..network.tokenizer import Condition, Context
+from ..network.weights import Model
+from ..stream.group import Place
+from ..stream.motion_vectors import LIMIT, VectorCoder
+from .motion import compensate, mean
+
+_T = TypeVar("_T")
+
+
+def grid(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of tokens (and of blocks of motion) that cover a frame."""
+    return -(-height // TOKEN), -(-width // TOKEN)
+
+
+class ReferenceBuffer:
+    """The decoded frames on their canvases, and how others follow from them."""
+
+    def __init__(self, model: Model, height: int, width: int):
+        self.model, self.height, self.width = model, height, width
+        self.rows, self.columns = grid(height, width)
+        self.canvases: dict[int, Tensor] = {}  # uint8 (1, 3, 16 * rows, 16 * columns)
+
+    def predicted(self, reference: int, vectors: np.ndarray) -> Tensor:
+        field = torch.from_numpy(vectors.astype(np.int32))[None].to(self.model.device)
+        return compensate(self.canvases[reference], field)
+
+    def predict(self, vectors: dict[int, np.ndarray]) -> Tensor | None:
+        """The prediction from all references of a frame, integers 0..255, float32; None if it has none."""
+        several = [self.predicted(reference, field) for reference, field in vectors.items()]
+        return mean(*several) if len(several) == 2 else several[0] if several else None
+
+    def reconstruct(self, place: Place, coefficients: Tensor, context: Context, condition: Condition) -> np.ndarray:
+        """The frame that follows, uint8 (H, W, 3)."""
+        _forget(self.canvases, place)
+        canvas = self.canvases[place.number] = self.model.network.decode(coefficients, context, condition)
+        return canvas[0, :, : self.height, : self.width].permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _forget(items: dict[int, _T], place: Place) -> None:
+    """Remove what was kept of the frames that nothing refers to from here on."""
+    if place.after is None:
+        for number in [n for n in items if place.before is None or n < place.before]:
+            del items[number]
+
+
+class VectorContexts:
+    """What the motion vectors of a frame are predicted from: those of the frames that were coded before it."""
+
+    def __init__(self, rows: int, columns: int):
+        self.size = (rows, columns)
+        self._coders: dict[str, VectorCoder] = {}
+        self._vectors: dict[int, dict[int, np.ndarray]] = {}  # of each frame, for each of its references
+
+    def add(self, place: Place, vectors: dict[int, np.ndarray]) -> None:
+        """Keep the vectors of a frame. After an I frame their coders begin anew."""
+        if place.after is None and not vectors:
+            self._coders = {"P": VectorCoder(), "B": VectorCoder()}
+        _forget(self._vectors, place)
+        self._vectors[place.number] = vectors
+
+    def coder(self, place: Place, reference: int, vectors: dict[int, np.ndarray]) -> VectorCoder:
+        """What codes the frame's vectors into `reference`, after `vectors`, and expects them where motion is steady."""
+        known = {**self._vectors, place.number: vectors}
+        expected = None
+        for source, towards in (
+            (place.number, None),
+            (place.after, place.before),
+            (place.before, place.after),
+        ):
+            if source is not None and (fields := known.get(source)):
+                towards = towards if towards in fields else next(iter(fields))
+                expected = _scaled(fields[towards], reference - place.number, towards - source)
+                break
+        coder = self._coders["P" if place.after is None else "B"]
+        coder.expect(expected)
+        return coder
+
+
+def _scaled(field: np.ndarray, part: int, whole: int) -> np.ndarray:
+    """The vectors times part / whole, rounded to the nearest."""
+    part, whole = (part, whole) if whole > 0 else (-part, -whole)
+    return np.clip((2 * field.astype(np.int64) * part + whole) // (2 * whole), -LIMIT, LIMIT)

@@ -1,0 +1,70 @@
+"""Pictures, videos and their sound, from files, folders and pipes and into them. Uncompressed frames are 8-bit RGB."""
+
+import glob
+import os
+
+from ..errors import BsqError
+from ..settings import DEFAULT_CRF, DEFAULT_IMAGE_QUALITY
+from ..types import MediaInfo
+from .base import ANIMATION_SUFFIXES, IMAGE_SUFFIXES, STILL_FORMATS, VIDEO_FORMATS, Source, natural, suffix_of
+from .images import ImageSource
+from .output import is_special
+from .sinks import FolderSink, Sink, StillSink, VideoSink, Y4mSink
+from .video import VideoSource
+
+
+def open_source(path: str, start: float = 0.0, duration: float | None = None, audio: bool = True) -> Source:
+    """Open a video, a still or animated image, images in a folder (25 a second), or y4m from a pipe.
+
+    Args:
+        path: a file, a folder, a pattern such as "frames/*.png", or "-" for y4m on standard input.
+        start: seconds from the first frame to the first that is wanted.
+        duration: seconds wanted; None is all that is left.
+        audio: look for an audio track.
+
+    Raises:
+        BsqError: nothing there, nothing that can be read, or a content that is not supported (transparency, HDR).
+    """
+    if path != "-" and not os.path.exists(path):
+        files = glob.glob(path) if glob.has_magic(path) else []
+        if not files:
+            raise BsqError(f"no file matches {path}" if glob.has_magic(path) else f"no such file: {path}")
+        return ImageSource(path, sorted(files, key=natural), start, duration)
+    if os.path.isdir(path):
+        names = (n for n in os.listdir(path) if not n.startswith(".") and suffix_of(n) in IMAGE_SUFFIXES)
+        files = [os.path.join(path, n) for n in sorted(names, key=natural)]
+        if not files:
+            raise BsqError(f"{path}: the folder holds no images")
+        return ImageSource(path, files, start, duration)
+    if suffix_of(path) in IMAGE_SUFFIXES | ANIMATION_SUFFIXES:
+        return ImageSource(path, None, start, duration)
+    return VideoSource(path, start, duration, audio)
+
+
+def open_sink(path: str, info: MediaInfo, crf: int = DEFAULT_CRF, quality: int = DEFAULT_IMAGE_QUALITY) -> Sink:
+    """Open an output; the suffix of `path` tells its kind.
+
+    .mp4, .mkv, .mov: H.264 (4:2:0, or 4:4:4 if a side is odd) with the audio packets as they are. .y4m, or "-" for
+    standard output: 4:4:4 at the average frame rate, upright. .png, .jpg, .webp: one still image. A folder, or a path
+    that ends with "/": upright images 000000.png, 000001.png, ...
+
+    Args:
+        crf: constant rate factor of x264; 14 looks lossless.
+        quality: of JPEG and WebP, 1 to 100.
+
+    Raises:
+        BsqError: unknown suffix, missing folder, folder with files in it, audio that does not fit into the container.
+    """
+    suffix = suffix_of(path)
+    if path == "-" or suffix == ".y4m":
+        return Y4mSink(path, info)
+    if path.endswith("/") or os.path.isdir(path):
+        return FolderSink(path, info)
+    if suffix in VIDEO_FORMATS:
+        return VideoSink(path, info, VIDEO_FORMATS[suffix], crf)
+    if suffix in STILL_FORMATS:
+        return StillSink(path, info, STILL_FORMATS[suffix], quality)
+    if is_special(path):
+        return Y4mSink(path, info)
+    known = ", ".join([*VIDEO_FORMATS, ".y4m", *STILL_FORMATS])
+    raise BsqError(f"{path}: the name of an output ends in {known}, or in / for a folder of images")

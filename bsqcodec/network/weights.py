@@ -1,0 +1,177 @@
+"""Model files: safetensors that hold all networks as integers.
+
+A stream names its model by `model_id`, a hash of everything a decoder needs; the encoder is left out of it, so a
+better encoder can be shipped for streams that old decoders read.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..errors import BsqError, ModelError
+from ..model_files import find_file, packaged_ids
+from ..settings import DEFAULT_MODEL
+from ..types import ID_BYTES
+from .config import ModelConfig
+from .export import decoding, integers, restore
+from .network import Network
+from .objective import Objective
+from .unrounded import Unrounded
+
+
+def device_of(name: str) -> torch.device:
+    """ "auto" is the GPU where there is one. Raises BsqError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as e:
+        raise BsqError(f"no device called {name!r}") from e
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BsqError("there is no CUDA device on this machine")
+    return device
+
+
+# of the configuration: what a decoder depends on, and nothing that may be added to it later
+HASHED = ("fine_width", "fine_blocks", "width", "blocks", "prior_width", "prior_blocks", "prior_head")
+
+
+class Model:
+    """Weights on a device, ready to code.
+
+    Attributes:
+        name: the file's stem.
+        id: 8 bytes that a stream carries.
+        network: the networks behind one face.
+        device: where they are.
+    """
+
+    def __init__(
+        self, config: ModelConfig, tensors: dict[str, Tensor], objective: Objective, name: str,
+        device: str | torch.device = "cpu", identity: bytes | None = None,
+    ):  # fmt: skip
+        self.name = name
+        self.id = identity or model_id(config, tensors)
+        self.device = torch.device(device)
+        self.network = Network(config, tensors, objective, self.device)
+
+
+def model_id(config: ModelConfig, tensors: dict[str, Tensor]) -> bytes:
+    """First 8 bytes of SHA-256 over the configuration's `HASHED` keys and all integers of decoder and prior, by name.
+
+    Each tensor counts with its name, its shape, the bytes of its smallest type (1, 2, 4 or 8) and its values in that
+    type, little-endian.
+    """
+    h = hashlib.sha256()
+    values = config.to_dict()
+    h.update(json.dumps([[key, values[key]] for key in HASHED], separators=(",", ":")).encode())
+    tensors = decoding(tensors)
+    for name in sorted(tensors):
+        t = narrow(tensors[name])
+        h.update(f"{name}{list(t.shape)}{t.element_size()}".encode())
+        h.update(t.numpy().astype(f"<i{t.element_size()}").tobytes())
+    return h.digest()[:ID_BYTES]
+
+
+def save_model(network: Unrounded, path: str | Path, objective: Objective | None = None) -> bytes:
+    """Write a model file, beside it first and then under its name; returns its id.
+
+    objective: what the network was trained for. Raises AssertionError if a sum in it could pass what is exact.
+    """
+    tensors = integers(network)
+    objective = objective or Objective()
+    Network(network.config, tensors, objective, torch.device("cpu"))  # which refuses sums that would not be exact
+    identity = model_id(network.config, tensors)
+    stored = {name: narrow(t) for name, t in tensors.items()}
+    metadata = {
+        "config": json.dumps(network.config.to_dict()),
+        "objective": json.dumps(objective.to_dict()),
+        "id": identity.hex(),
+        "encoder": encoder_hash(stored),
+    }
+    beside = f"{path}.partial"
+    safetensors.torch.save_file(stored, beside, metadata=metadata)
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(beside, 0o666 & ~mask)  # the library keeps others from reading it
+    os.replace(beside, path)
+    return identity
+
+
+def narrow(t: Tensor) -> Tensor:
+    """The smallest integer type that holds the values."""
+    for dtype in (torch.int8, torch.int16, torch.int32):
+        info = torch.iinfo(dtype)
+        if t.numel() == 0 or (t.min() >= info.min and t.max() <= info.max):
+            return t.to(dtype).contiguous()
+    return t.contiguous()
+
+
+def encoder_hash(stored: dict[str, Tensor]) -> str:
+    h = hashlib.sha256()
+    for name in sorted(stored.keys() - decoding(stored).keys()):
+        h.update(name.encode())
+        h.update(stored[name].contiguous().numpy().tobytes())
+    return h.hexdigest()
+
+
+def load_model(name: str = DEFAULT_MODEL, device: str | torch.device = "cpu") -> Model:
+    """A packaged model by name, or a model file by path. It is kept, and loaded again only if its file changes.
+
+    Raises ModelError if there is none, if it is damaged, or if its contents do not have the id it claims.
+    """
+    path = find_file(name).resolve()
+    status = path.stat()
+    return _load(path, status.st_mtime_ns, status.st_size, str(device))
+
+
+@functools.lru_cache(maxsize=4)
+def _load(path: Path, modified: int, size: int, device: str) -> Model:
+    """`modified` and `size` tell apart what a path held at different times."""
+    config, tensors, objective, identity = _read(path)
+    try:
+        return Model(config, tensors, objective, path.stem, device, identity)
+    except (AssertionError, KeyError, IndexError) as e:
+        raise ModelError(f"{path}: not a readable model file ({e})") from e
+
+
+def _read(path: Path) -> tuple[ModelConfig, dict[str, Tensor], Objective, bytes]:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            stored = {key: file.get_tensor(key) for key in file.keys()}
+        config = ModelConfig.from_dict(json.loads(metadata["config"]))
+        objective = Objective.from_dict(json.loads(metadata["objective"]))
+        identity = model_id(config, stored)
+        intact = identity.hex() == metadata["id"] and encoder_hash(stored) == metadata["encoder"]
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as e:
+        raise ModelError(f"{path}: not a readable model file ({type(e).__name__})") from e
+    if not intact:
+        raise ModelError(f"{path}: the weights are not the ones the file was made with")
+    return config, stored, objective, identity
+
+
+def read_network(path: Path) -> tuple[Unrounded, bytes]:
+    """The networks of a model file in real numbers, ready to be trained on, and their id. Raises as `load_model`."""
+    config, tensors, _, identity = _read(path)
+    try:
+        network = Unrounded(config)
+        restore(network, tensors)
+    except ValueError as e:
+        raise ModelError(f"{path}: not a readable model file ({e})") from e
+    return network, identity
+
+
+def find_model(identity: bytes, device: str | torch.device = "cpu") -> Model:
+    """The packaged model with this id. Raises ModelError that names the id if there is none."""
+    name = packaged_ids().get(identity)
+    if name is None:
+        raise ModelError(f"the stream needs model {identity.hex()}, which is not installed")
+    return load_model(name, device)

@@ -1,0 +1,123 @@
+"""What an encode has written before all is whole: a hidden file beside its target, `.NAME.PID.part`.
+
+It survives a kill, and a later encode can go on with it. Who writes it holds a lock, by which leftovers can be told.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .api import Encoder
+from .errors import BsqError, FormatError
+from .gop.decoder import decode_gop
+from .gop.encoder import GopEncoder
+from .stream.container import Gop
+from .stream.group import frame_headers, group_tune
+from .stream.reader import StreamReader
+from .types import AudioPacket, Frame
+
+
+class Unfinished:
+    """The whole groups of pictures at the start of a stream that was cut short.
+
+    They are not encoded again, but their input is read again: times, sound and the state of a rate control follow from
+    it as they did before, and what is written is compared with what is there.
+
+    Args:
+        file: open for reading and appending.
+        gop: frames of a group. Raises BsqError if the groups have others.
+
+    Attributes:
+        output: what to write to in place of `file`.
+    """
+
+    def __init__(self, file: BinaryIO, gop: int):
+        self._file = file
+        self._groups = end = 0
+        short = None
+        for chunk in self._chunks():
+            n = len(chunk.pts)
+            if short is not None or n > gop:
+                raise self._other(f"groups of {n if short is None else short} frames, not {gop}")
+            if n < gop:  # the last one of the video, which there must be once more to see that it ends there
+                short = n
+                continue
+            self._groups, end = self._groups + 1, self._end
+        self.output: Any = _Again(file, end, self._other("another input, model or options"))
+
+    def again(self, encoder: Encoder, items: Iterator[Frame | AudioPacket]) -> Iterator[Gop]:
+        """Write the groups, with their input from `items`, of which the rest is left; yields each when it is written.
+
+        Raises BsqError if a group was made for another quality or tune or, which is seen in the last one, of other
+        frames.
+        """
+        for number, gop in enumerate(itertools.islice(self._chunks(), self._groups), 1):
+            pts: list[int] = []
+            for item in items:
+                if isinstance(item, AudioPacket):
+                    encoder.write_audio(item)
+                    continue
+                if not pts:
+                    self._check(gop, encoder, item.rgb if number == self._groups else None)
+                pts.append(item.pts)
+                if len(pts) == len(gop.pts):
+                    break
+            else:
+                raise self._other("a longer input")
+            encoder.write_coded(pts, gop.payload, 8 * len(gop.payload))
+            yield gop
+
+    def _check(self, gop: Gop, encoder: Encoder, rgb: np.ndarray | None) -> None:
+        size, frames = (encoder.info.height, encoder.info.width), len(gop.pts)
+        headers = frame_headers(gop.payload, frames)
+        quality = headers[0].quality
+        if any(h.place.after is not None for h in headers) != (encoder.settings.mini_gop > 1 and frames > 2):
+            raise self._other("another --low-delay")
+        if quality != encoder.quality:
+            raise self._other(f"quality {quality}, not {encoder.quality}")
+        tune = group_tune(gop.payload, frames)
+        if tune != encoder.settings.tune:
+            raise self._other(f"tune {tune}, not {encoder.settings.tune}")
+        if rgb is not None:
+            decoded = next(decode_gop(encoder.model, gop.payload, *size, frames))
+            again = GopEncoder(encoder.model, *size, encoder.settings).push(rgb, quality)[0]
+            if not np.array_equal(decoded, again):
+                raise self._other("another input or options, or on another machine")
+
+    def _chunks(self) -> Iterator[Gop]:
+        """Up to the first that is not whole; `_end` is where the last one ends."""
+        with contextlib.suppress(FormatError), open(self._file.name, "rb") as file:
+            reader = StreamReader(file)
+            for chunk in reader.chunks():
+                if isinstance(chunk, Gop):
+                    self._end = reader.size
+                    yield chunk
+
+    def _other(self, what: str) -> BsqError:
+        return BsqError(f"{self._file.name} was made from or with {what}; remove it, or encode without --resume")
+
+
+class _Again:
+    """Compares what is written with the first `size` bytes of a file, then replaces the rest. Raises `error`."""
+
+    def __init__(self, file: BinaryIO, size: int, error: BsqError):
+        self._file, self._size, self._left, self._error = file, size, size, error
+        self._cut = False
+        file.seek(0)
+
+    def write(self, data: bytes) -> None:
+        n = min(len(data), self._left)
+        if self._file.read(n) != data[:n]:
+            raise self._error
+        self._left -= n
+        if n < len(data):
+            if not self._cut:
+                self._file.truncate(self._size)
+                self._cut = True
+            self._file.write(data[n:])
+
+    def flush(self) -> None:
+        self._file.flush()

@@ -1,0 +1,66 @@
+"""What encoder and decoder can be asked for: names, limits, defaults.
+
+Imports neither torch nor numpy, so that the command line can list them at once.
+"""
+
+from dataclasses import dataclass
+
+MIN_QUALITY, MAX_QUALITY = 1, 100
+MAX_GOP = 65535
+MAX_EFFORT = 1000
+TUNES = ("perceptual", "psnr")  # the place of a name is its number in a stream
+TUNES_HELP = "perceptual: texture and sharpness as people see them (MS-SSIM); psnr: the smallest squared error."
+DEFAULT_MODEL = "bsq1"  # the packaged model that encodes unless another is asked for
+DEFAULT_CRF = 14  # of H.264 output, x264's constant rate factor
+DEFAULT_IMAGE_QUALITY = 95  # of JPEG and WebP output
+MAX_PIXELS = 1 << 26  # of a frame; a reader refuses larger ones before it allocates anything
+MINI_GOP = 4  # frames from one anchor to the next where an encoder is free to choose
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """How to encode. Raises ValueError for a number out of range or an unknown tune.
+
+    Attributes:
+        quality: 1..100, of I frames; most P and all B frames get less.
+        gop: frames from one I frame to the next, 1..65535; each such group decodes without the others.
+        effort: steps of a search for better bits, for each frame; 0..1000. Each takes about three times as long as
+            encoding without any. Most is gained by the first 16.
+        low_delay: no B frames, so that every frame is encoded when it comes.
+        tune: "perceptual" for texture and sharpness as people see them (MS-SSIM), or "psnr" for the smallest squared
+            error.
+        model: name of a packaged model, or path of a model file.
+    """
+
+    quality: int = 50
+    gop: int = 32
+    effort: int = 0
+    low_delay: bool = False
+    tune: str = TUNES[0]
+    model: str = DEFAULT_MODEL
+
+    def __post_init__(self) -> None:
+        check_quality(self.quality)
+        if not 1 <= self.gop <= MAX_GOP:
+            raise ValueError(f"gop {self.gop} is not in 1..{MAX_GOP}")
+        if not 0 <= self.effort <= MAX_EFFORT:
+            raise ValueError(f"effort {self.effort} is not in 0..{MAX_EFFORT}")
+        tune_number(self.tune)
+
+    @property
+    def mini_gop(self) -> int:
+        """Frames from one anchor (an I or P frame) to the next; between them are B frames."""
+        return 1 if self.low_delay else min(MINI_GOP, self.gop)
+
+
+def check_quality(quality: int) -> None:
+    """Raises ValueError for a quality that is not in 1..100."""
+    if not MIN_QUALITY <= quality <= MAX_QUALITY:
+        raise ValueError(f"quality {quality} is not in {MIN_QUALITY}..{MAX_QUALITY}")
+
+
+def tune_number(tune: str) -> int:
+    """The number of a tune in a stream. Raises ValueError for a name that is not one of `TUNES`."""
+    if tune not in TUNES:
+        raise ValueError(f"tune {tune!r} is not one of {', '.join(TUNES)}")
+    return TUNES.index(tune)

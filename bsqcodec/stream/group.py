@@ -1,0 +1,131 @@
+"""Section 2 of bitstream_spec.md: how a group of pictures begins, and the order its frames are coded in.
+
+Payload of a group: four bytes (length of the mini-GOPs, by how many steps of quality each level of B frames is lower,
+the tune, how many bytes a frame header has beyond one), a header for each anchor (bit 7: predicted, bits 0..6: quality
+1..100), then one range-coded stream of, for each frame, its motion vectors (of predicted frames) or its classes of
+contrast (of others) and its coefficients. Nothing predicts the first frame. With mini-GOPs of 4 frames, the order of
+coding is 0 4 2 1 3 8 6 5 7 .. (`coding_order`). Frames are coded on a canvas whose sides are multiples of 16.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from ..errors import FormatError
+from ..settings import TUNES
+from .range_coder import ONE
+
+MAX_MINI_GOP = 16  # frames from one anchor to the next
+GROUP_HEADER = 4  # bytes
+PREDICTED = 0x80
+SOME = 65208  # of ONE: how likely a B frame has a reference
+BOTH = 49152  # and two, if it has any
+
+
+class Place(NamedTuple):
+    """A frame's place in its group.
+
+    Attributes:
+        number: from 0, in the order of time.
+        anchor: the anchor that ends its mini-GOP; `number` if it is one itself.
+        before: the frame that an anchor may be predicted from, and one of two for a B frame; None for the first.
+        after: the other one; None for an anchor.
+        level: 0 for an anchor, and for a B frame one more than the higher level of the frames around it.
+    """
+
+    number: int
+    anchor: int
+    before: int | None = None
+    after: int | None = None
+    level: int = 0
+
+    def frame_type(self, predicted: bool) -> int:
+        """As the networks count them: 0 for a frame without reference, 1 for a P frame, 2 for a B frame."""
+        return 0 if not predicted else 1 if self.after is None else 2
+
+    def letter(self, predicted: bool) -> str:
+        """ "I", "P" or "B" (even if nothing predicts it)."""
+        return "B" if self.after is not None else "IP"[predicted]
+
+    def quality(self, anchor: int, drop: int) -> int:
+        """Quality 1..100 of the frame if that of the anchor which ends its mini-GOP is `anchor`."""
+        return max(1, anchor - drop * self.level)
+
+
+def mini_gop(first: int, last: int) -> Iterator[Place]:
+    """The anchor `last`, which follows the anchor `first`, and the B frames between, in the order of coding."""
+
+    def between(before: int, after: int, level: int) -> Iterator[Place]:
+        middle = (before + after) // 2
+        if middle > before:
+            yield Place(middle, last, before, after, level)
+            yield from between(before, middle, level + 1)
+            yield from between(middle, after, level + 1)
+
+    yield Place(last, last, first)
+    yield from between(first, last, 1)
+
+
+def coding_order(frames: int, mini: int) -> Iterator[Place]:
+    """Every frame of a group in the order of coding. Anchors are the first, every `mini`-th and the last frame."""
+    yield Place(0, 0)
+    for first in range(0, frames - 1, mini):
+        yield from mini_gop(first, min(first + mini, frames - 1))
+
+
+def code_references(numbers: list[int] | None, place: Place, code: Callable[[bool, int], int]) -> list[int]:
+    """Code which frames a B frame is predicted from; `numbers` is None when decoding, and `code` ignores its bit."""
+    assert place.before is not None and place.after is not None
+    if not code(bool(numbers), SOME):
+        return []
+    if code(numbers is not None and len(numbers) == 2, BOTH):
+        return [place.before, place.after]
+    return [place.after if code(numbers == [place.after], ONE // 2) else place.before]
+
+
+class Header(NamedTuple):
+    """What the payload tells of a frame before its symbols. `kind` is "I", "P" or "B" (even without a reference)."""
+
+    place: Place
+    kind: str
+    quality: int
+
+
+class Group(NamedTuple):
+    """A payload taken apart: tune, headers in the order of coding, coded bits."""
+
+    tune: int
+    headers: list[Header]
+    coded: bytes
+
+
+def parse_group(payload: bytes, frames: int) -> Group:
+    """Raises as `frame_headers`."""
+    if len(payload) < GROUP_HEADER or frames < 1:
+        raise FormatError("a group of pictures is too short for its frames")
+    mini, drop, tune, more = payload[:GROUP_HEADER]
+    if not 1 <= mini <= MAX_MINI_GOP:
+        raise FormatError(f"a group of pictures has mini-GOPs of {mini} frames")
+    if tune >= len(TUNES):
+        raise FormatError(f"a group of pictures has the unknown tune {tune}")
+    anchors, size = 1 + -(-(frames - 1) // mini), 1 + more
+    end = GROUP_HEADER + anchors * size
+    if len(payload) < end:
+        raise FormatError("a group of pictures is too short for its frames")
+    headers: list[Header] = []
+    for place in coding_order(frames, mini):
+        byte = payload[GROUP_HEADER + -(-place.anchor // mini) * size]
+        predicted, quality = divmod(byte, PREDICTED)
+        if not 1 <= quality <= 100 or predicted and not place.anchor:
+            raise FormatError(f"frame {place.anchor} of a group of pictures has an impossible header {byte:#04x}")
+        headers.append(Header(place, place.letter(predicted > 0), place.quality(quality, drop)))
+    return Group(tune, headers, payload[end:])
+
+
+def frame_headers(payload: bytes, frames: int) -> list[Header]:
+    """Of each frame, in the order of coding. Raises FormatError if there is one that no encoder writes."""
+    return parse_group(payload, frames).headers
+
+
+def group_tune(payload: bytes, frames: int) -> str:
+    """What the group is tuned for. Raises as `frame_headers`."""
+    return TUNES[parse_group(payload, frames).tune]

@@ -1,0 +1,206 @@
+"""Reads the chunks of a .bsq file in order, from its start or from any group of pictures on, whole or damaged."""
+
+import contextlib
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import BinaryIO
+
+from ..errors import FormatError
+from ..settings import MAX_PIXELS
+from ..types import AudioPacket
+from .container import (
+    AUDIO,
+    END,
+    GOP,
+    MAX_CHUNK,
+    TRACK,
+    Gop,
+    IndexEntry,
+    unpack_audio,
+    unpack_end,
+    unpack_gop,
+    unpack_header,
+    unpack_track,
+)
+from .fields import Fields
+from .recovery import EFFORT, MAX_GAP, Lost, lost_times, resynchronise
+from .window import Window
+
+
+class StreamReader:
+    """Reads a stream front to back, or from any GOP on if the file can seek.
+
+    Args:
+        file: open for reading in binary, at the start of the stream.
+        max_pixels: larger frames are refused.
+
+    Raises FormatError for anything that is not a whole and undamaged stream, when it is reached. It names the byte.
+    Ancillary chunks are skipped, but must be whole and undamaged like any other.
+
+    Attributes:
+        model: id of the model that the payloads need, 8 bytes.
+        info: of the video.
+        size: bytes of the header and the whole chunks read so far.
+        frames: number of frames; known at the end, or after `index`.
+    """
+
+    def __init__(self, file: BinaryIO, max_pixels: int = MAX_PIXELS):
+        self._file = file
+        self._window = Window(file)
+        self.frames: int | None = None
+        self._torn = False  # is there damage at `size`?
+        self._effort = EFFORT
+        self._next = 0  # number of the next frame
+        self._group: int | None = 0  # number of the next group, if known
+        self._end: int | None = None  # time of the last frame
+        self.model, self.info = unpack_header(self._window.take, max_pixels)
+        nominal = 1 / (self.info.frame_rate * self.info.time_base) if self.info.frame_rate else 1
+        self._nominal = self._step = max(1, round(nominal))  # time from frame to frame
+        self._damage: FormatError | None = None  # of the audio track
+        self._window.ahead += file.read(1)  # and no more, which a pipe may not have yet
+        if self._window.ahead == TRACK:
+            try:
+                self.info = replace(self.info, audio=unpack_track(self._chunk()[2]))
+            except FormatError as e:
+                self._damage = e
+        self._start = self.size, self._torn
+
+    @property
+    def size(self) -> int:
+        return self._window.at
+
+    def chunks(self, recover: bool = False) -> Iterator[Gop | list[AudioPacket] | Lost]:
+        """What follows, up to the end of the stream. `recover`: tell what is lost and go on, in place of raising."""
+        if self._damage and not recover:
+            raise self._damage
+        reason = str(self._damage or "")
+        whole = self.size  # end of the last good group
+        while True:
+            try:
+                if recover and self._torn and not self._resynchronise():
+                    yield Lost(self._next, (), reason, True)
+                    return
+                kind, offset, body = self._chunk()
+                if kind.islower():  # ancillary, and none is known
+                    continue
+                item = self._unpack(kind, offset, body, max(MAX_GAP, offset - whole) if recover else 0)
+            except FormatError as e:
+                if not recover:
+                    raise
+                reason = reason or str(e)
+                continue
+            if isinstance(item, list):
+                yield item
+                continue
+            following = item.first if isinstance(item, Gop) else item
+            if reason or following > self._next:
+                pts = item.pts if isinstance(item, Gop) else ()
+                lost = lost_times(following - self._next, self._end, pts, self._step)
+                yield Lost(self._next, lost, reason or f"a group of pictures is missing before byte {offset}")
+                reason, self._group = "", None
+            if not isinstance(item, Gop):
+                self.frames = item
+                return
+            self._next, self._end = item.first + len(item.pts), item.pts[-1]
+            self._step = item.pts[-1] - item.pts[-2] if len(item.pts) > 1 else self._step
+            self._group = None if self._group is None else self._group + 1
+            whole = self.size
+            yield item
+
+    def _unpack(self, kind: bytes, offset: int, body: bytes, gap: int) -> Gop | list[AudioPacket] | int:
+        """A chunk; of the last, the number of frames. gap: up to how many frames may be missing before it."""
+        try:
+            if kind == GOP:
+                gop = unpack_gop(offset, body)
+                missing = gop.first - self._next
+                if not 0 <= missing <= gap:
+                    raise FormatError(f"it begins with frame {gop.first}, another group of pictures is missing")
+                if self._end is not None and gop.pts[0] - self._end <= missing:
+                    raise FormatError("it begins before the end of the group before")
+                return gop
+            if kind == AUDIO and self.info.audio:
+                return unpack_audio(body)
+            if kind == AUDIO and gap:
+                return []  # the description of the track is lost
+            if kind == END:
+                frames, _ = unpack_end(body, 0)
+                if not 0 <= frames - self._next <= gap:
+                    raise FormatError(f"there should be {frames} frames, some are missing")
+                return frames
+            raise FormatError(f"it is of an unknown kind {kind!r}")
+        except FormatError as e:
+            raise FormatError(f"the chunk at byte {offset} ({self._place(kind, offset)}) is wrong: {e}") from e
+
+    def _place(self, kind: bytes, offset: int) -> str:
+        """Which group of pictures a broken chunk is, as far as can be told."""
+        with contextlib.suppress(FormatError):
+            for number, entry in enumerate(self.index() if self._file.seekable() else ()):
+                if entry.offset == offset:
+                    return f"group {number}, from frame {entry.first}"
+        if kind == GOP and self._group is not None:
+            return f"group {self._group}, from frame {self._next}"
+        return f"where frame {self._next} is due"
+
+    def index(self) -> list[IndexEntry]:
+        """The GOPs of a file that can seek; its position is kept. A file of one GOP has an empty index."""
+        here = self._file.tell()
+        try:
+            end = self._file.seek(0, io.SEEK_END)
+            self._file.seek(max(0, end - 8))
+            tail = self._file.read(8)
+            size = struct.unpack("<I", tail[:4])[0] if len(tail) == 8 else 0
+            if not 11 <= size <= end:
+                raise FormatError("the stream has no index: it is cut short")
+            self._file.seek(end - size)
+            data = self._file.read(size)
+        finally:
+            self._file.seek(here)
+        fields = Fields(data[:-4])
+        if zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0] or fields.take(1) != END:
+            raise FormatError("the stream has no index: it is cut short or damaged")
+        fields.varint()
+        self.frames, index = unpack_end(fields.rest(), end)
+        return index
+
+    def seek(self, entry: IndexEntry | None) -> None:
+        """Go on at a GOP of the index; None: at the first chunk after the header and the description of the audio."""
+        if entry is None:
+            offset, self._torn = self._start
+            self._next, self._group = 0, 0
+        else:
+            offset, self._torn = entry.offset, False
+            self._next, self._group = entry.first, None
+        self._window.go(offset)
+        self._end, self._step, self._effort = None, self._nominal, EFFORT
+
+    def _chunk(self) -> tuple[bytes, int, bytes]:
+        """(type, offset, body) of the next chunk. If it is damaged the position stays in front of it."""
+        offset = self.size
+        head, body, checksum = self._window.take(1), b"", b""
+        while len(head) < 10 and (len(head) < 2 or head[-1] >= 0x80) and (byte := self._window.take(1)):
+            head += byte
+        n = None
+        with contextlib.suppress(FormatError):
+            n = Fields(head[1:]).varint(MAX_CHUNK)
+            body, checksum = self._window.take(n), self._window.take(4)
+        if n is not None and checksum == struct.pack("<I", zlib.crc32(body, zlib.crc32(head))):
+            return head[:1], offset, body
+        self._window.put_back(head + body + checksum)
+        self._torn = True
+        place = self._place(head[:1], offset)
+        if n is None and len(head) == 10 or len(checksum) == 4:
+            raise FormatError(f"the chunk at byte {offset} ({place}) is damaged")
+        raise FormatError(f"the stream is cut short: the chunk at byte {offset} ({place}) is not whole")
+
+    def _resynchronise(self) -> bool:
+        """After damage: go on to the next whole chunk, at most to the next group in the index. False: there is none."""
+        self._torn = False
+        limit = None
+        with contextlib.suppress(FormatError):
+            if self._file.seekable():
+                limit = min((entry.offset for entry in self.index() if entry.offset > self.size), default=None)
+        found, self._effort = resynchronise(self._window, limit, self._effort)
+        return found

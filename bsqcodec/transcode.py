@@ -1,0 +1,411 @@
+"""From file to file: pictures, videos and folders of frames into .bsq files and back.
+
+encode_file("in.mp4", "out.bsq", quality=50)
+decode_file("out.bsq", "rec.mp4")
+"""
+
+import contextlib
+import functools
+import hashlib
+import io
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from . import media
+from .api import Decoder, Encoder, choose
+from .errors import BsqError, FormatError
+from .jobs.processes import MAX_GROUP_BYTES, EncodedGroup, Workers, choose_jobs
+from .media.output import check_free, open_input, output_file
+from .network.weights import Model, device_of, find_model, load_model
+from .prefetch import read_ahead
+from .rate import RateControl, find_quality
+from .resume import Unfinished
+from .settings import DEFAULT_CRF, DEFAULT_IMAGE_QUALITY, MAX_PIXELS, EncodeSettings
+from .types import AudioPacket, Frame, FrameStats, MediaInfo
+
+PILOT_FRAMES = 4  # frames of each piece that the rate is tried on
+
+
+@dataclass
+class Result:
+    """What was encoded or decoded.
+
+    Attributes:
+        info: of the video.
+        frames: how many.
+        kept: frames of these that were encoded before, by an encode that is now resumed; `md5` does not have them.
+        size: of the .bsq stream, in bytes.
+        bits: of the pictures of an encoded stream.
+        qualities: lowest and highest that was asked for.
+        warnings: a line for each thing that was lost.
+    """
+
+    info: MediaInfo
+    frames: int = 0
+    kept: int = 0
+    size: int = 0
+    bits: float = 0.0
+    qualities: tuple[int, int] = (100, 1)
+    warnings: list[str] = field(default_factory=list)
+    _digest: "hashlib._Hash" = field(default_factory=hashlib.md5, repr=False)
+
+    def add(self, rgb: np.ndarray) -> None:
+        self.frames += 1
+        self._digest.update(rgb.tobytes())
+
+    @property
+    def md5(self) -> str:
+        """MD5 of all decoded frames, uint8 RGB in raster order, one after the other."""
+        return self._digest.hexdigest()
+
+
+# called after each frame with what is done so far and the number of frames to expect, if known
+Progress = Callable[[Result, int | None], None]
+Items = Iterator[Frame | AudioPacket]
+
+
+def encode_file(
+    source: str,
+    target: str,
+    settings: EncodeSettings | None = None,
+    *,
+    bpp: float | None = None,
+    size: int | None = None,
+    start: float = 0.0,
+    duration: float | None = None,
+    audio: bool = True,
+    force: bool = False,
+    resume: bool = False,
+    jobs: int | None = 1,
+    dask: str = "",
+    model: Model | str | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Result:
+    """Encode a picture, a video, or a folder of frames into a .bsq file.
+
+    Args:
+        source: as `media.open_source` takes it; "-" is y4m on standard input.
+        target: a file, or "-" for standard output.
+        settings, model, device, options: as `Encoder` takes them.
+        bpp: bits a pixel to aim at, audio left out, in place of a quality. A still image stays below, a video comes
+            near.
+        size: bytes to aim at, audio included, alike.
+        start, duration: part of the source, in seconds.
+        force: replace `target` if it is there.
+        resume: go on with what an encode to `target` left that was killed; the result is the same as if it had not
+            been. What this one has done is left to resume if it is interrupted.
+        jobs: groups of pictures to encode at the same time, in processes of one thread that are started for it (so the
+            program's main module must be importable, as for all of `multiprocessing`); None: as many as are worth it.
+            The bytes are the same. Not with a rate, and not on a GPU.
+        dask: address of a dask.distributed scheduler whose workers encode the groups in place of `jobs`. They need this
+            package, and a model file under the same path.
+
+    Raises BsqError in one line for all that can go wrong with files, ValueError as `Encoder` does. Nothing is left of a
+    file that was not finished, but for `resume`.
+    """
+    settings, loaded = choose(settings, model, device, options)
+    alone = isinstance(model, Model) or bpp is not None or size is not None or loaded.device.type != "cpu"
+    _check_jobs(jobs, dask, alone, "a quality in place of a rate, the CPU, and a model by its name")
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(output_file(target, force, resume))
+        opened = stack.enter_context(media.open_source(source, start, duration, audio))
+        items, rate = iter(opened), None
+        if bpp is not None or size is not None:
+            items, rate = _pilot(source, opened, items, loaded, settings, bpp, size)
+            settings = replace(settings, quality=rate.quality)
+        unfinished = Unfinished(file, settings.gop) if resume else None
+        encoder = Encoder(unfinished.output if unfinished else file, opened.info, settings, model=loaded)
+        work = _Encoding(encoder, opened, rate, progress)
+        if unfinished:
+            work.go_on(unfinished.again(encoder, items))
+        if source != "-" and not opened.info.image:  # reading from a pipe cannot be stopped from here
+            items = stack.enter_context(read_ahead(items, 4))
+        workers = _encoding_workers(opened, loaded, settings, jobs, dask, alone)
+        work.encode(stack.enter_context(workers).encode(items, settings) if workers else items)
+        if not encoder.frames:
+            raise BsqError(f"{source}: there are no frames")
+        work.close()
+    return work.result
+
+
+class _Encoding:
+    """One encode: its items to the encoder, its account to the progress, its rate under control."""
+
+    def __init__(self, encoder: Encoder, opened: media.Source, rate: RateControl | None, progress: Progress | None):
+        self.result = Result(opened.info, warnings=opened.warnings)
+        self._encoder, self._total, self._rate, self._progress = encoder, opened.total, rate, progress
+
+    def go_on(self, groups: Iterable[Any]) -> None:
+        """Take over groups of pictures that were encoded before; the encoder has each of them when it comes."""
+        for _ in groups:
+            self.result.frames = self.result.kept = self._encoder.frames
+            self._tell()
+            self._steer()
+
+    def encode(self, items: Iterable[Frame | AudioPacket | EncodedGroup]) -> None:
+        for item in items:
+            if isinstance(item, AudioPacket):
+                self._encoder.write_audio(item)
+                continue
+            if isinstance(item, EncodedGroup):
+                self._encoder.write_coded(item.pts, item.payload, sum(s.bits + s.side_bits for s in item.stats))
+                self._add(item.decoded)
+            else:
+                self._add(self._encoder.write(*item))
+            self._steer()
+
+    def close(self) -> None:
+        self._add(self._encoder.close())
+        self.result.bits, self.result.size = self._encoder.bits, self._encoder.size
+
+    def _add(self, pictures: list[np.ndarray]) -> None:
+        for picture in pictures:
+            self.result.add(picture)
+            self._tell()
+
+    def _tell(self) -> None:
+        self.result.bits, self.result.size = self._encoder.bits, self._encoder.size
+        if self._progress:
+            self._progress(self.result, self._total)
+
+    def _steer(self) -> None:
+        """After frames were taken: note their quality, and choose that of the next group."""
+        encoder, (low, high) = self._encoder, self.result.qualities
+        self.result.qualities = min(low, encoder.quality), max(high, encoder.quality)
+        if self._rate and encoder.frames % encoder.settings.gop == 0:
+            encoder.quality = self._rate.next(encoder.frames, encoder.size, encoder.audio_size)
+
+
+def _encoding_workers(
+    opened: media.Source, model: Model, settings: EncodeSettings, jobs: int | None, dask: str, alone: bool
+) -> Workers | None:
+    """What encodes groups of pictures elsewhere; None if that is not wanted, or not worth it."""
+    frame_bytes = 3 * opened.info.width * opened.info.height
+    if jobs is None:
+        jobs = 1 if alone or dask else choose_jobs(opened.total, settings.gop, frame_bytes)
+    if alone or not (dask or jobs > 1) or settings.gop * frame_bytes > MAX_GROUP_BYTES:
+        return None
+    if dask:
+        return _cluster(dask, settings.model, model.id)
+    return Workers(jobs, functools.partial(load_model, settings.model))
+
+
+def _pilot(
+    source: str,
+    opened: media.Source,
+    items: Items,
+    model: Model,
+    settings: EncodeSettings,
+    bpp: float | None,
+    size: int | None,
+) -> tuple[Items, RateControl]:
+    """Find the quality for a rate; returns the items with those that were looked at, and the control to go on with."""
+    info = opened.info
+    if size is None:
+        assert bpp is not None
+        target = bpp * info.width * info.height
+    elif info.image:
+        target = 8.0 * size
+    elif opened.total is None:
+        raise BsqError("the number of frames is not known beforehand: give --bpp in place of --size")
+    else:
+        target = 8 * size / opened.total
+    if info.image:
+        frame = next(items)
+        assert isinstance(frame, Frame)
+        tried = functools.partial(_picture_bits, frame, info, model, settings)
+        return iter([frame]), RateControl(find_quality(tried, target, tries=8), target, 1)
+    pieces, items = _pieces(source, opened, items)
+    quality = find_quality(functools.partial(_video_bits, pieces, info, model, settings), target, tries=4)
+    if size is None:
+        return items, RateControl(quality, target)
+    return items, RateControl(quality, target, opened.total, include_audio=True)
+
+
+def _picture_bits(frame: Frame, info: MediaInfo, model: Model, settings: EncodeSettings, quality: int) -> float:
+    """Bits of the file of a still image."""
+    with Encoder(io.BytesIO(), info, settings, model=model, quality=quality) as encoder:
+        encoder.write(*frame)
+    return 8.0 * encoder.size
+
+
+def _video_bits(
+    pieces: list[list[np.ndarray]], info: MediaInfo, model: Model, settings: EncodeSettings, quality: int
+) -> float:
+    """Bits a frame of a video, by some frames of a few places."""
+    total, gop = 0.0, settings.gop
+    for piece in pieces:
+        encoder = Encoder(io.BytesIO(), info, settings, model=model, quality=quality)
+        encoder.write(piece[0], 0)
+        first = encoder.bits
+        for t, frame in enumerate(piece[1:], 1):
+            encoder.write(frame, t)
+        encoder.close()
+        rest = encoder.bits - first
+        total += first if len(piece) == 1 else (first + (gop - 1) * rest / (len(piece) - 1)) / gop
+    return total / len(pieces)
+
+
+def _pieces(source: str, opened: media.Source, items: Items) -> tuple[list[list[np.ndarray]], Items]:
+    """A few frames of three places of a file, or the first few of a pipe; and the items, none missing."""
+    rate = opened.info.frame_rate
+    if source == "-" or not opened.total or not rate or opened.total < 8 * PILOT_FRAMES:
+        seen: list[Frame | AudioPacket] = []
+        frames = 0
+        for item in items:
+            seen.append(item)
+            frames += isinstance(item, Frame)
+            if frames == 2 * PILOT_FRAMES:
+                break
+        return [[item.rgb for item in seen if isinstance(item, Frame)]], itertools.chain(seen, items)
+    pieces = []
+    for part in (1, 3, 5):
+        begin, length = float(opened.total * part / 6 / rate), PILOT_FRAMES / float(rate)
+        with media.open_source(source, begin, length, False) as piece:
+            pieces.append([item.rgb for item in itertools.islice(piece, PILOT_FRAMES) if isinstance(item, Frame)])
+    return [piece for piece in pieces if piece], items
+
+
+def decode_file(
+    source: str,
+    target: str | None,
+    frames: tuple[int, int | None] = (0, None),
+    model: Model | str | None = None,
+    device: str = "auto",
+    crf: int = DEFAULT_CRF,
+    image_quality: int = DEFAULT_IMAGE_QUALITY,
+    force: bool = False,
+    keep_partial: bool = False,
+    conceal: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    jobs: int | None = 1,
+    dask: str = "",
+    progress: Progress | None = None,
+) -> Result:
+    """Decode a .bsq file.
+
+    Args:
+        source: a file, or "-" for standard input.
+        target: as `media.open_sink` takes it; "-" is y4m on standard output, None decodes and writes nothing.
+        frames: the first frame and the one after the last; None is the end.
+        model, device, max_pixels: as `Decoder` takes them.
+        crf: quality of H.264 output (x264's constant rate factor), for mp4, mkv and mov.
+        image_quality: quality of JPEG and WebP output, 1..100.
+        keep_partial: of a stream that is damaged or cut short, keep what comes before, and then raise FormatError.
+        conceal: go on after damage, with the last good frame in place of those that are lost; `warnings` tells which.
+        jobs: groups of pictures to decode at the same time, as for `encode_file`; a pipe decodes in one process.
+        dask: as for `encode_file`; of a pipe too, but then nothing is decoded until every worker has got a group.
+
+    Raises BsqError as `encode_file` does.
+    """
+    if keep_partial and conceal:
+        raise BsqError("keep what comes before the damage, or conceal it, not both")
+    if target is not None:
+        check_free(target, force)
+    with open_input(source) as file:
+        decoder = Decoder(file, device, model, max_pixels)
+        result = Result(decoder.info)
+        with contextlib.ExitStack() as stack:
+            total = _count(decoder, frames)
+            workers = _decoding_workers(decoder, model, device, total, jobs, dask)
+            if workers:
+                stack.enter_context(workers)
+                _ = decoder.model  # that it is there is found out here, not in a worker
+            sink = stack.enter_context(media.open_sink(target, decoder.info, crf, image_quality)) if target else None
+            damage = _decode(decoder, decoder.frames(*frames, conceal, workers), result, sink, progress, total)
+            if damage and not (keep_partial and result.frames):
+                raise damage
+            if not result.frames:
+                why = f": {decoder.warnings[0]}" if decoder.warnings else ""
+                raise BsqError(f"{source}: there are no such frames{why}")
+        result.warnings += decoder.warnings
+    if damage:
+        raise FormatError(f"{damage}; what comes before is kept") from damage
+    return result
+
+
+def _decode(
+    decoder: Decoder,
+    frames: Iterator[Frame],
+    result: Result,
+    sink: media.Sink | None,
+    progress: Progress | None,
+    total: int | None,
+) -> FormatError | None:
+    """Write the frames, and their sound, until all is done or a damage is met, which is returned."""
+    if sink:
+        result.warnings = sink.warnings
+        decoder.audio = sink.write_audio
+    try:
+        for frame in frames:
+            result.add(frame.rgb)
+            result.size = decoder.reader.size
+            if sink:
+                sink.write(*frame)
+            if progress:
+                progress(result, total)
+    except FormatError as error:
+        return error
+    return None
+
+
+def _decoding_workers(
+    decoder: Decoder, model: Model | str | None, device: str, frames: int | None, jobs: int | None, dask: str
+) -> Workers | None:
+    """Processes that decode `frames` frames of a file, if it is to be several, or (None) if several are worth it."""
+    alone = device_of(device).type != "cpu" or isinstance(model, Model)
+    _check_jobs(jobs, dask, alone, "the CPU, and a model by its name")
+    if alone or isinstance(model, Model):
+        return None
+    if dask:
+        return _cluster(dask, model, decoder.reader.model)
+    if jobs == 1 or frames is None:
+        return None
+    if jobs is None:
+        starts = [entry.first for entry in decoder.index() or ()] + [decoder.reader.frames or 0]
+        longest = max((b - a for a, b in itertools.pairwise(starts)), default=frames)
+        jobs = choose_jobs(frames, longest, 3 * decoder.info.width * decoder.info.height)
+    if jobs == 1:
+        return None
+    load = functools.partial(find_model, decoder.reader.model)
+    return Workers(jobs, load if model is None else functools.partial(load_model, model))
+
+
+def _check_jobs(jobs: int | None, dask: str, alone: bool, needs: str) -> None:
+    """Refuse --jobs and --dask together, and either of them where one process works `alone`."""
+    several = jobs is not None and jobs > 1
+    if dask and several:
+        raise BsqError("give --jobs or --dask, not both")
+    if alone and (dask or several):
+        raise BsqError(f"{'--dask needs' if dask else 'several jobs need'} {needs}")
+
+
+def _cluster(address: str, model: str | None, identity: bytes) -> Workers:
+    from .jobs.cluster import Cluster  # needs the optional extra `dask`
+
+    return Cluster(address, model, identity)
+
+
+def _count(decoder: Decoder, frames: tuple[int, int | None]) -> int | None:
+    """How many frames there are to decode, where the stream tells before its end."""
+    try:
+        if decoder.index() is None or decoder.reader.frames is None:
+            return None
+    except FormatError:
+        return None  # a stream that is cut short still gives the frames before the cut
+    start, stop = frames
+    return max(0, min(decoder.reader.frames, stop or decoder.reader.frames) - start)
+
+
+def check_stream(
+    source: str, device: str = "auto", model: str | None = None, max_pixels: int = MAX_PIXELS
+) -> Iterable[FrameStats]:
+    """Verify every checksum and decode every symbol of a file. Raises FormatError for the first that is wrong."""
+    with open_input(source) as file:
+        yield from Decoder(file, device, model, max_pixels).symbols()

@@ -1,0 +1,94 @@
+"""What is known of a picture or a video beside its pixels. Shared by media files and .bsq streams."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+
+
+@dataclass
+class FrameStats:
+    """Ideal code length of one frame in bits, -sum log2 P: `bits` of the coefficients, `side_bits` of the motion
+    vectors or classes of contrast; and `count`, of how many bits all this is.
+
+    `kind` is "I", "P" or "B".
+    """
+
+    kind: str
+    quality: int
+    bits: float
+    side_bits: float
+    count: int
+
+
+ID_BYTES = 8  # of a model
+
+
+@dataclass(frozen=True)
+class AudioTrack:
+    """A compressed audio track; its packets are copied, never decoded.
+
+    Attributes:
+        codec: FFmpeg's name of the codec, for example "aac" or "opus".
+        time_base: seconds a unit of the packets' times.
+        sample_rate: in Hz.
+        layout: FFmpeg's name of the channel layout, for example "stereo".
+        extradata: the codec's own header.
+    """
+
+    codec: str
+    time_base: Fraction
+    sample_rate: int
+    layout: str
+    extradata: bytes
+
+
+@dataclass(frozen=True)
+class AudioPacket:
+    """Some compressed audio; `pts` and `duration` in units of the track's time base."""
+
+    pts: int
+    duration: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """Attributes:
+    width, height: in pixels as stored, before rotation.
+    time_base: seconds a unit of the frames' presentation times (pts).
+    frame_rate: average, frames a second; None for a still image.
+    sample_aspect_ratio: width and height of a pixel; (0, 1) if unknown.
+    rotation: degrees clockwise that a player must turn the picture: 0, 90, 180 or 270.
+    primaries, transfer, matrix: code points of ITU-T H.273; 2 is unspecified.
+    color_range: 0 unspecified, 1 limited, 2 full.
+    audio: the audio track, if there is one.
+    bit_depth: bits of a sample in a .bsq stream; 8 is the only one that is supported.
+    alpha: whether a .bsq stream has an alpha channel, which is not supported.
+    """
+
+    width: int
+    height: int
+    time_base: Fraction = Fraction(1, 25)
+    frame_rate: Fraction | None = None
+    sample_aspect_ratio: tuple[int, int] = (0, 1)
+    rotation: int = 0
+    primaries: int = 2
+    transfer: int = 2
+    matrix: int = 2
+    color_range: int = 0
+    audio: AudioTrack | None = None
+    bit_depth: int = 8
+    alpha: bool = False
+
+    @property
+    def image(self) -> bool:
+        return self.frame_rate is None
+
+
+class Frame(NamedTuple):
+    """rgb: uint8 (H, W, 3); pts: presentation time in units of the time base."""
+
+    rgb: np.ndarray
+    pts: int

@@ -1,0 +1,355 @@
+"""Groups of pictures: what the decoder gives is what the encoder predicted from."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from skimage import data as skdata
+
+from bsqcodec.errors import BsqError, FormatError, ModelError
+from bsqcodec.gop.decoder import decode_gop, decode_symbols
+from bsqcodec.gop.encoder import DROP, GopEncoder
+from bsqcodec.network.weights import find_model, load_model
+from bsqcodec.rate import find_quality
+from bsqcodec.settings import EncodeSettings
+from bsqcodec.stream.group import GROUP_HEADER, coding_order, frame_headers, group_tune
+from bsqcodec.stream.motion_vectors import VectorCoder
+
+
+def clip(height, width, frames, seed=0):
+    """A textured image that drifts, uint8 (frames, height, width, 3)."""
+    rng = np.random.default_rng(seed)
+    base = rng.normal(128, 40, (height // 4 + 8, width // 4 + 8, 3)).clip(0, 255)
+    big = np.kron(base, np.ones((4, 4, 1)))
+    return np.stack([big[t : t + height, 2 * t : 2 * t + width] for t in range(frames)]).astype(np.uint8)
+
+
+def photo(height, width, frames, top=100, left=180):
+    """A photograph that drifts."""
+    x = skdata.astronaut()
+    return np.stack([x[top + t : top + t + height, left + 2 * t : left + 2 * t + width] for t in range(frames)])
+
+
+def encode(model, frames, qualities, mini=1, tune="perceptual"):
+    encoder = GopEncoder(model, *frames.shape[1:3], EncodeSettings(tune=tune), mini)
+    decoded = [picture for f, q in zip(frames, qualities) for picture in encoder.push(f, q)] + encoder.flush()
+    return encoder.finish(), decoded, encoder.stats
+
+
+@pytest.mark.parametrize("tune", ["perceptual", "psnr"])
+@pytest.mark.parametrize("height,width,frames", [(48, 64, 3), (1, 1, 2), (15, 17, 3), (16, 16, 1), (33, 100, 2)])
+def test_decoder_gives_the_frames_the_encoder_predicted_from(tiny, height, width, frames, tune):
+    x = clip(height, width, frames)
+    payload, decoded, stats = encode(tiny, x, [30, 60, 90], tune=tune)
+    out = list(decode_gop(tiny, payload, height, width, frames))
+    assert len(out) == frames
+    assert all(np.array_equal(a, b) for a, b in zip(out, decoded))
+    assert [s.kind for s in stats][0] == "I"
+    assert group_tune(payload, frames) == tune
+
+
+def test_the_default_model_decodes_as_it_said(model):
+    """I, P and B frames of an odd size at the ends of the range."""
+    x = photo(37, 45, 4)
+    for tune, qualities in (("perceptual", [1] * 4), ("psnr", [100] * 4), ("perceptual", [100, 1, 50, 99])):
+        payload, decoded, stats = encode(model, x, qualities, 3, tune)
+        assert [s.kind for s in stats] == ["I", "P", "B", "B"]
+        assert all(np.array_equal(a, b) for a, b in zip(decode_gop(model, payload, 37, 45, 4), decoded, strict=True))
+
+
+def test_an_error_comes_in_its_place(tiny, monkeypatch):
+    payload, decoded, _ = encode(tiny, clip(32, 32, 4), [50] * 4)
+    original = decode_symbols
+
+    def broken(*arguments):
+        yield from itertools.islice(original(*arguments), 3)
+        raise FormatError("broken")
+
+    monkeypatch.setattr("bsqcodec.gop.decoder.decode_symbols", broken)
+    frames = decode_gop(tiny, payload, 32, 32, 4)
+    assert all(np.array_equal(next(frames), decoded[i]) for i in range(3))
+    with pytest.raises(FormatError, match="broken"):
+        next(frames)
+
+
+def test_symbols_are_what_was_coded(model):
+    x = photo(48, 64, 5)
+    payload, decoded, stats = encode(model, x, [60] * 5, 4)
+    symbols = list(decode_symbols(model, payload, 48, 64, 5))
+    for s, coded in zip(symbols, stats, strict=True):
+        assert (s.stats.kind, s.stats.quality, s.stats.count) == (coded.kind, coded.quality, coded.count)
+        assert s.stats.bits == pytest.approx(coded.bits) and s.stats.side_bits == pytest.approx(coded.side_bits)
+        assert np.array_equal(s.picture, decoded[s.place.number])
+        assert s.coefficients.shape == (1, 3, 4, model.network.active(s.condition.quality))
+        assert (s.classes is None) == bool(s.vectors) == (s.condition.frame_type > 0)
+    classes = model.network.classes(torch.from_numpy(x[0]).permute(2, 0, 1)[None])
+    assert np.array_equal(symbols[0].classes, classes[0].numpy())
+
+
+def test_file_is_as_long_as_the_ideal_code(tiny):
+    payload, _, stats = encode(tiny, clip(64, 96, 4), [50] * 4)
+    ideal = sum(s.bits + s.side_bits for s in stats)
+    assert ideal <= 8 * len(payload) <= ideal * 1.002 + 8 * (GROUP_HEADER + len(stats)) + 64
+
+
+def test_statistics_add_up_to_the_size(model):
+    """Within half a percent, headers and all, above 10 kB."""
+    payload, _, stats = encode(model, photo(160, 192, 3), [85] * 3)
+    assert len(payload) > 10_000
+    assert sum(s.bits + s.side_bits for s in stats) / 8 == pytest.approx(len(payload), rel=0.005)
+    assert all(s.bits > 0 and s.side_bits > 0 and s.count > 0 for s in stats)
+
+
+def psnr(a, b):
+    return 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2))
+
+
+@pytest.mark.parametrize("size", [900, 3000])
+def test_the_tune_psnr_has_the_higher_psnr_at_the_same_size(model, size):
+    x = photo(96, 128, 1)
+    found = {}
+    for tune in ("perceptual", "psnr"):
+        quality = find_quality(lambda q, tune=tune: float(len(encode(model, x, [q], tune=tune)[0])), size, 8)
+        payload, (decoded,), _ = encode(model, x, [quality], tune=tune)
+        assert 0.9 * size < len(payload) <= size
+        found[tune] = psnr(decoded, x[0])
+    assert found["psnr"] > found["perceptual"]
+
+
+def test_quality_costs_and_pays(model):
+    x = photo(64, 96, 1)
+    sizes, errors = [], []
+    for quality in (1, 20, 40, 60, 80, 100):
+        payload, (decoded,), _ = encode(model, x, [quality])
+        sizes.append(len(payload))
+        errors.append(psnr(decoded, x[0]))
+    assert sizes == sorted(sizes) and errors == sorted(errors) and errors[-1] > errors[0] + 15
+
+
+def test_a_scene_cut_starts_over(model):
+    x = np.concatenate([clip(32, 32, 2), 255 - clip(32, 32, 2, seed=9)])
+    x[:2] //= 8
+    payload, decoded, stats = encode(model, x, [90] * 4)
+    assert stats[2].kind == "I"
+    assert np.array_equal(list(decode_gop(model, payload, 32, 32, 4))[3], decoded[3])
+
+
+def test_coarse_coding_is_no_scene_cut(model):
+    picture = skdata.astronaut()
+    frames = [picture[100 + t : 164 + t, 100:196] for t in range(4)]
+    _, _, stats = encode(model, np.stack(frames), [1] * 4)
+    assert [s.kind for s in stats] == ["I", "P", "P", "P"]
+
+
+def test_decoder_uses_no_state_of_the_encoder(tiny):
+    """Two interleaved encoders and decoders do not disturb each other."""
+    a, b = clip(32, 48, 2), clip(32, 48, 2, seed=5)
+    ea, eb = (GopEncoder(tiny, 32, 48, EncodeSettings(low_delay=True)) for _ in range(2))
+    ra, rb = zip(*[(ea.push(x, 40)[0], eb.push(y, 70)[0]) for x, y in zip(a, b)])
+    pairs = zip(decode_gop(tiny, ea.finish(), 32, 48, 2), decode_gop(tiny, eb.finish(), 32, 48, 2))
+    for (x, y), u, v in zip(pairs, ra, rb):
+        assert np.array_equal(x, u) and np.array_equal(y, v)
+
+
+def test_threads_do_not_change_a_bit(tiny):
+    x = clip(48, 80, 2)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        payload, decoded, _ = encode(tiny, x, [55, 55])
+        torch.set_num_threads(2)
+        assert all(np.array_equal(a, b) for a, b in zip(decode_gop(tiny, payload, 48, 80, 2), decoded))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_prefix_of_frames_does_not_depend_on_later_ones(tiny):
+    x = clip(32, 32, 3)
+    y = x.copy()
+    y[2] = 255 - y[2]
+    _, a, _ = encode(tiny, x, [50] * 3)
+    _, b, _ = encode(tiny, y, [50] * 3)
+    assert np.array_equal(a[1], b[1]) and not np.array_equal(a[2], b[2])
+
+
+def group(frames, headers, mini=1, tune=0, more=0, rest=b""):
+    return bytes([mini, DROP, tune, more]) + bytes(headers) + rest
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\1",
+        b"\1\6\0",
+        b"\1\6\0\0",  # no headers
+        group(2, [50]),  # one
+        group(2, [0x80 | 50, 50], rest=bytes(40)),  # the first is predicted
+        group(2, [0, 50], rest=bytes(40)),
+        group(2, [101, 50], rest=bytes(40)),
+        group(2, [50, 0x7F], rest=bytes(40)),
+        group(2, [50, 0x80], rest=bytes(40)),
+        group(2, [50, 50], mini=0, rest=bytes(40)),
+        group(2, [50, 50], mini=17, rest=bytes(40)),
+        group(2, [50, 50], tune=2, rest=bytes(40)),
+        group(2, [50, 50], tune=255, rest=bytes(40)),
+        group(2, [50, 50, 0], more=1),  # headers of two bytes
+    ],
+)
+def test_broken_payloads_are_format_errors(tiny, payload):
+    with pytest.raises(FormatError):
+        frame_headers(payload, 2)
+    with pytest.raises(FormatError):
+        list(decode_gop(tiny, payload, 32, 32, 2))
+
+
+def test_no_frames_are_a_format_error():
+    with pytest.raises(FormatError):
+        frame_headers(group(0, [50]), 0)
+
+
+def test_what_a_header_has_beyond_is_skipped(tiny):
+    """A later encoder may write more bytes for each frame; they change nothing."""
+    x = clip(33, 48, 6)
+    payload, decoded, _ = encode(tiny, x, [50] * 6, 3)
+    anchors = 3
+    start, headers, rest = payload[:3], payload[4 : 4 + anchors], payload[4 + anchors :]
+    for more in (1, 3, 255):
+        longer = start + bytes([more]) + b"".join(bytes([h]) + b"\xa5" * more for h in headers) + rest
+        assert frame_headers(longer, 6) == frame_headers(payload, 6)
+        assert all(np.array_equal(a, b) for a, b in zip(decode_gop(tiny, longer, 33, 48, 6), decoded, strict=True))
+
+
+def test_the_drop_of_b_frames_is_read_from_the_group():
+    payload = bytearray(group(5, [50, 0x80 | 50], mini=4))
+    qualities = []
+    for drop in (0, 1, DROP, 60, 255):
+        payload[1] = drop
+        qualities.append({h.place.number: h.quality for h in frame_headers(bytes(payload), 5)})
+        assert all(1 <= q <= 100 for q in qualities[-1].values())
+        assert qualities[-1][0] == qualities[-1][4] == 50
+    assert set(qualities[0].values()) == {50} and qualities[1][2] < 50 and qualities[-1][1] == 1
+
+
+@pytest.mark.parametrize("name", ["tiny", "model"])
+def test_garbage_decodes_or_is_refused_but_never_crashes(name, request):
+    model = request.getfixturevalue(name)
+    rng = np.random.default_rng(0)
+    for n in range(24 if name == "tiny" else 6):
+        tune, mini = n % 2, 1 + n % 3
+        anchors = 1 + -(-2 // mini)
+        headers = [int(rng.integers(1, 101)), *(0x80 | rng.integers(1, 101, anchors - 1))]
+        noise = [rng.bytes(20 * n), b"\xff" * 40 * n, b"\0" * n, rng.bytes(3000)][n % 4]
+        payload = group(3, [int(h) for h in headers], mini, tune, 0, noise)
+        try:
+            frames = list(decode_gop(model, payload, 32, 40, 3))
+        except FormatError:
+            continue
+        assert len(frames) == 3 and all(f.shape == (32, 40, 3) and f.dtype == np.uint8 for f in frames)
+
+
+def test_damage_decodes_or_is_refused(tiny):
+    payload, _, _ = encode(tiny, clip(32, 48, 4), [60] * 4, 3)
+    rng = np.random.default_rng(1)
+    for n in range(18):
+        bad = bytearray(payload)
+        if n % 3 == 2:
+            bad = bad[: int(rng.integers(len(bad)))]
+        else:
+            at = int(rng.integers(4 if n % 3 else 0, len(bad)))
+            bad[at] ^= 1 << int(rng.integers(8))
+        try:
+            assert len(list(decode_gop(tiny, bytes(bad), 32, 48, 4))) == 4
+        except FormatError:
+            pass
+
+
+def test_wrong_frames_are_refused(tiny):
+    encoder = GopEncoder(tiny, 32, 32, EncodeSettings(low_delay=True))
+    with pytest.raises(ValueError, match="uint8"):
+        encoder.push(np.zeros((32, 31, 3), np.uint8), 50)
+    for quality in (0, 101):
+        with pytest.raises(ValueError, match="quality"):
+            encoder.push(np.zeros((32, 32, 3), np.uint8), quality)
+    for mini in (0, 17):
+        with pytest.raises(ValueError, match="mini-GOPs"):
+            GopEncoder(tiny, 32, 32, EncodeSettings(), mini)
+    with pytest.raises(ValueError):
+        GopEncoder(tiny, 32, 32, EncodeSettings(tune="nothing"))
+
+
+def test_unknown_models_are_named():
+    with pytest.raises(ModelError, match="0102030405060708"):
+        find_model(bytes(range(1, 9)))
+    with pytest.raises(BsqError, match="packaged models"):
+        load_model("no-such-model")
+
+
+def test_order_of_coding():
+    assert [p.number for p in coding_order(10, 4)] == [0, 4, 2, 1, 3, 8, 6, 5, 7, 9]
+    for frames, mini in itertools.product(range(1, 40), (1, 2, 3, 4, 7, 16)):
+        seen = set()
+        for place in coding_order(frames, mini):
+            assert {place.before, place.after} - {None} <= seen
+            assert place.before is None or place.before < place.number
+            assert place.after is None or place.after > place.number
+            seen.add(place.number)
+        assert seen == set(range(frames))
+
+
+@pytest.mark.parametrize("mini", [2, 3, 4, 16])
+@pytest.mark.parametrize("frames", [1, 2, 3, 6, 11])
+def test_b_frames_decode_as_the_encoder_said(tiny, mini, frames):
+    x = clip(33, 48, frames)
+    payload, decoded, stats = encode(tiny, x, itertools.cycle([30, 60, 90]), mini)
+    assert len(decoded) == len(stats) == frames
+    assert all(np.array_equal(a, b) for a, b in zip(decode_gop(tiny, payload, 33, 48, frames), decoded, strict=True))
+    headers = frame_headers(payload, frames)
+    assert [(h.kind, h.quality) for h in headers] == [(s.kind, s.quality) for s in stats]
+    assert any(h.kind == "B" for h in headers) == (frames > 2)
+
+
+def test_a_scene_cut_between_anchors(model):
+    """The anchor after it is an I frame, and every B frame is predicted from its own side."""
+    x = np.concatenate([clip(32, 48, 3), 255 - clip(32, 48, 2, seed=9)])
+    x[:3] //= 8
+    payload, decoded, stats = encode(model, x, [70] * 5, 4)
+    assert [s.kind for s in stats[:2]] == ["I", "I"]
+    assert all(np.array_equal(a, b) for a, b in zip(decode_gop(model, payload, 32, 48, 5), decoded, strict=True))
+    symbols = {s.place.number: s for s in decode_symbols(model, payload, 32, 48, 5)}
+    assert 4 not in symbols[1].vectors and 4 not in symbols[2].vectors and 0 not in symbols[3].vectors
+
+
+def test_little_is_kept_of_frames_that_are_done(tiny):
+    x = clip(32, 32, 6)
+    encoder = GopEncoder(tiny, 32, 32, EncodeSettings(), 4)
+    for t in range(30):
+        encoder.push(x[t % 6], 50)
+        assert len(encoder._pictures.canvases) <= 5 and len(encoder._past._vectors) <= 5
+
+
+def test_vectors_are_expected_by_the_book(model, monkeypatch):
+    """Against bitstream_spec.md, section 4, in its words."""
+    x = clip(64, 96, 12)
+    expected = []
+    original = VectorCoder.expect
+    monkeypatch.setattr(VectorCoder, "expect", lambda self, e: expected.append(e) or original(self, e))
+    payload, _, _ = encode(model, x, [50] * 12, 5)
+    expected.clear()
+    fields, seen = {}, 0
+    for s in decode_symbols(model, payload, 64, 96, 12):
+        f, a, b = s.place.number, s.place.before, s.place.after
+        fields[f] = {}
+        for r, field in s.vectors.items():
+            g = next((g for g in ([f, b, a] if b is not None else [a]) if fields[g]), None)
+            if g is None:
+                assert expected[seen] is None
+            else:
+                h = next((h for h in fields[g] if h in (a, b)), next(iter(fields[g])))
+                numerator, denominator = (f - r, g - h) if g > h else (r - f, h - g)
+                values = np.floor((2 * fields[g][h] * numerator + denominator) / (2 * denominator))
+                assert np.array_equal(expected[seen], np.clip(values, -2047, 2047))
+            fields[f][r] = field
+            seen += 1
+    assert seen == len(expected) > 12

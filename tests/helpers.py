@@ -1,0 +1,166 @@
+"""What several tests need: networks with random weights, short clips, streams without a model.
+
+Networks with random weights of a realistic scale exercise every layer, unlike freshly made ones.
+"""
+
+import io
+import math
+import struct
+import sys
+import zlib
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+from skimage import data as skdata
+
+from bsqcodec.__main__ import main
+from bsqcodec.network.config import ModelConfig
+from bsqcodec.network.export import integers
+from bsqcodec.network.objective import Objective
+from bsqcodec.network.unrounded import Mat, Norm, Unrounded, initialise
+from bsqcodec.network.weights import Model
+from bsqcodec.stream.container import StreamWriter
+from bsqcodec.stream.fields import Fields, varint
+from bsqcodec.types import AudioPacket, AudioTrack, MediaInfo
+
+TINY = ModelConfig(
+    name="tiny", fine_width=18, fine_blocks=1, width=36, blocks=1, prior_width=32, prior_blocks=1, prior_head=32
+)
+
+
+def random_network(config: ModelConfig = TINY) -> Unrounded:
+    """A network with the 16x16 DCT as its transform; what its blocks add to a picture is noise, but not much."""
+    generator = torch.Generator().manual_seed(1)
+    network = Unrounded(config)
+    initialise(network, *_cosines())
+    with torch.no_grad():
+        for name, module in network.named_modules():
+            if isinstance(module, Norm):
+                module.w.copy_(0.4 + 0.1 * torch.randn(module.w.shape, generator=generator))
+            elif isinstance(module, Mat):
+                small = 0.1 if name in ("e_out", "d_out") or name.startswith("p_out") else 1.0
+                w = module.w
+                w.copy_(small * torch.randn(w.shape, generator=generator) * w.shape[1] ** -0.5)
+        for name, p in network.named_parameters():
+            if name.endswith((".bias", "p_phase")):
+                p.copy_(0.3 * torch.randn(p.shape, generator=generator))
+    return network.requires_grad_(False)
+
+
+def _cosines() -> tuple[torch.Tensor, torch.Tensor]:
+    """A basis for `initialise`, a column a coefficient, and variances as of photographs, in falling order."""
+    i = torch.arange(16)
+    dct = torch.cos(math.pi * (i + 0.5) * i[:, None] / 16) * torch.where(i == 0, 0.25, 8**-0.5)[:, None]
+    colours = torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]])
+    colours /= colours.norm(dim=1, keepdim=True)
+    basis = torch.einsum("pc,ia,jb->pijcab", colours, dct, dct).reshape(768, 768)
+    radius = (i[:, None] ** 2 + i**2).sqrt()
+    power = torch.tensor([1.0, 0.1, 0.03])[:, None, None] * 4e5 / (1 + radius) ** 3
+    variance, order = power.flatten().sort(descending=True)
+    return basis[order].T.contiguous(), variance
+
+
+def random_model(config: ModelConfig = TINY, name: str = "tiny") -> Model:
+    return Model(config, integers(random_network(config)), Objective(), name)
+
+
+def exit_status(*words) -> int:
+    """Run the command line in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["bsqcodec", *map(str, words)])
+        try:
+            main()
+        except SystemExit as e:
+            return int(e.code or 0)
+    return 0
+
+
+def moving(frames, height=48, width=64):
+    """Crops of a photograph along a path, uint8 (frames, height, width, 3)."""
+    image = skdata.astronaut()[100:300, 150:400]
+    return np.stack([image[2 * t : 2 * t + height, 3 * t : 3 * t + width] for t in range(frames)])
+
+
+def write_video(path, frames, pts=None, rate=25, audio=False, **attributes):
+    with av.open(str(path), "w") as out:
+        video = out.add_stream("libx264", rate=rate, options={"crf": "10"})
+        video.height, video.width, video.pix_fmt = *frames.shape[1:3], "yuv444p"
+        video.codec_context.time_base = Fraction(1, 1000) if pts else Fraction(1, rate)
+        for name, value in attributes.items():
+            setattr(video.codec_context, name, value)
+        packets = []
+        for i, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture.pts = pts[i] if pts else i
+            picture.time_base = video.codec_context.time_base
+            packets += video.encode(picture)
+        packets += video.encode(None)
+        if audio:
+            sound = out.add_stream("aac", rate=48000, layout="mono")
+            tone = (np.sin(np.arange(48000) / 20) * 0.3).astype(np.float32)[None]
+            for n in range(0, 24 * 1024, 1024):
+                part = av.AudioFrame.from_ndarray(np.ascontiguousarray(tone[:, n : n + 1024]), "fltp", "mono")
+                part.sample_rate, part.pts = 48000, n
+                packets += sound.encode(part)
+            packets += sound.encode(None)
+        for packet in packets:
+            out.mux(packet)
+
+
+MODEL = bytes(range(8))
+TRACK = AudioTrack("aac", Fraction(1, 48000), 48000, "stereo", b"\x11\x90")
+INFO = MediaInfo(
+    *(417, 233, Fraction(1, 90000), Fraction(30000, 1001), (4, 3), 270, 9, 1, 6, 1),
+    audio=TRACK,
+)
+PACKETS = [AudioPacket(-1024, 1024, b"one"), AudioPacket(0, 1024, b""), AudioPacket(2000, 1, b"three")]
+GOPS = [((-5, 3003, 6006), b"payload"), ((6010,), b""), ((9000, 9001, 9500), b"x" * 300)]
+
+
+def checked(head):
+    return head + struct.pack("<I", zlib.crc32(head))
+
+
+def stream(info=INFO, gops=GOPS, other=()):
+    """`other`: chunks, type and body, before each group and before the end."""
+    file = io.BytesIO()
+    writer = StreamWriter(file, MODEL, info)
+    for pts, payload in gops:
+        for chunk in other:
+            writer._chunk(*chunk)
+        writer.gop(list(pts), payload)
+        if info.audio:
+            writer.audio(PACKETS)
+    for chunk in other:
+        writer._chunk(*chunk)
+    writer.close()
+    assert writer.size == len(file.getvalue())
+    return file.getvalue()
+
+
+class Pipe(io.RawIOBase):
+    """Gives its bytes once."""
+
+    def __init__(self, data):
+        self.inner = io.BytesIO(data)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        data = self.inner.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def with_fields(change, more=b"", info=INFO):
+    """A stream whose header has other fields: `change` takes and gives those that are numbers; `more` follows them."""
+    data = stream(info)
+    fields, numbers = Fields(data[14 : 6 + data[5]]), []
+    while fields.rest():
+        numbers.append(fields.varint())
+    body = MODEL + b"".join(map(varint, change(numbers))) + more
+    return checked(data[:5] + bytes([len(body)]) + body) + data[10 + data[5] :]

@@ -1,0 +1,274 @@
+"""The container: every field comes back, every flipped bit is found, nothing hostile is believed."""
+
+import io
+import struct
+import zlib
+from dataclasses import replace
+
+import pytest
+
+from bsqcodec.errors import FormatError
+from bsqcodec.stream.container import VERSION, Gop, StreamWriter, pack_header
+from bsqcodec.stream.fields import Fields, signed, varint
+from bsqcodec.stream.reader import StreamReader
+from bsqcodec.stream.recovery import LONGEST_ANCILLARY, Lost
+from bsqcodec.types import MediaInfo
+from helpers import GOPS, INFO, MODEL, PACKETS, Pipe, checked, stream, with_fields
+
+
+@pytest.mark.parametrize("make", [io.BytesIO, lambda data: io.BufferedReader(Pipe(data))])
+def test_round_trip(make):
+    reader = StreamReader(make(stream()))
+    assert (reader.model, reader.info) == (MODEL, INFO)
+    chunks = list(reader.chunks())
+    gops = [c for c in chunks if isinstance(c, Gop)]
+    assert [(g.pts, g.payload) for g in gops] == GOPS
+    assert [g.first for g in gops] == [0, 3, 4]
+    assert [c for c in chunks if not isinstance(c, Gop)] == [PACKETS] * 3
+    assert reader.frames == 7
+
+
+def test_still_image_header_is_short():
+    data = stream(MediaInfo(768, 512), [((0,), b"p" * 1000)])
+    assert len(data) - 1000 <= 61
+    reader = StreamReader(io.BytesIO(data))
+    assert reader.info == MediaInfo(768, 512) and reader.info.image
+
+
+@pytest.mark.parametrize("aspect", [(0, 0), (4, 0), (0, 3)])
+def test_an_aspect_with_a_zero_is_unknown(aspect):
+    data = stream(MediaInfo(8, 8, sample_aspect_ratio=aspect), [((0,), b"p")])
+    assert StreamReader(io.BytesIO(data)).info.sample_aspect_ratio == (0, 1)
+
+
+def test_index_leads_to_every_group():
+    data = stream()
+    reader = StreamReader(io.BytesIO(data))
+    index = reader.index()
+    assert [entry.first for entry in index] == [0, 3, 4] and reader.frames == 7
+    for entry, (pts, payload) in reversed(list(zip(index, GOPS))):
+        reader.seek(entry)
+        gop = next(reader.chunks())
+        assert (gop.pts, gop.payload, gop.offset) == (pts, payload, entry.offset)
+
+
+def read_all(data):
+    reader = StreamReader(io.BytesIO(data))
+    chunks = list(reader.chunks())
+    reader.index()
+    return chunks
+
+
+def test_every_flipped_bit_is_found():
+    data = stream(gops=GOPS[:2])
+    read_all(data)
+    for i in range(8 * len(data)):
+        bad = bytearray(data)
+        bad[i // 8] ^= 1 << i % 8
+        with pytest.raises(FormatError):
+            read_all(bytes(bad))
+
+
+def test_every_cut_keeps_the_groups_before_it():
+    data = stream()
+    offsets = [entry.offset for entry in StreamReader(io.BytesIO(data)).index()]
+    for n in range(len(data)):
+        complete = 0
+        with pytest.raises(FormatError):
+            for chunk in StreamReader(io.BytesIO(data[:n])).chunks():
+                complete += isinstance(chunk, Gop)
+        # the chunk of group i ends before the audio chunk after it begins, so it is whole before the next group
+        assert complete >= sum(o < n for o in offsets[1:])
+
+
+@pytest.mark.parametrize("version", [0, 2, 3, 255])
+def test_another_version_is_named(version):
+    """Whatever its header looks like, and whether its checksum holds or not."""
+    assert VERSION == 1
+    data = stream()
+    header = bytes([*data[:4], version, *data[5 : 6 + data[5]]])
+    for rest in (data[len(header) :], struct.pack("<I", zlib.crc32(header)), b""):
+        with pytest.raises(FormatError) as error:
+            StreamReader(io.BytesIO(header + rest))
+        assert str(error.value) == f"the stream has version {version}; this decoder reads version 1"
+
+
+def test_bit_depth_and_alpha_come_first_and_are_refused_if_unknown():
+    data = stream()
+    assert data[14:16] == b"\x08\x00" and with_fields(list) == data
+    info = StreamReader(io.BytesIO(data)).info
+    assert (info.bit_depth, info.alpha) == (8, False)
+    for depth in (0, 7, 10, 1 << 20):
+        with pytest.raises(FormatError, match=f"^a bit depth of {depth} is not supported by this decoder$"):
+            StreamReader(io.BytesIO(with_fields(lambda n, depth=depth: [depth, *n[1:]])))
+        with pytest.raises(ValueError, match=f"{depth} bits a sample are not supported"):
+            pack_header(MODEL, replace(INFO, bit_depth=depth))
+    for alpha in (1, 2, 1 << 20):
+        with pytest.raises(FormatError, match="^an alpha channel is not supported by this decoder$"):
+            StreamReader(io.BytesIO(with_fields(lambda n, alpha=alpha: [8, alpha, *n[2:]])))
+    with pytest.raises(ValueError, match="alpha are not supported"):
+        pack_header(MODEL, replace(INFO, alpha=True))
+    # told before anything else, which may have another meaning then
+    with pytest.raises(FormatError, match="bit depth of 10"):
+        StreamReader(io.BytesIO(with_fields(lambda n: [10, 1, 0, 0])))
+
+
+@pytest.mark.parametrize("more", [b"\0", b"\xff" * 20, bytes(200)])
+def test_a_longer_header_is_read(more):
+    """Fields that this reader does not know are ignored, but belong to what the checksum protects."""
+    info = replace(INFO, audio=None)
+    data = with_fields(list, more, info)
+    assert len(data) == len(stream(info)) + len(more)
+    reader = StreamReader(io.BytesIO(data))
+    assert reader.info == info
+    assert [(c.pts, c.payload) for c in reader.chunks()] == GOPS
+    bad = bytearray(data)
+    bad[6 + data[5] - 1] ^= 1  # the last byte of what is ignored
+    with pytest.raises(FormatError, match="header is damaged"):
+        StreamReader(io.BytesIO(bytes(bad)))
+
+
+def test_a_header_that_lacks_fields_is_refused():
+    for n in range(15):
+        with pytest.raises(FormatError, match="cut short"):
+            StreamReader(io.BytesIO(with_fields(lambda numbers, n=n: numbers[:n])))
+
+
+# ---------------------------------------------------------------- chunks of unknown types
+
+
+ANCILLARY = [(b"a", b""), (b"z", b"body"), (b"g", stream())]  # the last holds chunks of its own
+MAKERS = [io.BytesIO, lambda data: io.BufferedReader(Pipe(data))]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("recover", [False, True])
+def test_ancillary_chunks_are_skipped(make, recover):
+    data = stream(other=ANCILLARY)
+    reader = StreamReader(make(data))
+    chunks = list(reader.chunks(recover))
+    assert [(c.pts, c.payload) for c in chunks if isinstance(c, Gop)] == GOPS
+    assert [c for c in chunks if not isinstance(c, Gop)] == [PACKETS] * 3
+    assert reader.frames == 7 and reader.size == len(data) and reader.info == INFO
+
+
+def test_the_index_leads_past_ancillary_chunks():
+    reader = StreamReader(io.BytesIO(stream(other=ANCILLARY)))
+    index = reader.index()
+    assert [entry.first for entry in index] == [0, 3, 4] and reader.frames == 7
+    for entry, (pts, payload) in reversed(list(zip(index, GOPS))):
+        reader.seek(entry)
+        gop = next(reader.chunks())
+        assert (gop.pts, gop.payload, gop.offset) == (pts, payload, entry.offset)
+
+
+def test_every_flipped_bit_of_an_ancillary_chunk_is_found():
+    data = stream(gops=GOPS[:1], other=[(b"t", b"some text")])
+    start = data.index(b"t\x09some text")
+    for i in range(8 * start, 8 * (start + 15)):
+        bad = bytearray(data)
+        bad[i // 8] ^= 1 << i % 8
+        with pytest.raises(FormatError, match=f"byte {start} "):
+            list(StreamReader(io.BytesIO(bytes(bad))).chunks())
+        chunks = list(StreamReader(io.BytesIO(bytes(bad))).chunks(True))
+        (lost,) = [c for c in chunks if isinstance(c, Lost)]
+        assert (lost.first, lost.pts, lost.ended) == (0, (), False)
+        assert [(c.pts, c.payload) for c in chunks if isinstance(c, Gop)] == GOPS[:1]
+
+
+def damaged_before(kind, body):
+    """Three groups, of which the second is damaged, and a chunk between it and the third."""
+    file = io.BytesIO()
+    writer = StreamWriter(file, MODEL, replace(INFO, audio=None))
+    writer.gop([0, 5], b"first")
+    at = writer.size + 9
+    writer.gop([10, 20], b"second")
+    writer._chunk(kind, body)
+    writer.gop([30], b"third")
+    writer.close()
+    data = bytearray(file.getvalue())
+    data[at] ^= 1
+    return bytes(data)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_reading_resumes_at_an_ancillary_chunk(make):
+    """A reader that passed over its beginning would take the groups of pictures inside it for some of the stream."""
+    inner = stream(replace(INFO, audio=None), [((25,), b"inner"), ((26, 27), b"inner"), ((28,), b"inner")])
+    assert [c.first for c in StreamReader(io.BytesIO(inner)).chunks() if isinstance(c, Gop)] == [0, 1, 3]
+    for kind in (b"a", b"q", b"z"):
+        chunks = list(StreamReader(make(damaged_before(kind, inner))).chunks(True))
+        assert [c.payload for c in chunks if isinstance(c, Gop)] == [b"first", b"third"]
+        assert [(c.first, c.pts, c.ended) for c in chunks if isinstance(c, Lost)] == [(2, (13, 21), False)]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_reading_resumes_after_an_ancillary_chunk_that_is_too_long_to_look_for(make):
+    chunks = list(StreamReader(make(damaged_before(b"q", bytes(LONGEST_ANCILLARY + 1)))).chunks(True))
+    assert [c.payload for c in chunks if isinstance(c, Gop)] == [b"first", b"third"]
+
+
+@pytest.mark.parametrize("kind", [b"Z", b"T", b"0", b"\0", b"\xe1"])
+def test_an_unknown_critical_chunk_is_refused(kind):
+    data = stream(gops=GOPS[:2], other=[(kind, b"body")])
+    with pytest.raises(FormatError, match="is of an unknown kind"):
+        list(StreamReader(io.BytesIO(data)).chunks())
+    # what can be read all the same is, and that something else is lost is told
+    chunks = list(StreamReader(io.BytesIO(data)).chunks(True))
+    assert [(c.pts, c.payload) for c in chunks if isinstance(c, Gop)] == GOPS[:2]
+    assert len([c for c in chunks if isinstance(c, Lost)]) == 3
+
+
+@pytest.mark.parametrize("data", [b"", b"BSQ", b"\x89PNG\r\n\x1a\n" + bytes(100), bytes(1000)])
+def test_other_files_are_refused(data):
+    with pytest.raises(FormatError, match="not a .bsq stream"):
+        StreamReader(io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"G" + varint(1 << 40),  # a chunk that claims a terabyte
+        b"G" + b"\xff" * 9,
+        checked(b"G" + varint(3) + varint(0) + varint(1 << 40)[:2]),
+        checked(b"G" + varint(9) + varint(0) + varint(5) + varint(0) + varint(0) + bytes(5)),  # times that stand still
+        checked(b"G" + varint(3) + varint(0) + varint(0) + varint(0)),  # no frames
+        checked(b"Z" + varint(0)),
+        checked(b"P" + varint(3) + b"\0\0\7"),
+        checked(b"E" + varint(2) + varint(99) + varint(0)),  # frames that are not there
+        checked(b"E" + varint(2) + varint(0) + varint(0)) + b"",
+    ],
+)
+def test_hostile_chunks_are_refused(body):
+    head = pack_header(MODEL, replace(INFO, audio=None))
+    with pytest.raises(FormatError):
+        read_all(head + body)
+
+
+def test_headers_are_bounded():
+    for width, height in ((0, 5), (65536, 1), (65535, 65535)):
+        with pytest.raises(ValueError, match="not supported"):
+            pack_header(MODEL, MediaInfo(width, height))
+    numbers = [8, 0, 64, 64, 1, 25, 25, 1, 1, 1, 0, 2, 2, 2, 0]
+
+    def header(values):
+        body = MODEL + b"".join(map(varint, values))
+        return io.BytesIO(checked(b"BSQ\x1a\x01" + bytes([len(body)]) + body))
+
+    assert StreamReader(header(numbers)).info.width == 64
+    for i, bad in ((2, 0), (3, 0), (4, 0), (5, 0), (10, 4), (14, 3), (2, 1 << 40)):
+        with pytest.raises(FormatError):
+            StreamReader(header([*numbers[:i], bad, *numbers[i + 1 :]]))
+    with pytest.raises(FormatError, match="65535x65535 pixels are not supported"):
+        StreamReader(header([8, 0, 65535, 65535, *numbers[4:]]))
+
+
+def test_integers():
+    for n in (0, 1, 127, 128, 300, (1 << 63) - 1):
+        assert Fields(varint(n)).varint() == n
+    for n in (0, -1, 1, -64, 64, 1 << 61, -(1 << 61)):
+        assert Fields(signed(n)).signed() == n
+    with pytest.raises(FormatError):
+        Fields(b"\xff" * 10).varint()
+    with pytest.raises(ValueError):
+        varint(-1)
