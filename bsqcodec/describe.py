@@ -16,7 +16,7 @@ def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS)
     A stream that is cut short or damaged is described up to there, with "error" saying where it ends.
     """
     from .api import Decoder
-    from .media.output import open_input
+    from .output import open_input
 
     with open_input(path) as file:
         decoder = Decoder(file, device or "cpu", max_pixels=max_pixels)

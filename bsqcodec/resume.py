@@ -1,7 +1,4 @@
-"""What an encode has written before all is whole: a hidden file beside its target, `.NAME.PID.part`.
-
-It survives a kill, and a later encode can go on with it. Who writes it holds a lock, by which leftovers can be told.
-"""
+"""Going on with an encode that was killed: its whole groups of pictures are kept, checked, and not encoded again."""
 
 import contextlib
 import itertools

@@ -19,8 +19,8 @@ from . import media
 from .api import Decoder, Encoder, choose
 from .errors import BsqError, FormatError
 from .jobs.processes import MAX_GROUP_BYTES, EncodedGroup, Workers, choose_jobs
-from .media.output import check_free, open_input, output_file
 from .network.weights import Model, device_of, find_model, load_model
+from .output import check_free, open_input, output_file
 from .prefetch import read_ahead
 from .rate import RateControl, find_quality
 from .resume import Unfinished

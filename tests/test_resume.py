@@ -10,8 +10,8 @@ from PIL import Image
 from skimage import data
 
 from bsqcodec.gop.encoder import GopEncoder
-from bsqcodec.media.output import _locked
 from bsqcodec.network.weights import save_model
+from bsqcodec.output import _locked
 from bsqcodec.settings import DEFAULT_MODEL
 from bsqcodec.stream.reader import StreamReader
 from helpers import exit_status, moving, random_network, write_video

@@ -17,7 +17,7 @@ from ..api import Decoder
 from ..errors import BsqError, first_line
 from ..media import colour
 from ..media.base import IMAGE_SUFFIXES
-from ..media.output import replacing
+from ..output import replacing
 
 VIDEO_SUFFIXES = {".yuv", ".y4m", ".mp4", ".mkv", ".mov", ".webm", ".avi"}
 

@@ -4,11 +4,11 @@ import glob
 import os
 
 from ..errors import BsqError
+from ..output import is_special
 from ..settings import DEFAULT_CRF, DEFAULT_IMAGE_QUALITY
 from ..types import MediaInfo
 from .base import ANIMATION_SUFFIXES, IMAGE_SUFFIXES, STILL_FORMATS, VIDEO_FORMATS, Source, natural, suffix_of
 from .images import ImageSource
-from .output import is_special
 from .sinks import FolderSink, Sink, StillSink, VideoSink, Y4mSink
 from .video import VideoSource
 

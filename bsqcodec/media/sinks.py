@@ -12,11 +12,11 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from ..errors import BsqError
+from ..output import is_special, replacing
 from ..types import AudioPacket, AudioTrack, MediaInfo
 from . import colour
 from .base import EXIF_ROTATION, FOLDER_RATE, reason_of
 from .colour import assumed_matrix
-from .output import is_special, replacing
 
 PNG_LEVEL = 3  # takes half the time of 6, for files of about the same size
 _NO_AUDIO = "the audio track is left out, which this output cannot hold"

@@ -7,7 +7,6 @@ better encoder can be shipped for streams that old decoders read.
 import functools
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import safetensors.torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from ..errors import BsqError, ModelError
 from ..model_files import find_file, packaged_ids
+from ..output import replacing
 from ..settings import DEFAULT_MODEL
 from ..types import ID_BYTES
 from .config import ModelConfig
@@ -81,7 +81,7 @@ def model_id(config: ModelConfig, tensors: dict[str, Tensor]) -> bytes:
 
 
 def save_model(network: Unrounded, path: str | Path, objective: Objective | None = None) -> bytes:
-    """Write a model file, beside it first and then under its name; returns its id.
+    """Write a model file; returns its id.
 
     objective: what the network was trained for. Raises AssertionError if a sum in it could pass what is exact.
     """
@@ -96,12 +96,11 @@ def save_model(network: Unrounded, path: str | Path, objective: Objective | None
         "id": identity.hex(),
         "encoder": encoder_hash(stored),
     }
-    beside = f"{path}.partial"
-    safetensors.torch.save_file(stored, beside, metadata=metadata)
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(beside, 0o666 & ~mask)  # the library keeps others from reading it
-    os.replace(beside, path)
+    with (
+        replacing(path) as part,
+        open(part, "wb") as file,
+    ):  # a file of the library's own making only its owner can read
+        file.write(safetensors.torch.save(stored, metadata=metadata))
     return identity
 
 

@@ -1,4 +1,8 @@
-"""Output files that get their name when they are whole."""
+"""Output files and folders that get their name when they are whole: the one way in which this package writes a file.
+
+Until then they are hidden beside it, as `.NAME.PID.part`. What an encode wrote so survives a kill, and a later encode
+can go on with it (resume.py). Who writes it holds a lock, by which leftovers can be told.
+"""
 
 import contextlib
 import os
@@ -7,12 +11,15 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import BsqError
-from .base import reason_of
+from .errors import BsqError
 
-# ---------------------------------------------------------------- files
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that another process has open cannot be removed or renamed anyway
+    fcntl = None  # type: ignore[assignment]
 
 
 def check_free(path: str, force: bool) -> None:
@@ -41,7 +48,7 @@ def output_file(path: str, force: bool, resume: bool = False) -> Iterator[Binary
             with open(final, "wb") as file:
                 yield file
         else:
-            with opened(final, part, resume) as file:
+            with resumable(final, part, resume) as file:
                 yield file
     except BrokenPipeError:
         raise
@@ -51,6 +58,7 @@ def output_file(path: str, force: bool, resume: bool = False) -> Iterator[Binary
 
 @contextlib.contextmanager
 def open_input(path: str) -> Iterator[BinaryIO]:
+    """A file to read in binary; "-" is standard input. Raises BsqError if it cannot be opened."""
     if path == "-":
         yield sys.stdin.buffer
         return
@@ -60,9 +68,6 @@ def open_input(path: str) -> Iterator[BinaryIO]:
         raise BsqError(f"cannot read {path}: {e.strerror}") from e
     with file:
         yield file
-
-
-# ---------------------------------------------------------------- output
 
 
 def hidden_part(path: str) -> tuple[str, str]:
@@ -82,16 +87,16 @@ def rename(part: str, final: str) -> None:
     try:
         os.replace(part, final)
     except OSError as error:
-        raise BsqError(f"cannot write {final}: {reason_of(error)}") from None
+        raise BsqError(f"cannot write {final}: {error.strerror}") from None
 
 
 @contextlib.contextmanager
-def replacing(path: str) -> Iterator[str]:
+def replacing(path: str | Path) -> Iterator[str]:
     """The path of `hidden_part`, for the caller to make.
 
     It gets the name `path` on normal exit, and is removed on an exception. Raises BsqError as those two do.
     """
-    final, part = hidden_part(path)
+    final, part = hidden_part(str(path))
     if part == final:
         yield final
         return
@@ -112,14 +117,8 @@ def is_special(path: str) -> bool:
     return os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path)
 
 
-try:
-    import fcntl
-except ImportError:  # Windows, where a file that another process has open cannot be removed or renamed anyway
-    fcntl = None  # type: ignore[assignment]
-
-
 @contextlib.contextmanager
-def opened(final: str, part: str, resume: bool) -> Iterator[BinaryIO]:
+def resumable(final: str, part: str, resume: bool) -> Iterator[BinaryIO]:
     """The hidden file, which is renamed to `final` on normal exit; others that were left of `final` are then removed.
 
     Args:
