@@ -1,120 +1,147 @@
-"""What `bsqcodec info` tells."""
+"""What `bsqcodec info` tells. Headers alone are read without torch, in a tenth of a second."""
 
+from collections import Counter
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 from .errors import FormatError
 from .model_files import packaged_ids
+from .output import open_input
 from .settings import MAX_PIXELS, TUNES
 from .stream.container import VERSION, Gop
-from .stream.group import frame_headers, group_tune
+from .stream.group import parse_group
+from .stream.reader import StreamReader
+from .types import MediaInfo
+
+
+@dataclass
+class _Account:
+    """What the chunks of a stream hold, counted."""
+
+    frame_types: Counter[str] = field(default_factory=Counter)
+    tunes: Counter[str] = field(default_factory=Counter)  # frames of each
+    qualities: set[int] = field(default_factory=set)
+    gops: int = 0
+    audio_bytes: int = 0
+    first: int | None = None  # time of the first frame
+    last: int | None = None
+    step: int | None = None  # time from the last frame but one to the last
+
+    def add(self, gop: Gop) -> None:
+        self.gops += 1
+        frames = len(gop.pts)
+        group = parse_group(gop.payload, frames)
+        self.tunes[TUNES[group.tune]] += frames
+        self.frame_types.update(header.frame_type for header in group.headers)
+        self.qualities.update(header.quality for header in group.headers)
+        if frames > 1:
+            self.step = gop.pts[-1] - gop.pts[-2]
+        elif self.last is not None:
+            self.step = gop.pts[-1] - self.last
+        self.first, self.last = gop.pts[0] if self.first is None else self.first, gop.pts[-1]
+
+    def seconds(self, info: MediaInfo) -> float | None:
+        """Duration of a video, of which the last frame takes as long as the one before."""
+        if not info.frame_rate or self.first is None or self.last is None:
+            return None
+        end = Fraction(self.step) if self.step else 1 / (info.frame_rate * info.time_base)
+        return float((self.last - self.first + end) * info.time_base)
 
 
 def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
     """Everything about a .bsq file, as JSON has it. Reads all of it, and decodes its symbols only if given a device.
 
-    A stream that is cut short or damaged is described up to there, with "error" saying where it ends.
+    A stream that is cut short or damaged is described up to there, with "error" saying where it ends. Raises BsqError
+    for what cannot be read, FormatError for what is no stream.
     """
-    from .api import Decoder
-    from .output import open_input
-
+    account, error = _Account(), None
     with open_input(path) as file:
-        decoder = Decoder(file, device or "cpu", max_pixels=max_pixels)
-        i, identity = decoder.info, decoder.reader.model
-        kinds = {"I": 0, "P": 0, "B": 0}
-        tunes = dict.fromkeys(TUNES, 0)
-        qualities: set[int] = set()
-        gops = audio = 0
-        first = last = step = None
-        error = None
+        reader = StreamReader(file, max_pixels)
         try:
-            for chunk in decoder.reader.chunks():
+            for chunk in reader.chunks():
                 if isinstance(chunk, Gop):
-                    gops += 1
-                    tunes[group_tune(chunk.payload, len(chunk.pts))] += len(chunk.pts)
-                    for header in frame_headers(chunk.payload, len(chunk.pts)):
-                        kinds[header.kind] += 1
-                        qualities.add(header.quality)
-                    step = chunk.pts[-1] - last if last is not None and len(chunk.pts) == 1 else step
-                    if len(chunk.pts) > 1:
-                        step = chunk.pts[-1] - chunk.pts[-2]
-                    first, last = chunk.pts[0] if first is None else first, chunk.pts[-1]
+                    account.add(chunk)
                 elif isinstance(chunk, list):
-                    audio += sum(len(p.data) for p in chunk)
+                    account.audio_bytes += sum(len(p.data) for p in chunk)
         except FormatError as e:
             error = str(e)
-        size = decoder.reader.size
-    frames = sum(kinds.values())
-    found: dict[str, Any] = {
-        "version": VERSION,  # a reader refuses every other one
-        "model": packaged_ids().get(identity),
-        "model_id": identity.hex(),
-        "width": i.width,
-        "height": i.height,
-        "bit_depth": i.bit_depth,
-        "alpha": i.alpha,
-        "frames": frames,
-        "i_frames": kinds["I"],
-        "p_frames": kinds["P"],
-        "b_frames": kinds["B"],
-        "gops": gops,
-        "quality": [min(qualities), max(qualities)] if qualities else None,
-        "tune": {name: n for name, n in tunes.items() if n},  # frames of each
-        "bytes": size,
-        "bits_per_pixel": round(8 * (size - audio) / (frames * i.width * i.height), 5) if frames else None,
-        "duration": None,
-        "frame_rate": str(i.frame_rate) if i.frame_rate else None,
-        "kbit_per_second": None,
-        "time_base": str(i.time_base),
-        "sample_aspect_ratio": "{}:{}".format(*i.sample_aspect_ratio),
-        "rotation": i.rotation,
-        "primaries": i.primaries,
-        "transfer": i.transfer,
-        "matrix": i.matrix,
-        "color_range": i.color_range,
-        "audio": None,
-    }
-    if i.frame_rate and first is not None and last is not None:
-        end = Fraction(step) if step else 1 / (i.frame_rate * i.time_base)
-        seconds = float((last - first + end) * i.time_base)
-        found["duration"] = round(seconds, 6)
-        found["kbit_per_second"] = round(8 * size / seconds / 1000, 3)
-    if i.audio:
-        a = i.audio
-        found["audio"] = {"codec": a.codec, "sample_rate": a.sample_rate, "layout": a.layout, "bytes": audio}
+    found = _fields(reader, account)
     if error:
         found["error"] = error
-    if device and not error:
+    elif device:
         found["bits"] = _bits(path, device)
     return found
 
 
+def _fields(reader: StreamReader, account: _Account) -> dict[str, Any]:
+    """What is known of a stream without decoding it."""
+    info, size, frames = reader.info, reader.size, account.frame_types.total()
+    seconds, picture_bytes = account.seconds(info), size - account.audio_bytes
+    audio = None
+    if info.audio:
+        track = info.audio
+        audio = {"codec": track.codec, "sample_rate": track.sample_rate, "layout": track.layout}
+        audio["bytes"] = account.audio_bytes
+    return {
+        "version": VERSION,  # a reader refuses every other one
+        "model": packaged_ids().get(reader.model),
+        "model_id": reader.model.hex(),
+        "width": info.width,
+        "height": info.height,
+        "bit_depth": info.bit_depth,
+        "alpha": info.alpha,
+        "frames": frames,
+        "i_frames": account.frame_types["I"],
+        "p_frames": account.frame_types["P"],
+        "b_frames": account.frame_types["B"],
+        "gops": account.gops,
+        "quality": [min(account.qualities), max(account.qualities)] if account.qualities else None,
+        "tune": {name: account.tunes[name] for name in TUNES if account.tunes[name]},
+        "bytes": size,
+        "bits_per_pixel": round(8 * picture_bytes / (frames * info.width * info.height), 5) if frames else None,
+        "duration": None if seconds is None else round(seconds, 6),
+        "frame_rate": str(info.frame_rate) if info.frame_rate else None,
+        "kbit_per_second": None if seconds is None else round(8 * size / seconds / 1000, 3),
+        "time_base": str(info.time_base),
+        "sample_aspect_ratio": "{}:{}".format(*info.sample_aspect_ratio),
+        "rotation": info.rotation,
+        "primaries": info.primaries,
+        "transfer": info.transfer,
+        "matrix": info.matrix,
+        "color_range": info.color_range,
+        "audio": audio,
+    }
+
+
 def _bits(path: str, device: str) -> dict[str, float]:
-    """Ideal code length in bits a frame: of the coefficients of I, P and B frames ("I", "P", "B"), of the classes of
+    """Ideal code length in bits per frame: of the coefficients of I, P and B frames ("I", "P", "B"), of the classes of
     contrast of I frames ("classes"), and of what tells how P and B frames are predicted ("vectors").
     """
-    from .transcode import check_stream
+    from .transcode import check_stream  # loads torch
 
-    names = ("I", "P", "B", "classes", "vectors")
-    totals, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
+    totals: dict[str, float] = {}
+    counts: Counter[str] = Counter()
     for s in check_stream(path, device):
-        for name, bits in ((s.kind, s.bits), ("classes" if s.kind == "I" else "vectors", s.side_bits)):
-            totals[name] += bits
+        side = "classes" if s.frame_type == "I" else "vectors"
+        for name, bits in ((s.frame_type, s.bits), (side, s.side_bits)):
+            totals[name] = totals.get(name, 0.0) + bits
             counts[name] += 1
-    return {k: round(totals[k] / counts[k], 1) for k in totals if counts[k]}
+    return {name: round(totals[name] / n, 1) for name in ("I", "P", "B", "classes", "vectors") if (n := counts[name])}
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """`describe` for people."""
+    """The result of `describe` as lines of text."""
     name = found["model"] or "not packaged"
     alpha = "alpha" if found["alpha"] else "no alpha"
+    picture = "{width}x{height}, {bit_depth} bits a sample, {alpha}".format(**found | {"alpha": alpha})
+    if found["rotation"]:
+        picture += f", to be turned by {found['rotation']} degrees"
     rows = [
         ("format", f".bsq version {found['version']}, model {name} ({found['model_id']})"),
-        ("picture", "{width}x{height}, {bit_depth} bits a sample, {alpha}".format(**found | {"alpha": alpha})),
+        ("picture", picture),
         ("frames", "{frames} ({i_frames} I, {p_frames} P, {b_frames} B) in {gops} GOPs".format(**found)),
     ]
-    if found["rotation"]:
-        rows[1] = ("picture", rows[1][1] + f", to be turned by {found['rotation']} degrees")
     if found["sample_aspect_ratio"] not in ("0:1", "1:1"):
         rows.append(("aspect", f"pixels of {found['sample_aspect_ratio']}"))
     if found["frame_rate"]:
@@ -132,8 +159,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         rows.append(("colour", "primaries {}, transfer {}, matrix {} (H.273), range {}".format(*colour)))
     if found["audio"]:
         rows.append(("audio", "{codec}, {sample_rate} Hz, {layout}, {bytes} bytes".format(**found["audio"])))
-    for kind, bits in found.get("bits", {}).items():
-        rows.append((f"bits, {kind}", f"{bits} a frame"))
+    rows += [(f"bits, {part}", f"{bits} a frame") for part, bits in found.get("bits", {}).items()]
     if "error" in found:
         rows.append(("broken", found["error"]))
-    return [f"{name:10} {text}" for name, text in rows]
+    return [f"{title:10} {text}" for title, text in rows]

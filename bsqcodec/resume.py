@@ -11,8 +11,9 @@ from .api import Encoder
 from .errors import BsqError, FormatError
 from .gop.decoder import decode_gop
 from .gop.encoder import GopEncoder
+from .settings import TUNES
 from .stream.container import Gop
-from .stream.group import frame_headers, group_tune
+from .stream.group import parse_group
 from .stream.reader import StreamReader
 from .types import AudioPacket, Frame
 
@@ -69,13 +70,12 @@ class Unfinished:
 
     def _check(self, gop: Gop, encoder: Encoder, rgb: np.ndarray | None) -> None:
         size, frames = (encoder.info.height, encoder.info.width), len(gop.pts)
-        headers = frame_headers(gop.payload, frames)
-        quality = headers[0].quality
-        if any(h.place.after is not None for h in headers) != (encoder.settings.mini_gop > 1 and frames > 2):
+        group = parse_group(gop.payload, frames)
+        quality, tune = group.headers[0].quality, TUNES[group.tune]
+        if any(header.frame_type == "B" for header in group.headers) != (encoder.settings.mini_gop > 1 and frames > 2):
             raise self._other("another --low-delay")
         if quality != encoder.quality:
             raise self._other(f"quality {quality}, not {encoder.quality}")
-        tune = group_tune(gop.payload, frames)
         if tune != encoder.settings.tune:
             raise self._other(f"tune {tune}, not {encoder.settings.tune}")
         if rgb is not None:

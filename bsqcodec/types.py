@@ -9,20 +9,24 @@ import numpy as np
 
 @dataclass
 class FrameStats:
-    """Ideal code length of one frame in bits, -sum log2 P: `bits` of the coefficients, `side_bits` of the motion
-    vectors or classes of contrast; and `count`, of how many bits all this is.
+    """What one frame costs.
 
-    `kind` is "I", "P" or "B".
+    Attributes:
+        frame_type: "I", "P" or "B".
+        quality: 1..100.
+        bits: ideal code length of the coefficients in bits, -sum log2 P.
+        side_bits: the same of the motion vectors, or of the classes of contrast of a frame without reference.
+        count: how many binary symbols all this is.
     """
 
-    kind: str
+    frame_type: str
     quality: int
     bits: float
     side_bits: float
     count: int
 
 
-ID_BYTES = 8  # of a model
+MODEL_ID_BYTES = 8
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def drift(video: str, frames: int, quality: int, device: str, path: str) -> None
         for pts, i in enumerate(tqdm(itertools.islice(there_and_back, frames + 1), "encode", frames + 1)):
             encoder.write(pictures[min(i, 2 * len(pictures) - 2 - i)], pts)
             assert encoder.stats
-            kinds += encoder.stats.kind
+            kinds += encoder.stats.frame_type
         encoder.close()
     print(f"{os.path.basename(video)}, quality {quality}: {kinds.count('I')} I frame, {kinds.count('P')} P frames")
 

@@ -33,7 +33,7 @@ from bsqcodec import api
 from bsqcodec.api import Decoder, Encoder
 from bsqcodec.describe import describe, lines
 from bsqcodec.errors import BsqError
-from bsqcodec.gop.encoder import DROP
+from bsqcodec.gop.encoder import B_LEVEL_OFFSET
 from bsqcodec.network.weights import Model, load_model
 from bsqcodec.settings import DEFAULT_MODEL
 from bsqcodec.stream.fields import Fields, signed, varint
@@ -171,7 +171,9 @@ def gop_fields(rng: random.Random, body: bytes) -> bytes:
             more = rng.choice((0, 0, 3))
             anchors = 1 + -(-(frames - 1) // max(1, mini))
             kinds = [rng.randrange(1, 101) | rng.choice((0, 128)) * (i > 0) for i in range(anchors)]
-            header = bytes([mini, rng.choice((DROP, 0, rng.randrange(256))), rng.choice((0, 1, 0, 1, 2)), more])
+            header = bytes(
+                [mini, rng.choice((B_LEVEL_OFFSET, 0, rng.randrange(256))), rng.choice((0, 1, 0, 1, 2)), more]
+            )
             header += b"".join(bytes([kind]) + rng.randbytes(more) for kind in kinds)
             payload = header + rng.choice((payload, payload[GROUP_HEADER + 1 :], rng.randbytes(rng.randrange(80)), b""))
     return varint(first) + varint(frames) + signed(start) + (varint(step) if frames > 1 else b"") + payload

@@ -204,14 +204,14 @@ def encode(model, height, width):
     picture = np.concatenate([skdata.astronaut()] * 2)
     frames = [picture[t : t + height, 2 * t : 2 * t + width] for t in range(FRAMES)]
     decoded = [x for frame in frames for x in encoder.push(np.ascontiguousarray(frame), 40)]
-    assert "".join(s.kind for s in encoder.stats) == "I" + "P" * (FRAMES - 1)
+    assert "".join(s.frame_type for s in encoder.stats) == "I" + "P" * (FRAMES - 1)
     return encoder.finish(), decoded
 
 
 def test_a_group_of_pictures_is_the_same_on_a_device(monkeypatch):
     """Encoded and decoded there, bit for bit. The host waits twice a step of the prior: for how many coefficients are
     coded, and for them. Larger pictures take no more."""
-    monkeypatch.setattr(codec, "P_DROPS", (0,))  # one quality, one graph
+    monkeypatch.setattr(codec, "P_OFFSETS", (0,))  # one quality, one graph
     model = random_model()
     steps = len(PHASES) * len(groups(model.network.active(40)))
     launches = []
@@ -239,7 +239,7 @@ def test_b_frames_are_the_same_on_a_device():
     def coded(model):
         encoder = GopEncoder(model, 57, 75, EncodeSettings(), 3)
         decoded = [x for frame in frames for x in encoder.push(frame, 40)] + encoder.flush()
-        assert [s.kind for s in encoder.stats] == list("IPBBPB")
+        assert [s.frame_type for s in encoder.stats] == list("IPBBPB")
         return encoder.finish(), decoded
 
     payload, decoded = coded(random_model())

@@ -78,7 +78,7 @@ def test_a_clip_with_b_frames_sound_and_chunks_that_nobody_knows(tmp_path):
     reader = StreamReader(io.BytesIO(data))
     group = next(chunk for chunk in reader.chunks() if isinstance(chunk, Gop))
     symbols = list(decode_symbols(load_model(), group.payload, 50, 33, 5))
-    assert [s.stats.kind for s in symbols] == list("IPBBB")
+    assert [s.stats.frame_type for s in symbols] == list("IPBBB")
     assert {len(s.vectors) for s in symbols} == {0, 1, 2}
     chunk = b"x\x05what?"
     at = group.offset

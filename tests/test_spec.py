@@ -15,8 +15,9 @@ from skimage import data as skdata
 
 import bsqcodec
 from bsqcodec.gop.decoder import decode_symbols
+from bsqcodec.settings import TUNES
 from bsqcodec.stream.fields import Fields
-from bsqcodec.stream.group import GROUP_HEADER, frame_headers, group_tune
+from bsqcodec.stream.group import GROUP_HEADER, parse_group
 
 SPEC = Path(__file__).parent.parent / "bitstream_spec.md"
 SAID = re.compile(r"(\d+) frames of (\d+)x(\d+) in (\d+) bytes\. .*MD5 `([0-9a-f]{32})`")
@@ -57,7 +58,7 @@ def dump(data: bytes) -> str:
     decoder = bsqcodec.Decoder(io.BytesIO(data))
     info, group = decoder.info, next(iter(decoder.reader.chunks()))
     payload, n = group.payload, len(group.pts)
-    headers = [h for h in frame_headers(payload, n) if h.kind != "B"]
+    headers = [h for h in parse_group(payload, n).headers if h.frame_type != "B"]
     mini, drop, _, more = payload[:GROUP_HEADER]
     start, end = group.offset, decoder.reader.size
     fields = Fields(data[start + 1 : end])
@@ -75,8 +76,8 @@ def dump(data: bytes) -> str:
         (1 + fields.at, f"G: group of pictures; {length} bytes of body"),
         (before, f"first frame {group.first}; {n} frames; first time {group.pts[0]}; {group.pts[1] - group.pts[0]} "
                  "from frame to frame"),
-        (GROUP_HEADER, f"M = {mini}, D = {drop}, tune {group_tune(payload, n)}, h = {more}"),
-        (len(headers), "; ".join(f"frame {h.place.number}: {h.kind}, quality {h.quality}" for h in headers)),
+        (GROUP_HEADER, f"M = {mini}, D = {drop}, tune {TUNES[parse_group(payload, n).tune]}, h = {more}"),
+        (len(headers), "; ".join(f"frame {h.place.number}: {h.frame_type}, quality {h.quality}" for h in headers)),
         (coded, "range coder, bits of the frames in order of coding:"),
         (4, "crc of the chunk"),
         (4, f"E: end; {data[end + 1]} bytes of body; {data[end + 2]} frames; no index, for there is one G"),
@@ -87,7 +88,7 @@ def dump(data: bytes) -> str:
     for s in decode_symbols(decoder.model, payload, info.height, info.width, n):
         side = "classes" if s.classes is not None else "vectors"
         notes[parts[-4][1]].append(
-            f"{s.place.number}, {s.stats.kind} of quality {s.condition.quality}: "
+            f"{s.place.number}, {s.stats.frame_type} of quality {s.condition.quality}: "
             f"{side} {s.stats.side_bits:.1f}, coefficients {s.stats.bits:.1f}"
         )
     lines, at = [], 0

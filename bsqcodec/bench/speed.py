@@ -100,14 +100,15 @@ class _Clock:
 
 def watched(network: Any) -> _Clock:
     """A clock of what coding with these networks spends, by part; it is not taken off again."""
-    from ..gop import encoder, references, vector_search
+    from ..gop import encoder, references
     from ..stream import contrast
     from ..stream.motion_vectors import VectorCoder
     from ..stream.range_coder import BitDecoder, BitEncoder
 
     clock = _Clock()
     for owner, attribute, part in (
-        (encoder, "find", "motion"), (vector_search, "refine", "motion"), (references, "compensate", "motion"),
+        (encoder, "search_field", "motion"), (encoder, "cheapest_vectors", "motion"),
+        (references, "compensate", "motion"),
         (network, "classes", "tokenizer"), (network, "context", "tokenizer"), (network, "encode", "tokenizer"),
         (network, "decode", "tokenizer"), (network, "code", "prior"),
         (BitEncoder, "encode", "range coder"), (BitDecoder, "decode", "range coder"),

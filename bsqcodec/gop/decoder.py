@@ -1,4 +1,4 @@
-"""Decodes a group of pictures."""
+"""Decodes a group of pictures: section 2 of bitstream_spec.md, frame by frame."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from ..stream import contrast
 from ..stream.group import Place, code_references, parse_group
 from ..stream.range_coder import BitDecoder
 from ..types import FrameStats
-from .references import ReferenceBuffer, VectorContexts
+from .references import ReferenceBuffer, VectorContexts, frame_condition
 
 
 class Symbols(NamedTuple):
@@ -46,31 +46,31 @@ def decode_symbols(model: Model, payload: bytes, height: int, width: int, frames
     """
     group = parse_group(payload, frames)
     coder = BitDecoder(group.coded)
-    pictures, network = ReferenceBuffer(model, height, width), model.network
-    past = VectorContexts(pictures.rows, pictures.columns)
+    buffer, network = ReferenceBuffer(model, height, width), model.network
+    contexts = VectorContexts(buffer.rows, buffer.columns)
 
     def decode(p: np.ndarray, _: np.ndarray | None) -> np.ndarray:
         return coder.decode(p).view(bool)
 
-    for place, letter, quality in group.headers:
+    for place, frame_type, quality in group.headers:
         before, count = coder.bits, coder.count
         references: list[int] = []
-        if letter == "B":
+        if frame_type == "B":
             references = code_references(None, place, lambda _, p: int(coder.decode(np.array([p]))[0]))
-        elif letter == "P" and place.before is not None:
+        elif frame_type == "P" and place.before is not None:
             references = [place.before]
-        condition = Condition(place.frame_type(bool(references)), quality, group.tune)
+        condition = frame_condition(place, bool(references), quality, group.tune)
         vectors: dict[int, np.ndarray] = {}
         for number in references:
-            vectors[number] = past.coder(place, number, vectors).decode(*past.size, coder)
-        classes = None if vectors else contrast.decode_classes(*past.size, coder)
-        there = None if classes is None else torch.from_numpy(classes)[None].to(model.device)
-        context = network.context(condition, pictures.predict(vectors), there)
+            vectors[number] = contexts.coder(place, number, vectors).decode(*contexts.size, coder)
+        contexts.add(place, vectors)
+        classes = None if vectors else contrast.decode_classes(*contexts.size, coder)
+        on_device = None if classes is None else torch.from_numpy(classes)[None].to(model.device)
+        context = network.context(condition, buffer.predict(vectors), on_device)
         middle = coder.bits
         coefficients = network.code(context, condition, decode)
-        past.add(place, vectors)
-        stats = FrameStats(letter, quality, coder.bits - middle, middle - before, coder.count - count)
-        picture = pictures.reconstruct(place, coefficients, context, condition)
+        stats = FrameStats(frame_type, quality, coder.bits - middle, middle - before, coder.count - count)
+        picture = buffer.reconstruct(place, coefficients, context, condition)
         yield Symbols(place, condition, vectors, classes, coefficients, stats, picture)
 
 

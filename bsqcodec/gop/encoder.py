@@ -1,11 +1,4 @@
-"""A group of pictures to bytes and back.
-
-Payload of a group: four bytes (length of the mini-GOPs, by how many steps of quality each level of B frames is lower,
-the tune, how many bytes a frame header has beyond one), a header for each anchor (bit 7: predicted, bits 0..6: quality
-1..100), then one range-coded stream of, for each frame, its motion vectors (of predicted frames) or its classes of
-contrast (of others) and its coefficients. Nothing predicts the first frame. With mini-GOPs of 4 frames, the order of
-coding is 0 4 2 1 3 8 6 5 7 .. (`coding_order`). Frames are coded on a canvas whose sides are multiples of 16.
-"""
+"""Encodes a group of pictures: which frames are predicted, from what, at what quality. All of it is free to change."""
 
 import numpy as np
 import torch
@@ -13,22 +6,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..network.patches import TOKEN
-from ..network.tokenizer import Condition
 from ..network.weights import Model
 from ..settings import EncodeSettings, check_quality, tune_number
 from ..stream import contrast
 from ..stream.group import MAX_MINI_GOP, PREDICTED, Place, code_references, mini_gop
+from ..stream.motion_vectors import VectorCoder
 from ..stream.range_coder import BitEncoder
 from ..types import FrameStats
-from . import vector_search
 from .motion import mean
-from .motion_search import MOTION_LAMBDA, VECTOR_LAMBDA, find
-from .references import ReferenceBuffer, VectorContexts
+from .motion_search import MOTION_LAMBDA, VECTOR_LAMBDA, search_field
+from .references import ReferenceBuffer, VectorContexts, frame_condition
+from .vector_search import cheapest_vectors
 
+# Steps of quality that each level of B frames is below its anchor: fewer frames or none are predicted from them.
+B_LEVEL_OFFSET = 9
+# Steps of quality that the P frames after an I frame are below it, in turn. What a coarse quantiser leaves adds up from
+# P frame to P frame; a fine one now and then ends it, and costs less than if all were alike.
+P_OFFSETS = (8, 7, 8, 5, 8, 7, 8, 0)
+P_OFFSETS_AMONG_B = (5, 0)
 # Motion of the tune perceptual is weighed as if the step were so much finer than that of a token of class 0.
 MOTION_GAIN = 1.2
-# bits that an error of one quantiser step of a coefficient is worth: of I frames, of P and B frames
-WORTH = {"perceptual": (14.0, 8.0), "psnr": (18.0, 8.0)}
+# Bits that an error of one quantiser step of a coefficient may cost: of frames without reference, and with.
+ERROR_BITS = {"perceptual": (14.0, 8.0), "psnr": (18.0, 8.0)}
+# A prediction no worse than so many times the last frame's coding error is no scene cut.
+SCENE_CUT_ERROR = 1.2
 
 
 class GopEncoder:
@@ -40,41 +41,42 @@ class GopEncoder:
         settings: how to encode; the quality comes with each frame.
         mini_gop: frames from one anchor to the next, 1..16, in place of that of the settings.
 
+    Raises ValueError for another length of the mini-GOPs.
+
     Attributes:
         stats: of every frame encoded so far, in the order of coding.
     """
 
     def __init__(self, model: Model, height: int, width: int, settings: EncodeSettings, mini_gop: int | None = None):
-        mini = settings.mini_gop if mini_gop is None else mini_gop
-        if not 1 <= mini <= MAX_MINI_GOP:
-            raise ValueError(f"mini-GOPs of {mini} frames; they may have 1 to {MAX_MINI_GOP}")
-        self._model, self._effort, self._mini = model, settings.effort, mini
+        self._mini_gop = settings.mini_gop if mini_gop is None else mini_gop
+        if not 1 <= self._mini_gop <= MAX_MINI_GOP:
+            raise ValueError(f"mini-GOPs of {mini_gop} frames; they may have 1 to {MAX_MINI_GOP}")
+        self._network, self._device, self._settings = model.network, model.device, settings
         self._tune = tune_number(settings.tune)
-        self._worth = WORTH[settings.tune]
-        self._pictures = ReferenceBuffer(model, height, width)
-        self._past = VectorContexts(self._pictures.rows, self._pictures.columns)
+        self._references = ReferenceBuffer(model, height, width)
+        self._vector_contexts = VectorContexts(self._references.rows, self._references.columns)
         self._coder = BitEncoder()
-        self._drops = P_DROPS if mini == 1 else P_DROPS_AMONG_B
-        self._since = 0  # P frames since the last I frame
+        self._p_offsets = P_OFFSETS if self._mini_gop == 1 else P_OFFSETS_AMONG_B
+        self._p_frames = 0  # since the last I frame
         self._headers: dict[int, int] = {}  # of each anchor that is encoded
         self._waiting: list[tuple[np.ndarray, int]] = []  # frames, and the quality that is asked for
-        self._error = torch.tensor(0.0)  # mean absolute error of the last frame
+        self._error = torch.tensor(0.0)  # mean absolute coding error of the last frame
         self.stats: list[FrameStats] = []
 
     def push(self, frame: np.ndarray, quality: int) -> list[np.ndarray]:
         """Take the next frame, uint8 (H, W, 3) RGB, to be encoded at quality 1..100; most P and all B frames get less.
 
         Returns the frames that are encoded by now and were not returned before, in the order of time, as the decoder
-        will give them.
+        will give them. Raises ValueError for a frame of another size or type and for a quality out of range.
         """
-        s = self._pictures
-        if frame.shape != (s.height, s.width, 3) or frame.dtype != np.uint8:
-            raise ValueError(f"frame is {frame.dtype} {frame.shape}, not uint8 {(s.height, s.width, 3)}")
+        size = self._references.height, self._references.width
+        if frame.shape != (*size, 3) or frame.dtype != np.uint8:
+            raise ValueError(f"frame is {frame.dtype} {frame.shape}, not uint8 {(*size, 3)}")
         check_quality(quality)
         self._waiting.append((frame, quality))
         if not self._headers:
             return self._encode([Place(0, 0)])
-        return self.flush() if len(self._waiting) == self._mini else []
+        return self.flush() if len(self._waiting) == self._mini_gop else []
 
     def flush(self) -> list[np.ndarray]:
         """Encode the frames that still wait, the last one as an anchor; none may follow. Returns them like `push`."""
@@ -83,14 +85,14 @@ class GopEncoder:
 
     @property
     def bits(self) -> float:
-        """Ideal code length of every frame encoded so far."""
+        """Ideal code length of every frame encoded so far, in bits."""
         return self._coder.bits
 
     def finish(self) -> bytes:
         """The payload of all frames pushed; `flush` comes before."""
         assert not self._waiting, "there are frames that are not encoded"
-        start = bytes([self._mini if len(self.stats) > 1 else 1, DROP, self._tune, 0])
-        return start + bytes(self._headers.values()) + self._coder.finish()
+        mini = self._mini_gop if len(self.stats) > 1 else 1
+        return bytes([mini, B_LEVEL_OFFSET, self._tune, 0, *self._headers.values()]) + self._coder.finish()
 
     def _encode(self, places: list[Place]) -> list[np.ndarray]:
         first, waiting, self._waiting = len(self.stats), self._waiting, []
@@ -99,87 +101,105 @@ class GopEncoder:
 
     @torch.inference_mode()
     def _encode_frame(self, frame: np.ndarray, quality: int, place: Place) -> np.ndarray:
-        s = self._pictures
-        x = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))[None].to(self._model.device)
-        bottom, right = s.rows * TOKEN - s.height, s.columns * TOKEN - s.width
-        x = F.pad(x.float(), (0, right, 0, bottom), mode="replicate")
-        if place.after is not None:
-            expected = place.quality(self._headers[place.anchor] & ~PREDICTED, DROP)
-        else:
-            expected = max(1, quality - self._drops[self._since % len(self._drops)])
-        prediction, vectors = self._predict(x, expected, place)
+        """Encode a frame at the quality that is asked for, or at less; returns it decoded."""
+        x = self._padded(frame)
+        predicted_quality = self._predicted_quality(quality, place)
+        prediction, vectors = self._predict(x, predicted_quality, place)
         if vectors or place.after is not None:
-            quality = expected
+            quality = predicted_quality
         if place.after is None:
-            self._since = self._since + 1 if vectors else 0
-        condition = Condition(place.frame_type(bool(vectors)), quality, self._tune)
-        network, start, count = self._model.network, self._coder.bits, self._coder.count
-        if place.after is not None:
-            code_references(list(vectors), place, self._encode_bit)
-        known: dict[int, np.ndarray] = {}
-        for number, field in vectors.items():
-            self._past.coder(place, number, known).encode(field, self._coder)
-            known[number] = field
+            self._p_frames = self._p_frames + 1 if vectors else 0
+            self._headers[place.number] = quality | (PREDICTED if vectors else 0)
+        condition = frame_condition(place, bool(vectors), quality, self._tune)
+        start, count = self._coder.bits, self._coder.count
+        self._code_vectors(vectors, place)
         classes = None
         if prediction is None:
-            classes = network.classes(x)
+            classes = self._network.classes(x)
             contrast.encode_classes(classes[0].cpu().numpy(), self._coder)
-        context = network.context(condition, prediction, classes)
+        context = self._network.context(condition, prediction, classes)
         middle = self._coder.bits
-        coefficients = network.encode(x, context, condition, self._effort)
-        coefficients = network.code(context, condition, self._encode_step, coefficients, self._worth[bool(vectors)])
-        self._past.add(place, vectors)
-        letter = place.letter(bool(vectors))
+        y = self._network.encode(x, context, condition, self._settings.effort)
+        error_bits = ERROR_BITS[self._settings.tune][bool(vectors)]
+        coefficients = self._network.code(context, condition, self._encode_step, y, error_bits)
         bits, side_bits = self._coder.bits - middle, middle - start
-        self.stats.append(FrameStats(letter, quality, bits, side_bits, self._coder.count - count))
-        if place.after is None:
-            self._headers[place.number] = quality | (PREDICTED if vectors else 0)
-        decoded = s.reconstruct(place, coefficients, context, condition)
-        self._error = (x - s.canvases[place.number]).abs().mean()
+        frame_type = place.frame_type(bool(vectors))
+        self.stats.append(FrameStats(frame_type, quality, bits, side_bits, self._coder.count - count))
+        decoded = self._references.reconstruct(place, coefficients, context, condition)
+        self._error = (x - self._references.frames[place.number]).abs().mean()
         return decoded
+
+    def _padded(self, frame: np.ndarray) -> Tensor:
+        """The frame as float32 (1, 3, 16 * rows, 16 * columns) on the device, its last row and column repeated."""
+        s = self._references
+        x = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))[None].to(self._device)
+        bottom, right = s.rows * TOKEN - s.height, s.columns * TOKEN - s.width
+        return F.pad(x.float(), (0, right, 0, bottom), mode="replicate")
+
+    def _predicted_quality(self, quality: int, place: Place) -> int:
+        """What a frame gets, if it is predicted, of the quality that is asked for."""
+        if place.after is not None:
+            return place.quality(self._headers[place.anchor] & ~PREDICTED, B_LEVEL_OFFSET)
+        return max(1, quality - self._p_offsets[self._p_frames % len(self._p_offsets)])
 
     def _predict(self, x: Tensor, quality: int, place: Place) -> tuple[Tensor | None, dict[int, np.ndarray]]:
         """The prediction of the frame and, for each of its references, the vectors; none for an I frame."""
-        if place.before is not None:
-            prediction, vectors = self._motion(x, quality, place)
-            # a scene cut: the frame is closer to the mean of each of its tokens than to its prediction, and that is
-            # not because the last frame was coded as coarsely
-            flat = F.interpolate(F.avg_pool2d(x, TOKEN), scale_factor=float(TOKEN))
-            if (x - prediction).abs().mean() < max((x - flat).abs().mean(), 1.2 * self._error):
-                return prediction, vectors
+        if place.before is None:
+            return None, {}
+        prediction, vectors = self._best_motion(x, quality, place)
+        # a scene cut: the frame is closer to the mean of each of its tokens than to its prediction, and that is
+        # not because the last frame was coded as coarsely
+        flat = F.interpolate(F.avg_pool2d(x, TOKEN), scale_factor=float(TOKEN))
+        if (x - prediction).abs().mean() < max((x - flat).abs().mean(), SCENE_CUT_ERROR * self._error):
+            return prediction, vectors
         return None, {}
 
-    def _motion(self, x: Tensor, quality: int, place: Place) -> tuple[Tensor, dict[int, np.ndarray]]:
+    def _best_motion(self, x: Tensor, quality: int, place: Place) -> tuple[Tensor, dict[int, np.ndarray]]:
         """The best prediction and its vectors: from one frame or, for a B frame, perhaps from both."""
-        step = self._model.network.step(quality) / (1 if self._tune else MOTION_GAIN)
-        lam = VECTOR_LAMBDA * step**2
-        pixels = x.to(torch.uint8)
+        assert place.before is not None
+        step = self._network.step(quality) / (1 if self._tune else MOTION_GAIN)
+        if place.after is None:
+            vectors, _ = self._search(x, step, place, place.before, {})
+            return self._references.predicted(place.before, vectors), {place.before: vectors}
         single, costs = [], []
         known: dict[int, np.ndarray] = {}
-        assert place.before is not None
-        references = [place.before] if place.after is None else [place.before, place.after]
-        for number in references:
-            coder = self._past.coder(place, number, known).copy()
-            start = None
-            if place.after is not None and (expected := coder.expected(*self._past.size)) is not None:
-                start = torch.from_numpy(expected.reshape(1, *self._past.size, 2)).to(self._model.device)
-            field = find(pixels, self._pictures.canvases[number], MOTION_LAMBDA * step, start, start is None)
-            known[number] = vector_search.refine(field, coder, lam)
-            single.append(self._pictures.predicted(number, known[number]))
-            if place.after is None:  # there is nothing to choose from
-                return single[0], known
+        for number in (place.before, place.after):
+            known[number], coder = self._search(x, step, place, number, known)
             scratch = BitEncoder()
             coder.encode(known[number], scratch)
             costs.append(scratch.bits)
-        assert place.after is not None
+            single.append(self._references.predicted(number, known[number]))
         options = [
             (single[0], costs[0], {place.before: known[place.before]}),
             (single[1], costs[1], {place.after: known[place.after]}),
             (mean(*single), sum(costs), known),
         ]
+        lam = VECTOR_LAMBDA * step**2
         # the error over all three colours counts as luma's does
         best = min(options, key=lambda o: float((x - o[0]).square().sum() / 3) + lam * o[1])
         return best[0], best[2]
+
+    def _search(
+        self, x: Tensor, step: float, place: Place, reference: int, known: dict[int, np.ndarray]
+    ) -> tuple[np.ndarray, VectorCoder]:
+        """The vectors of a frame into `reference`, after those that are `known`, and what will code them."""
+        coder = self._vector_contexts.coder(place, reference, known).copy()
+        start, size = None, (self._references.rows, self._references.columns)
+        if place.after is not None and (expected := coder.expected(*size)) is not None:
+            start = torch.from_numpy(expected.reshape(1, *size, 2)).to(self._device)
+        target = self._references.frames[reference]
+        field = search_field(x.to(torch.uint8), target, MOTION_LAMBDA * step, start, start is None)
+        return cheapest_vectors(field, coder, VECTOR_LAMBDA * step**2), coder
+
+    def _code_vectors(self, vectors: dict[int, np.ndarray], place: Place) -> None:
+        """Code which frames a B frame is predicted from, and the motion vectors into each."""
+        if place.after is not None:
+            code_references(list(vectors), place, self._encode_bit)
+        known: dict[int, np.ndarray] = {}
+        for number, field in vectors.items():
+            self._vector_contexts.coder(place, number, known).encode(field, self._coder)
+            known[number] = field
+        self._vector_contexts.add(place, vectors)
 
     def _encode_bit(self, bit: bool, p: int) -> bool:
         self._coder.encode(np.array([bit]), np.array([p]))
@@ -189,10 +209,3 @@ class GopEncoder:
         assert bits is not None
         self._coder.encode(bits, p)
         return bits
-
-
-DROP = 9  # steps of quality that each level of B frames is below: fewer frames or none are predicted from them
-# Steps of quality that the P frames after an I frame are below it, in turn. What a coarse quantiser leaves adds up from
-# P frame to P frame; a fine one now and then ends it, and costs less than if all were alike.
-P_DROPS = (8, 7, 8, 5, 8, 7, 8, 0)
-P_DROPS_AMONG_B = (5, 0)

@@ -1,4 +1,4 @@
-"""Block motion: compensation in exact integers (decoder and encoder) and the search for vectors (encoder only).
+"""Block motion compensation in exact integers.
 
 A frame is cut into 16x16 blocks. Each has one vector (dy, dx) in quarter pixels that points into the reference:
 the block at (y, x) is predicted from the reference around (y + dy/4, x + dx/4). Positions between pixels are
@@ -8,15 +8,16 @@ interpolated with the 8-tap luma filters of HEVC (ITU-T H.265, table 8-11) on ea
 import torch
 from torch import Tensor
 
-BLOCK = 16
-LIMIT = 2047  # largest |component| of a vector, in quarter pixels
+from ..network.patches import TOKEN
+
+BLOCK = TOKEN  # a vector a token
 TAPS = ((0, 0, 0, 64, 0, 0, 0, 0), (-1, 4, -10, 58, 17, -5, 1, 0),
         (-1, 4, -11, 40, 40, -11, 4, -1), (0, 1, -5, 17, 58, -10, 4, -1))  # fmt: skip
-_CHUNK = 256  # blocks a step: keeps the working set in the cache
+_BLOCKS_AT_ONCE = 256  # keeps the working set in the cache
 
 
 def compensate(ref: Tensor, vectors: Tensor) -> Tensor:
-    """The prediction of a frame. Bit-exact on every device.
+    """The prediction of a frame from one reference. Bit-exact on every device.
 
     With taps t (of the fraction of dx and dy) and pixels p, coordinates clamped to the frame, a predicted pixel is
 
@@ -49,7 +50,7 @@ def compensate(ref: Tensor, vectors: Tensor) -> Tensor:
     left = torch.arange(columns, device=device) * BLOCK + whole[..., 1]
     out = torch.empty((c, b, rows, BLOCK, columns, BLOCK), device=device)
     # every block without its fraction
-    step = max(1, 16 * _CHUNK // columns) if device.type == "cpu" else rows
+    step = max(1, 16 * _BLOCKS_AT_ONCE // columns) if device.type == "cpu" else rows
     for n in range(0, rows, step):
         s = slice(n, n + step)
         y = (top[:, s, None] + inside[:, None]).clamp_(0, h - 1) * w + frame[..., None]
@@ -61,7 +62,7 @@ def compensate(ref: Tensor, vectors: Tensor) -> Tensor:
         those = ((fraction[..., 0] > 0) == down) & ((fraction[..., 1] > 0) == across)
         span_y = torch.arange(-3 if down else 0, BLOCK + 4 if down else BLOCK, device=device)[:, None]
         span_x = torch.arange(-3 if across else 0, BLOCK + 4 if across else BLOCK, device=device)[:, None]
-        for at in those.nonzero().split(_CHUNK if device.type == "cpu" else rows * columns * b):
+        for at in those.nonzero().split(_BLOCKS_AT_ONCE if device.type == "cpu" else rows * columns * b):
             i, j, k = at.unbind(1)
             # blocks are the last axis, so that every operation runs over long contiguous rows
             y = (top[i, j, k] + span_y).clamp_(0, h - 1) * w + i * (h * w)
@@ -87,5 +88,5 @@ def _filtered(p: Tensor, dim: int, taps: Tensor) -> Tensor:
 
 
 def mean(a: Tensor, b: Tensor) -> Tensor:
-    """Of two predictions, integers 0..255, rounded up where it is half-way."""
+    """Average of two predictions, integers 0..255, halves rounded up."""
     return (a + b + 1).mul_(0.5).floor_()

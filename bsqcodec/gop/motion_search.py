@@ -1,28 +1,25 @@
 """The search for motion vectors, from a coarse grid to quarter pixels."""
 
+import functools
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .motion import BLOCK, LIMIT, TAPS
+from ..stream.group import MAX_VECTOR
+from .motion import BLOCK, TAPS
 
-# search
-MOTION_LAMBDA = 0.35  # SAD a bit of vectors may cost, in quantiser steps, while they are searched
-VECTOR_LAMBDA = 0.1  # squared error that it may cost in the end, in squared steps
+MOTION_LAMBDA = 0.35  # SAD that a bit of vectors is worth, in quantiser steps, while they are searched
+VECTOR_LAMBDA = 0.1  # squared error that it is worth in the end, in squared steps
 _RANGE = 16  # of the exhaustive search, in pixels of the quarter-size frame
 _MARGIN = 20  # pixels around the reference that a block may read: more would only repeat the border
-_STEPS = (8, 4, 2, 1)  # refinement, in quarter pixels
-_FEW_STEPS = (4, 1)  # where the search begins near the end
+_DISTANCES = (8, 4, 2, 1)  # of the vectors that refinement tries, in quarter pixels
+_NEAR_DISTANCES = (4, 1)  # where the search begins near its end
 
 
 @torch.no_grad()
-def search(cur: Tensor, ref: Tensor, lam: float | Tensor, start: Tensor | None = None) -> Tensor:
-    """Vectors that predict `cur` from `ref`, int32 (B, ceil(H / 16), ceil(W / 16), 2): those of `find`."""
-    return find(cur, ref, lam, start).v
-
-
-@torch.no_grad()
-def find(
+def search_field(
     cur: Tensor, ref: Tensor, lam: float | Tensor, start: Tensor | None = None, exhaustive: bool = True
 ) -> "Field":
     """The field of vectors that predicts `cur` from `ref`, chosen by luma SAD + lam * (estimate of their bits).
@@ -48,8 +45,9 @@ def find(
         first.append(start.to(torch.int32))
     field.set(first[0])
     field.sweep(lambda v: torch.stack([*first[1:], torch.zeros_like(v)]))
-    for step in _STEPS if exhaustive else _FEW_STEPS:
-        field.sweep(lambda v, step=step: v + _ring(step, v.device))
+    for distance in _DISTANCES if exhaustive else _NEAR_DISTANCES:
+        ring = _ring(distance, now.device)
+        field.sweep(functools.partial(torch.add, ring))
         field.sweep(_neighbours)
     return field
 
@@ -109,9 +107,9 @@ def _phases(y: Tensor) -> Tensor:
     return out.view(16, b, h, w)
 
 
-def _ring(step: int, device: torch.device) -> Tensor:
-    """The 8 vectors around zero at a distance of `step`, (8, 1, 1, 1, 2)."""
-    ring = [(dy * step, dx * step) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
+def _ring(distance: int, device: torch.device) -> Tensor:
+    """The 8 vectors around zero at a distance, (8, 1, 1, 1, 2)."""
+    ring = [(dy * distance, dx * distance) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
     return torch.tensor(ring, dtype=torch.int32, device=device).view(8, 1, 1, 1, 2)
 
 
@@ -123,21 +121,31 @@ def _neighbours(v: Tensor) -> Tensor:
 
 
 class Field:
-    """A vector field under refinement: the vectors and the SAD of every block."""
+    """A vector field under refinement.
+
+    Args:
+        now, before: luma of frame and reference, float32 (B, H, W), sides multiples of 16.
+        lam: SAD that a bit is worth, (B,).
+
+    Attributes:
+        rows, columns: of blocks.
+        v: the vectors, int32 (B, rows, columns, 2), (dy, dx) in quarter pixels.
+        low, high: bounds of the vectors of each block, int32 (rows, columns, 2).
+    """
 
     def __init__(self, now: Tensor, before: Tensor, lam: Tensor):
         b, h, w = now.shape
         self.rows, self.columns = h // BLOCK, w // BLOCK
-        self.b = b
+        self.batch = b
         self.lam = lam.repeat_interleave(self.rows * self.columns)  # of every block
         phases = _phases(before)
         self.height, self.width = phases.shape[-2:]
         self.pixels = phases.reshape(-1)
-        kind = torch.int32 if self.pixels.numel() < 1 << 31 else torch.int64
+        index = torch.int32 if self.pixels.numel() < 1 << 31 else torch.int64
         device = now.device
         blocks = now.view(b, self.rows, BLOCK, self.columns, BLOCK).permute(2, 4, 0, 1, 3)
         self.blocks = blocks.reshape(BLOCK * BLOCK, -1).contiguous()
-        inside = torch.arange(BLOCK, dtype=kind, device=device)
+        inside = torch.arange(BLOCK, dtype=index, device=device)
         self.inside = (inside[:, None] * self.width + inside).reshape(-1, 1)
         y, x = (
             torch.arange(self.rows, device=device) * BLOCK,
@@ -147,24 +155,25 @@ class Field:
         # vectors that keep every block within the margin, and within the format
         far = torch.tensor([h - BLOCK, w - BLOCK], device=device)
         m = _MARGIN - 1
-        self.low = (4 * (-corner - m)).clamp(min=-LIMIT).to(torch.int32)
-        self.high = (4 * (far - corner + m)).clamp(max=LIMIT).to(torch.int32)
+        self.low = (4 * (-corner - m)).clamp(min=-MAX_VECTOR).to(torch.int32)
+        self.high = (4 * (far - corner + m)).clamp(max=MAX_VECTOR).to(torch.int32)
         origin = (corner[..., 0] + _MARGIN) * self.width + corner[..., 1] + _MARGIN
         frame = torch.arange(b, device=device)[:, None, None] * (self.height * self.width)
-        self.origin = (frame + origin).reshape(-1).to(kind)
+        self.origin = (frame + origin).reshape(-1).to(index)
         odd = (y[:, None] + x) // BLOCK % 2
         self.parity = odd.expand(b, -1, -1).reshape(-1)
 
     def set(self, v: Tensor) -> None:
+        """Begin anew with the vectors `v`, (B, Hb, Wb, 2), as far as they lie within the margin."""
         self.v = v.clamp(self.low, self.high)
         self.sad = self.error(torch.arange(len(self.origin), device=v.device), self.v.view(-1, 2))
 
     def bits(self) -> Tensor:
         """Estimated cost of the vectors of every picture, in bits (B,)."""
         d = self.v.view(-1, 2) - _neighbours(self.v).view(4, -1, 2)
-        return _bits(d).view(self.b, -1).sum(1)
+        return _bits(d).view(self.batch, -1).sum(1)
 
-    def sweep(self, propose) -> None:
+    def sweep(self, propose: Callable[[Tensor], Tensor]) -> None:
         """Let every block take the best of its vector and those of `propose(v)`, (K, B, Hb, Wb, 2).
 
         Half of the blocks move at a time, as on a checkerboard, so that no two neighbours move at once.
@@ -193,7 +202,7 @@ class Field:
         """SAD, or sum of squared differences, of the blocks numbered `block` (P,) with vectors `v` (P, 2)."""
         phase = (v[:, 0] & 3) * 4 + (v[:, 1] & 3)
         at = self.origin[block] + (v[:, 0] >> 2) * self.width + (v[:, 1] >> 2)
-        at = at + phase.to(at.dtype) * (self.b * self.height * self.width)
+        at = at + phase.to(at.dtype) * (self.batch * self.height * self.width)
         out = torch.empty(len(at), device=v.device)
         step = 1024 if v.device.type == "cpu" else 1 << 16
         for n in range(0, len(at), step):

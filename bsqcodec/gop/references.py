@@ -9,29 +9,40 @@ from torch import Tensor
 from ..network.patches import TOKEN
 from ..network.tokenizer import Condition, Context
 from ..network.weights import Model
-from ..stream.group import Place
-from ..stream.motion_vectors import LIMIT, VectorCoder
+from ..stream.group import MAX_VECTOR, Place
+from ..stream.motion_vectors import VectorCoder
 from .motion import compensate, mean
 
 _T = TypeVar("_T")
 
 
 def grid(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of tokens (and of blocks of motion) that cover a frame."""
+    """Rows and columns of tokens, which are the blocks of motion too, that cover a frame."""
     return -(-height // TOKEN), -(-width // TOKEN)
 
 
+def frame_condition(place: Place, predicted: bool, quality: int, tune: int) -> Condition:
+    """What the networks take a frame for: 0 without reference, 1 a predicted P frame, 2 a predicted B frame."""
+    return Condition(0 if not predicted else 1 if place.after is None else 2, quality, tune)
+
+
 class ReferenceBuffer:
-    """The decoded frames on their canvases, and how others follow from them."""
+    """The decoded frames that others may be predicted from, padded to whole tokens, and how others follow from them.
+
+    Args:
+        model: whose networks decode.
+        height, width: of a frame, in pixels.
+    """
 
     def __init__(self, model: Model, height: int, width: int):
         self.model, self.height, self.width = model, height, width
         self.rows, self.columns = grid(height, width)
-        self.canvases: dict[int, Tensor] = {}  # uint8 (1, 3, 16 * rows, 16 * columns)
+        self.frames: dict[int, Tensor] = {}  # by number, uint8 (1, 3, 16 * rows, 16 * columns)
 
     def predicted(self, reference: int, vectors: np.ndarray) -> Tensor:
+        """The prediction from one reference, integers 0..255, float32 (1, 3, 16 * rows, 16 * columns)."""
         field = torch.from_numpy(vectors.astype(np.int32))[None].to(self.model.device)
-        return compensate(self.canvases[reference], field)
+        return compensate(self.frames[reference], field)
 
     def predict(self, vectors: dict[int, np.ndarray]) -> Tensor | None:
         """The prediction from all references of a frame, integers 0..255, float32; None if it has none."""
@@ -39,10 +50,10 @@ class ReferenceBuffer:
         return mean(*several) if len(several) == 2 else several[0] if several else None
 
     def reconstruct(self, place: Place, coefficients: Tensor, context: Context, condition: Condition) -> np.ndarray:
-        """The frame that follows, uint8 (H, W, 3)."""
-        _forget(self.canvases, place)
-        canvas = self.canvases[place.number] = self.model.network.decode(coefficients, context, condition)
-        return canvas[0, :, : self.height, : self.width].permute(1, 2, 0).contiguous().cpu().numpy()
+        """The decoded frame, uint8 (H, W, 3), which is kept as a reference."""
+        _forget(self.frames, place)
+        frame = self.frames[place.number] = self.model.network.decode(coefficients, context, condition)
+        return frame[0, :, : self.height, : self.width].permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def _forget(items: dict[int, _T], place: Place) -> None:
@@ -53,7 +64,11 @@ def _forget(items: dict[int, _T], place: Place) -> None:
 
 
 class VectorContexts:
-    """What the motion vectors of a frame are predicted from: those of the frames that were coded before it."""
+    """What the motion vectors of a frame are predicted from: those of the frames that were coded before it.
+
+    Args:
+        rows, columns: of the fields of vectors.
+    """
 
     def __init__(self, rows: int, columns: int):
         self.size = (rows, columns)
@@ -61,7 +76,7 @@ class VectorContexts:
         self._vectors: dict[int, dict[int, np.ndarray]] = {}  # of each frame, for each of its references
 
     def add(self, place: Place, vectors: dict[int, np.ndarray]) -> None:
-        """Keep the vectors of a frame. After an I frame their coders begin anew."""
+        """Keep the vectors of a frame, for each of its references. After an I frame their coders begin anew."""
         if place.after is None and not vectors:
             self._coders = {"P": VectorCoder(), "B": VectorCoder()}
         _forget(self._vectors, place)
@@ -88,4 +103,4 @@ class VectorContexts:
 def _scaled(field: np.ndarray, part: int, whole: int) -> np.ndarray:
     """The vectors times part / whole, rounded to the nearest."""
     part, whole = (part, whole) if whole > 0 else (-part, -whole)
-    return np.clip((2 * field.astype(np.int64) * part + whole) // (2 * whole), -LIMIT, LIMIT)
+    return np.clip((2 * field.astype(np.int64) * part + whole) // (2 * whole), -MAX_VECTOR, MAX_VECTOR)

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..stream.group import MAX_VECTOR
 from ..stream.motion_vectors import MISSING, VectorCoder, steps
 from .motion_search import Field
 
-PASSES = 3
-FEW = 1 / 64  # of all blocks: groups that are smaller change together
+PASSES = 3  # over all blocks
+SMALL_GROUP = 1 / 64  # of all blocks: groups that are smaller change together
 _RING = np.array([(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx])
 
 
@@ -40,6 +41,7 @@ class _Grid(NamedTuple):
 
 @lru_cache(maxsize=4)
 def _grid(rows: int, columns: int) -> _Grid:
+    """The blocks of a field, by what is predicted from what."""
     n = rows * columns
     predictors = np.full((4, n), n)
     groups = []
@@ -53,8 +55,8 @@ def _grid(rows: int, columns: int) -> _Grid:
         else:
             colour = y // h % 2 if h > 1 else np.zeros_like(y)
         groups += [blocks[colour == c] for c in np.unique(colour)]
-    large = [group for group in groups if len(group) >= FEW * n]
-    small = [group for group in groups if len(group) < FEW * n]
+    large = [group for group in groups if len(group) >= SMALL_GROUP * n]
+    small = [group for group in groups if len(group) < SMALL_GROUP * n]
     groups = ([np.concatenate(small)] if small else []) + large
     slot, child = np.nonzero(predictors < n)
     parent = predictors[slot, child]
@@ -65,74 +67,95 @@ def _grid(rows: int, columns: int) -> _Grid:
     return _Grid(groups[::-1], predictors, np.stack(beside), child[by_parent], slot[by_parent], start)
 
 
-def refine(field: Field, coder: VectorCoder, lam: float) -> np.ndarray:
+def cheapest_vectors(field: Field, coder: VectorCoder, lam: float) -> np.ndarray:
     """The vectors of one frame, int32 (Hb, Wb, 2), for `coder` to encode next.
 
     Args:
-        field: of one frame, as `motion.find` leaves it: where the descent begins.
+        field: of one frame, as `search_field` leaves it: where the descent begins.
         lam: squared error of luma, summed over a block, that one bit is worth.
     """
-    rows, columns = field.rows, field.columns
-    n = rows * columns
-    grid, bits = _grid(rows, columns), coder.bits_of()
-    expected = coder.expected(rows, columns)
-    low, high = (x.cpu().numpy().reshape(n, 2).astype(np.int64) for x in (field.low, field.high))
-    v = np.concatenate([field.v.cpu().numpy().reshape(n, 2), [(MISSING, MISSING)]]).astype(np.int64)
+    descent = _Descent(field, coder, lam)
+    stale = np.ones(len(descent.v), bool)  # blocks around which something has changed since they had their turn
+    for _ in range(PASSES):
+        for group in descent.grid.groups:
+            group = group[stale[group]]
+            if len(group):
+                stale[descent.improve(group)] = True
+                stale[group] = False
+    return descent.v[:-1].reshape(field.rows, field.columns, 2).astype(np.int32)
 
-    def at(block: np.ndarray) -> np.ndarray | None:
-        """What is expected at the blocks."""
-        return None if expected is None else expected[block]
 
-    def error(block: np.ndarray, vector: np.ndarray) -> np.ndarray:
-        numbers, vectors = (torch.from_numpy(a).to(field.v.device) for a in (block, vector.astype(np.int32)))
-        return field.error(numbers, vectors, squared=True).cpu().numpy().astype(np.float64)
+class _Descent:
+    """A field on its way to a lower cost. `v` has one row more than there are blocks: the vector of none."""
 
-    def own(block: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    def __init__(self, field: Field, coder: VectorCoder, lam: float):
+        n = field.rows * field.columns
+        self.grid = _grid(field.rows, field.columns)
+        self.v = np.concatenate([field.v.cpu().numpy().reshape(n, 2), [(MISSING, MISSING)]]).astype(np.int64)
+        self._field, self._lam = field, lam
+        self._predict, self._bits = coder.predict, coder.bits_of()
+        self._expected = coder.expected(field.rows, field.columns)
+        self._low, self._high = (x.cpu().numpy().reshape(n, 2).astype(np.int64) for x in (field.low, field.high))
+        self._errors = self._error(np.arange(n), self.v[:n])
+
+    def improve(self, group: np.ndarray) -> np.ndarray:
+        """Give each block of the group the vector that lowers the cost most; returns the blocks this may matter to."""
+        place, vector = self._candidates(group)
+        v = self.v[group]
+        now = self._errors[group] + self._lam * (self._own_bits(group, v) + self._bits_of_others(group, v))
+        total = self._error(group[place], vector)
+        error = total.copy()
+        for more in (self._own_bits, self._bits_of_others):  # what is too much already need not be counted on
+            cheaper = total < now[place]
+            place, vector, error = place[cheaper], vector[cheaper], error[cheaper]
+            total = total[cheaper] + self._lam * more(group[place], vector)
+        best = np.lexsort((total, place))
+        best = best[np.unique(place[best], return_index=True)[1]]
+        best = best[total[best] < now[place[best]]]
+        changed = group[place[best]]
+        self.v[changed], self._errors[changed] = vector[best], error[best]
+        children, predictors = self.grid.children(changed)[1], self.grid.predictors
+        near = self.grid.beside[:, changed], predictors[:, changed], children, predictors[:, children]
+        return np.concatenate([blocks.ravel() for blocks in near])
+
+    def _candidates(self, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors to try: (m,), which block of the group each is for, and (m, 2); each once, none that it has."""
+        around = self.v[self.grid.predictors[:, group]]
+        expected = self._expected_at(group)
+        zero = np.zeros((1, len(group), 2), np.int64)
+        proposed = [self.v[self.grid.beside[:, group]], self.v[group] + _RING[:, None], zero]
+        proposed.append(np.where(around < MISSING, around, 0))
+        proposed.append(self._predict(around, expected)[0][None])
+        if expected is not None:
+            proposed.append(expected[None])
+        vector = np.clip(np.concatenate(proposed), self._low[group], self._high[group])
+        new = (vector != self.v[group]).any(-1)
+        place = np.broadcast_to(np.arange(len(group)), vector.shape[:2])
+        # as one number each, which are sorted much faster than rows
+        span = 2 * MAX_VECTOR + 1
+        shifted = vector[new] + MAX_VECTOR
+        number = np.unique((place[new] * span + shifted[:, 0]) * span + shifted[:, 1])
+        place, y, x = number // span**2, number // span % span, number % span
+        return place, np.stack([y, x], -1) - MAX_VECTOR
+
+    def _expected_at(self, block: np.ndarray) -> np.ndarray | None:
+        """The vectors that are expected at the blocks, if any are."""
+        return None if self._expected is None else self._expected[block]
+
+    def _error(self, block: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        """Squared error of luma, summed over each block, with these vectors."""
+        numbers, vectors = (torch.from_numpy(a).to(self._field.v.device) for a in (block, vector.astype(np.int32)))
+        return self._field.error(numbers, vectors, squared=True).cpu().numpy().astype(np.float64)
+
+    def _own_bits(self, block: np.ndarray, vector: np.ndarray) -> np.ndarray:
         """Bits of the blocks with these vectors."""
-        return bits(vector, v[grid.predictors[:, block]], at(block))
+        return self._bits(vector, self.v[self.grid.predictors[:, block]], self._expected_at(block))
 
-    def others(block: np.ndarray, vector: np.ndarray) -> np.ndarray:
-        """Bits of the blocks that are predicted from them."""
-        which, child, slot = grid.children(block)
+    def _bits_of_others(self, block: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        """Bits of the blocks that are predicted from these blocks, if these have these vectors."""
+        which, child, slot = self.grid.children(block)
         if not len(which):
             return np.zeros(len(block))
-        around = v[grid.predictors[:, child]]
+        around = self.v[self.grid.predictors[:, child]]
         around[slot, np.arange(len(child))] = vector[which]
-        return np.bincount(which, bits(v[child], around, at(child)), len(block))
-
-    errors = error(np.arange(n), v[:n])
-    stale = np.ones(n + 1, bool)  # blocks around which something has changed since they had their turn
-    for _ in range(PASSES):
-        for group in grid.groups:
-            group = group[stale[group]]
-            if not len(group):
-                continue
-            proposed = [v[grid.beside[:, group]], v[group] + _RING[:, None], np.zeros((1, len(group), 2), np.int64)]
-            around = v[grid.predictors[:, group]]
-            proposed.append(np.where(around < MISSING, around, 0))
-            proposed.append(coder.predict(around, at(group))[0][None])
-            if expected is not None:
-                proposed.append(expected[group][None])
-            vector = np.clip(np.concatenate(proposed), low[group], high[group])
-            # each once, and none that changes nothing
-            place = np.broadcast_to(np.arange(len(group)), vector.shape[:2])
-            key = (place << 26) + (vector[..., 0] + 4096 << 13) + vector[..., 1] + 4096
-            key = np.unique(key[(vector != v[group]).any(-1)])
-            place, vector = key >> 26, np.stack([(key >> 13 & 8191) - 4096, (key & 8191) - 4096], -1)
-            now = errors[group] + lam * (own(group, v[group]) + others(group, v[group]))
-            total = error(group[place], vector)
-            e = total.copy()
-            for more in (own, others):  # what is too much already need not be counted on
-                worth = total < now[place]
-                place, vector, e = place[worth], vector[worth], e[worth]
-                total = total[worth] + lam * more(group[place], vector)
-            best = np.lexsort((total, place))
-            best = best[np.unique(place[best], return_index=True)[1]]
-            best = best[total[best] < now[place[best]]]
-            changed = group[place[best]]
-            v[changed], errors[changed] = vector[best], e[best]
-            children = grid.children(changed)[1]
-            for near in grid.beside[:, changed], grid.predictors[:, changed], children, grid.predictors[:, children]:
-                stale[near] = True
-            stale[group] = False
-    return v[:n].reshape(rows, columns, 2).astype(np.int32)
+        return np.bincount(which, self._bits(self.v[child], around, self._expected_at(child)), len(block))

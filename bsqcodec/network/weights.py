@@ -18,7 +18,7 @@ from ..errors import BsqError, ModelError
 from ..model_files import find_file, packaged_ids
 from ..output import replacing
 from ..settings import DEFAULT_MODEL
-from ..types import ID_BYTES
+from ..types import MODEL_ID_BYTES
 from .config import ModelConfig
 from .export import decoding, integers, restore
 from .network import Network
@@ -77,7 +77,7 @@ def model_id(config: ModelConfig, tensors: dict[str, Tensor]) -> bytes:
         t = narrow(tensors[name])
         h.update(f"{name}{list(t.shape)}{t.element_size()}".encode())
         h.update(t.numpy().astype(f"<i{t.element_size()}").tobytes())
-    return h.digest()[:ID_BYTES]
+    return h.digest()[:MODEL_ID_BYTES]
 
 
 def save_model(network: Unrounded, path: str | Path, objective: Objective | None = None) -> bytes:

@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 from ..errors import FormatError
 from ..settings import MAX_PIXELS
-from ..types import ID_BYTES, AudioPacket, AudioTrack, MediaInfo
+from ..types import MODEL_ID_BYTES, AudioPacket, AudioTrack, MediaInfo
 from .fields import Fields, ratio, signed, varint
 from .group import MAX_MINI_GOP
 
@@ -91,7 +91,7 @@ def unpack_header(read: Callable[[int], bytes], max_pixels: int = MAX_PIXELS) ->
     if len(checksum) < 4 or struct.unpack("<I", checksum)[0] != zlib.crc32(head + body):
         raise FormatError(f"the header is damaged (bytes 0 to {9 + head[5]})")
     fields = Fields(body)
-    model = fields.take(ID_BYTES)
+    model = fields.take(MODEL_ID_BYTES)
     depth, alpha = fields.varint(), fields.varint()
     if depth != BIT_DEPTH:
         raise FormatError(f"a bit depth of {depth} is not supported by this decoder")

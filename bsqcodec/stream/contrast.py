@@ -1,27 +1,24 @@
 """Lossless coding of the classes of contrast of an I frame: interlaced prediction, adaptive binary contexts, exact.
 
-The tokens are coded on the pyramid of the motion vectors (`vectors.steps`): the class of each is guessed as the mean of
-its neighbours that are known, floor(sum / n + 1/2), and the difference is coded: whether there is one, its sign, and
-its size in unary, at most six. Every decision of a step is coded for all its tokens before the next one.
+The tokens are coded on the pyramid of the motion vectors (`motion_vectors.steps`): the class of each is guessed as the
+mean of its neighbours that are known, floor(sum / n + 1/2), and the difference is coded: whether there is one, its
+sign, and its size in unary, at most six. Every decision of a step is coded for all its tokens before the next one.
 """
-
-from collections.abc import Callable
 
 import numpy as np
 
 from ..errors import FormatError
+from .contexts import CodeBits, Contexts
 from .motion_vectors import steps
-from .range_coder import ONE, BitDecoder, BitEncoder
+from .range_coder import BitDecoder, BitEncoder
 
-LOWEST, HIGHEST = -3, 3
+MIN_CLASS, MAX_CLASS = -3, 3
 _SPREADS = 4  # disagreement of the neighbours: 0, 1, 2, more
 # contexts: zero flag (spread), sign (sign of what the guess lacks of the neighbours' mean), size (spread)
-_SIGN, _SIZE, _CONTEXTS = _SPREADS + 1, _SPREADS + 4, 2 * _SPREADS + 5
+_SIGN, _SIZE = _SPREADS + 1, _SPREADS + 4
 # first P(1) of each context in 1/256
 _START = np.array([74, 115, 141, 154, 220, 128, 128, 128, 15, 26, 38, 51, 118], np.int64)
-_STEP, _FULL = 16, 1 << 12  # weight of an observation against a first entry of 256, and where counts are halved
-
-_Code = Callable[[np.ndarray | None, np.ndarray], np.ndarray]
+_FULL = 1 << 12  # where counts are halved
 
 
 def encode_classes(classes: np.ndarray, encoder: BitEncoder) -> None:
@@ -41,19 +38,9 @@ def decode_classes(rows: int, columns: int, decoder: BitDecoder) -> np.ndarray:
     return _run(rows, columns, None, lambda _, p1: decoder.decode(p1).astype(np.int64)).reshape(rows, columns)
 
 
-def _run(rows: int, columns: int, truth: np.ndarray | None, code: _Code) -> np.ndarray:
-    counts = np.stack([256 - _START, _START])
-
-    def plane(bits: np.ndarray | None, context: np.ndarray) -> np.ndarray:
-        """Code one decision for many tokens, then learn from it."""
-        n0, n1 = counts[:, context]
-        bits = code(None if bits is None else bits.astype(np.int64), (ONE * n1 // (n0 + n1)).clip(1, ONE - 1))
-        for value in (0, 1):
-            counts[value] += _STEP * np.bincount(context[bits == value], minlength=_CONTEXTS)
-        while (full := counts.sum(0) > _FULL).any():
-            counts[:, full] = (counts[:, full] + 1) >> 1
-        return bits
-
+def _run(rows: int, columns: int, truth: np.ndarray | None, code: CodeBits) -> np.ndarray:
+    """Code the classes `truth`, raster order, or decode them where it is None; returns them in raster order."""
+    contexts = Contexts(_START, _FULL)
     field = np.zeros(rows * columns + 1, np.int64)
     known = np.zeros(rows * columns + 1, bool)
     for step in steps(rows, columns):
@@ -61,21 +48,21 @@ def _run(rows: int, columns: int, truth: np.ndarray | None, code: _Code) -> np.n
         n = there.sum(0)
         total = (around * there).sum(0)
         guess = np.where(n > 0, (2 * total + n) // np.maximum(2 * n, 1), 0)
-        spread = np.where(there, around, LOWEST).max(0) - np.where(there, around, HIGHEST).min(0)
+        spread = np.where(there, around, MIN_CLASS).max(0) - np.where(there, around, MAX_CLASS).min(0)
         spread = np.where(n > 0, spread.clip(0, _SPREADS - 1), _SPREADS)
         side = np.sign(total - guess * n) + 1
         d = None if truth is None else truth[step.blocks] - guess
         out = np.zeros(len(guess), np.int64)
-        some = np.flatnonzero(plane(None if d is None else d != 0, spread))
-        negative = plane(None if d is None else d[some] < 0, _SIGN + side[some])
+        some = np.flatnonzero(contexts.code(None if d is None else d != 0, spread, code))
+        negative = contexts.code(None if d is None else d[some] < 0, _SIGN + side[some], code)
         size, going = np.ones(len(some), np.int64), np.arange(len(some))
-        while going.size and size.max() < HIGHEST - LOWEST:
+        while going.size and size.max() < MAX_CLASS - MIN_CLASS:
             more = None if d is None else np.abs(d[some[going]]) > size[going]
-            going = going[plane(more, _SIZE + spread[some[going]]) != 0]
+            going = going[contexts.code(more, _SIZE + spread[some[going]], code) != 0]
             size[going] += 1
         out[some] = np.where(negative != 0, -size, size)
         field[step.blocks] = guess + out
         known[step.blocks] = True
-    if field.min() < LOWEST or field.max() > HIGHEST:
+    if field.min() < MIN_CLASS or field.max() > MAX_CLASS:
         raise FormatError("a class of contrast is out of range")
     return field[:-1]

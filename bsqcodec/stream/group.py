@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 from ..errors import FormatError
 from ..settings import TUNES
-from .range_coder import ONE
 
 MAX_MINI_GOP = 16  # frames from one anchor to the next
+MAX_VECTOR = 2047  # largest |component| of a motion vector, in quarter pixels
 GROUP_HEADER = 4  # bytes
-PREDICTED = 0x80
-SOME = 65208  # of ONE: how likely a B frame has a reference
-BOTH = 49152  # and two, if it has any
+PREDICTED = 0x80  # bit of an anchor's header
+P_REFERENCE = 65208  # of 65536: that a B frame has a reference
+P_BOTH = 49152  # that it has two, if it has any
+P_AFTER = 32768  # that the only one is the frame after
 
 
 class Place(NamedTuple):
@@ -38,13 +39,11 @@ class Place(NamedTuple):
     after: int | None = None
     level: int = 0
 
-    def frame_type(self, predicted: bool) -> int:
-        """As the networks count them: 0 for a frame without reference, 1 for a P frame, 2 for a B frame."""
-        return 0 if not predicted else 1 if self.after is None else 2
-
-    def letter(self, predicted: bool) -> str:
-        """ "I", "P" or "B" (even if nothing predicts it)."""
-        return "B" if self.after is not None else "IP"[predicted]
+    def frame_type(self, predicted: bool) -> str:
+        """ "I", "P" or "B": a frame between two anchors is a B frame even if it is not predicted."""
+        if self.after is not None:
+            return "B"
+        return "P" if predicted else "I"
 
     def quality(self, anchor: int, drop: int) -> int:
         """Quality 1..100 of the frame if that of the anchor which ends its mini-GOP is `anchor`."""
@@ -75,31 +74,43 @@ def coding_order(frames: int, mini: int) -> Iterator[Place]:
 def code_references(numbers: list[int] | None, place: Place, code: Callable[[bool, int], int]) -> list[int]:
     """Code which frames a B frame is predicted from; `numbers` is None when decoding, and `code` ignores its bit."""
     assert place.before is not None and place.after is not None
-    if not code(bool(numbers), SOME):
+    if not code(bool(numbers), P_REFERENCE):
         return []
-    if code(numbers is not None and len(numbers) == 2, BOTH):
+    if code(numbers is not None and len(numbers) == 2, P_BOTH):
         return [place.before, place.after]
-    return [place.after if code(numbers == [place.after], ONE // 2) else place.before]
+    return [place.after if code(numbers == [place.after], P_AFTER) else place.before]
 
 
-class Header(NamedTuple):
-    """What the payload tells of a frame before its symbols. `kind` is "I", "P" or "B" (even without a reference)."""
+class FrameHeader(NamedTuple):
+    """What the payload tells of a frame before its symbols.
+
+    Attributes:
+        place: in the group.
+        frame_type: "I", "P" or "B".
+        quality: 1..100.
+    """
 
     place: Place
-    kind: str
+    frame_type: str
     quality: int
 
 
 class Group(NamedTuple):
-    """A payload taken apart: tune, headers in the order of coding, coded bits."""
+    """A payload taken apart.
+
+    Attributes:
+        tune: its number, an index of `settings.TUNES`.
+        headers: of every frame, in the order of coding.
+        coded: what the range coder reads.
+    """
 
     tune: int
-    headers: list[Header]
+    headers: list[FrameHeader]
     coded: bytes
 
 
 def parse_group(payload: bytes, frames: int) -> Group:
-    """Raises as `frame_headers`."""
+    """Take a payload of `frames` frames apart. Raises FormatError if it has a header that no encoder writes."""
     if len(payload) < GROUP_HEADER or frames < 1:
         raise FormatError("a group of pictures is too short for its frames")
     mini, drop, tune, more = payload[:GROUP_HEADER]
@@ -111,21 +122,11 @@ def parse_group(payload: bytes, frames: int) -> Group:
     end = GROUP_HEADER + anchors * size
     if len(payload) < end:
         raise FormatError("a group of pictures is too short for its frames")
-    headers: list[Header] = []
+    headers: list[FrameHeader] = []
     for place in coding_order(frames, mini):
         byte = payload[GROUP_HEADER + -(-place.anchor // mini) * size]
         predicted, quality = divmod(byte, PREDICTED)
         if not 1 <= quality <= 100 or predicted and not place.anchor:
             raise FormatError(f"frame {place.anchor} of a group of pictures has an impossible header {byte:#04x}")
-        headers.append(Header(place, place.letter(predicted > 0), place.quality(quality, drop)))
+        headers.append(FrameHeader(place, place.frame_type(predicted > 0), place.quality(quality, drop)))
     return Group(tune, headers, payload[end:])
-
-
-def frame_headers(payload: bytes, frames: int) -> list[Header]:
-    """Of each frame, in the order of coding. Raises FormatError if there is one that no encoder writes."""
-    return parse_group(payload, frames).headers
-
-
-def group_tune(payload: bytes, frames: int) -> str:
-    """What the group is tuned for. Raises as `frame_headers`."""
-    return TUNES[parse_group(payload, frames).tune]

@@ -14,17 +14,17 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import FormatError
-from .range_coder import ONE, BitDecoder, BitEncoder
+from .contexts import CodeBits, Contexts
+from .group import MAX_VECTOR
+from .range_coder import BitDecoder, BitEncoder
 
-LIMIT = 2047  # largest |component| of a vector, in quarter pixels
-_TOP = 11  # exponents 0..11: differences lie within +-4094
-MISSING = 1 << 20
+_MAX_EXPONENT = 11  # differences lie within +-4094
+MISSING = 1 << 20  # in place of a component of a vector that is not known
 _SPREADS = np.array([1, 3, 9, 33])  # limits of the classes of neighbours' disagreement, quarter pixels
-_STEP = 16  # weight of one observation against an initial table entry of 256
-_FULL = 1 << 14
+_FULL = 1 << 14  # where counts are halved
 
 # contexts: zero flag (part 3, spread 5, temporal 4), sign (3), prefix (spread 5, exponent 6), first suffix bit
-_ZERO, _SIGN, _PREFIX, _SUFFIX, _CONTEXTS = 0, 60, 63, 93, 105
+_ZERO, _SIGN, _PREFIX, _SUFFIX = 0, 60, 63, 93
 # first P(1) of each context in 1/256, fitted on the vectors that the search gives for real clips
 # fmt: off
 _START = np.array([
@@ -41,8 +41,6 @@ _START = np.array([
 ])
 # fmt: on
 
-_Code = Callable[[np.ndarray | None, np.ndarray], np.ndarray]
-
 
 class VectorCoder:
     """Codes the fields of one group of pictures in order; make a new one at each I frame.
@@ -52,7 +50,7 @@ class VectorCoder:
     """
 
     def __init__(self) -> None:
-        self._counts = np.stack([256 - _START, _START]).astype(np.int64)
+        self._contexts = Contexts(_START, _FULL)
         self._expected: np.ndarray | None = None
 
     def encode(self, field: np.ndarray, enc: BitEncoder) -> None:
@@ -61,8 +59,8 @@ class VectorCoder:
         if field.ndim != 3 or field.shape[2] != 2 or not field.size or field.dtype.kind not in "iu":
             raise ValueError(f"not a field of vectors: {field.dtype} {field.shape}")
         field = field.astype(np.int64)
-        if np.abs(field).max() > LIMIT:
-            raise ValueError(f"a vector is beyond +-{LIMIT} quarter pixels")
+        if np.abs(field).max() > MAX_VECTOR:
+            raise ValueError(f"a vector is beyond +-{MAX_VECTOR} quarter pixels")
 
         def code(bits: np.ndarray | None, p1: np.ndarray) -> np.ndarray:
             assert bits is not None
@@ -82,7 +80,7 @@ class VectorCoder:
     def copy(self) -> "VectorCoder":
         """Another one in the same state."""
         other = VectorCoder()
-        other._counts, other._expected = self._counts.copy(), self._expected
+        other._contexts.counts, other._expected = self._contexts.counts.copy(), self._expected
         return other
 
     def expected(self, hb: int, wb: int) -> np.ndarray | None:
@@ -127,13 +125,13 @@ class VectorCoder:
 
         It goes by what the contexts have seen so far.
         """
-        zero, one = -np.log2(self._counts / self._counts.sum(0))
-        exponents = np.arange(_TOP + 1)
+        zero, one = -np.log2(self._contexts.counts / self._contexts.counts.sum(0))
+        exponents = np.arange(_MAX_EXPONENT + 1)
         context = _PREFIX + np.arange(5)[:, None] * 6 + np.minimum(exponents, 5)
         # of exponent e: e times "more", then "no more" unless it is the last, then e bits
         more = np.cumsum(one[context], 1) - one[context]
-        prefix = more + np.where(exponents < _TOP, zero[context], 0) + exponents
-        exponent = np.frexp(np.arange(1, 2 * LIMIT + 1).astype(np.float64))[1] - 1
+        prefix = more + np.where(exponents < _MAX_EXPONENT, zero[context], 0) + exponents
+        exponent = np.frexp(np.arange(1, 2 * MAX_VECTOR + 1).astype(np.float64))[1] - 1
         size = np.concatenate([np.zeros((5, 1)), prefix[:, exponent]], 1)  # of spread and |d|
 
         def bits(vector: np.ndarray, around: np.ndarray, expected: np.ndarray | None) -> np.ndarray:
@@ -143,12 +141,12 @@ class VectorCoder:
             part = np.stack([np.zeros(len(d), np.int64), 1 + some[:, 0]], 1)
             flag = _ZERO + (part * 5 + spread[:, None]) * 4 + temporal
             sign = np.where(d < 0, one[_SIGN + side], zero[_SIGN + side])
-            rest = sign + size[spread[:, None], np.minimum(abs(d), 2 * LIMIT)]
+            rest = sign + size[spread[:, None], np.minimum(abs(d), 2 * MAX_VECTOR)]
             return np.where(some, one[flag] + rest, zero[flag]).sum(1)
 
         return bits
 
-    def _run(self, hb: int, wb: int, truth: np.ndarray | None, code: _Code) -> np.ndarray:
+    def _run(self, hb: int, wb: int, truth: np.ndarray | None, code: CodeBits) -> np.ndarray:
         field = np.full((hb * wb + 1, 2), MISSING, np.int64)
         expected = self.expected(hb, wb)
         for step in steps(hb, wb):
@@ -162,29 +160,29 @@ class VectorCoder:
                 d = self._differences(d, (part * 5 + spread) * 4 + temporal[:, c], side[:, c], spread, code)
                 field[block, c] = guess[:, c] + d
                 part = 1 + (d != 0)
-            if truth is None and np.abs(field[block]).max() > LIMIT:
+            if truth is None and np.abs(field[block]).max() > MAX_VECTOR:
                 raise FormatError("a motion vector is out of range")
         self._expected = field[:-1].reshape(hb, wb, 2)
         return self._expected
 
     def _differences(
-        self, d: np.ndarray | None, zero: np.ndarray, side: np.ndarray, spread: np.ndarray, code: _Code
+        self, d: np.ndarray | None, zero: np.ndarray, side: np.ndarray, spread: np.ndarray, code: CodeBits
     ) -> np.ndarray:
         """Code d (None when decoding): zero flag, sign, then |d| = 2**e + suffix with e in unary."""
         out = np.zeros(len(zero), np.int64)
-        some = np.flatnonzero(self._plane(None if d is None else d != 0, _ZERO + zero, code))
+        some = np.flatnonzero(self._contexts.code(None if d is None else d != 0, _ZERO + zero, code))
         if not len(some):
             return out
         size = exponent = None
         if d is not None:
             size = np.abs(d[some])
             exponent = np.frexp(size.astype(np.float64))[1] - 1  # floor(log2), exact
-        negative = self._plane(None if d is None else d[some] < 0, _SIGN + side[some], code)
+        negative = self._contexts.code(None if d is None else d[some] < 0, _SIGN + side[some], code)
         e = np.zeros(len(some), np.int64)
         active = np.arange(len(some))
-        for k in range(_TOP):
+        for k in range(_MAX_EXPONENT):
             more = None if exponent is None else exponent[active] > k
-            more = self._plane(more, _PREFIX + spread[some[active]] * 6 + min(k, 5), code)
+            more = self._contexts.code(more, _PREFIX + spread[some[active]] * 6 + min(k, 5), code)
             active = active[more != 0]
             if not len(active):
                 break
@@ -193,24 +191,11 @@ class VectorCoder:
         place = np.arange(e.sum()) - np.repeat(np.cumsum(e) - e, e)
         weight = np.repeat(e, e) - 1 - place
         context = np.where(place == 0, _SUFFIX + np.repeat(e, e), -1)
-        bits = self._plane(None if size is None else np.repeat(size, e) >> weight & 1, context, code)
+        bits = self._contexts.code(None if size is None else np.repeat(size, e) >> weight & 1, context, code)
         total = np.bincount(np.repeat(np.arange(len(e)), e), weights=bits << weight, minlength=len(e))
         magnitude = (1 << e) + total.astype(np.int64)
         out[some] = np.where(negative != 0, -magnitude, magnitude)
         return out
-
-    def _plane(self, bits: np.ndarray | None, context: np.ndarray, code: _Code) -> np.ndarray:
-        """Code one decision for many blocks, then learn from it; context -1 is an even chance without learning."""
-        n0, n1 = self._counts[:, context]
-        p1 = np.where(context < 0, ONE // 2, np.clip(ONE * n1 // (n0 + n1), 1, ONE - 1))
-        bits = code(None if bits is None else bits.astype(np.int64), p1)
-        learn = context >= 0
-        for value in (0, 1):
-            seen = np.bincount(context[learn & (bits == value)], minlength=_CONTEXTS)
-            self._counts[value] += _STEP * seen
-        while (full := self._counts.sum(0) > _FULL).any():
-            self._counts[:, full] = (self._counts[:, full] + 1) >> 1
-        return bits
 
 
 class Step(NamedTuple):

@@ -14,9 +14,9 @@ import constriction
 import numpy as np
 
 from ..errors import FormatError
+from .contexts import ONE
 
-ONE = 65536  # scale of the probabilities
-_ANY = constriction.stream.model.Bernoulli(perfect=False)
+_BERNOULLI = constriction.stream.model.Bernoulli(perfect=False)
 
 
 def _probabilities(p1: np.ndarray) -> np.ndarray:
@@ -54,7 +54,7 @@ class BitEncoder:
             raise ValueError("bits must be 0 or 1")
         self.count += symbols.size
         p = _probabilities(p1)
-        self._coder.encode(symbols, _ANY, p)
+        self._coder.encode(symbols, _BERNOULLI, p)
         self.bits += _cost(symbols, p)
 
     def finish(self) -> bytes:
@@ -104,7 +104,7 @@ class BitDecoder:
         self.count += p1.size
         p = _probabilities(p1)
         try:
-            symbols = self._coder.decode(_ANY, p)
+            symbols = self._coder.decode(_BERNOULLI, p)
         except AssertionError as e:
             raise FormatError("the coded bits are damaged") from e
         self.bits += _cost(symbols, p)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..gop.motion import BLOCK
-from ..gop.motion_search import find
+from ..gop.motion_search import search_field
 
 MOTION_LAMBDA = 12.0  # luma SAD that a bit of vectors may cost, in strips
 SPEED, FASTEST = 4.0, 12  # of a photograph that moves: standard deviation and bound, in pixels a frame
@@ -230,7 +230,7 @@ class Sampler:
                 zero = np.zeros_like(some)
                 pair = [self.frames.cut(which, zero, zero, height, width) for which in (some, some + apart)]
                 now, reference = (frames.permute(0, 3, 1, 2).contiguous() for frames in pair)
-                v = find(now, reference, MOTION_LAMBDA).v.to(torch.int16)
+                v = search_field(now, reference, MOTION_LAMBDA).v.to(torch.int16)
                 blocks = torch.arange(v.shape[1] * v.shape[2], device=v.device)
                 fields.values[self.on_device(fields.first[some])[:, None] + blocks] = v.flatten(1, 2)
                 known[some] = True

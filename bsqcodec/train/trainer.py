@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ..errors import BsqError
-from ..gop.encoder import P_DROPS
+from ..gop.encoder import P_OFFSETS
 from ..gop.motion import BLOCK, TAPS
 from ..model_files import find_file
 from ..network.config import ModelConfig
@@ -226,12 +226,12 @@ class Trainer:
         level: log2 of the quantiser steps of the I frames, (n,); high: the most that it may be.
         """
         n = len(level)
-        coarser, first = rng.choice(COARSER_P, n), rng.integers(len(P_DROPS))
+        coarser, first = rng.choice(COARSER_P, n), rng.integers(len(P_OFFSETS))
         swing = LOG2_STEP * rng.integers(2, size=n)
         more = np.zeros((len(order), n))
         for a, place in enumerate(order):
             if len(place.references) == 1:
-                more[a] = coarser + swing * P_DROPS[(first + a) % len(P_DROPS)]
+                more[a] = coarser + swing * P_OFFSETS[(first + a) % len(P_OFFSETS)]
             elif place.references:
                 more[a] = COARSER_B * rng.random(n)
         return self.on_device(np.minimum(level + more, high)), self.on_device(rng.random((len(order), n)))

@@ -9,11 +9,11 @@ from skimage import data as skdata
 
 from bsqcodec.errors import BsqError, FormatError, ModelError
 from bsqcodec.gop.decoder import decode_gop, decode_symbols
-from bsqcodec.gop.encoder import DROP, GopEncoder
+from bsqcodec.gop.encoder import B_LEVEL_OFFSET, GopEncoder
 from bsqcodec.network.weights import find_model, load_model
 from bsqcodec.rate import find_quality
-from bsqcodec.settings import EncodeSettings
-from bsqcodec.stream.group import GROUP_HEADER, coding_order, frame_headers, group_tune
+from bsqcodec.settings import TUNES, EncodeSettings
+from bsqcodec.stream.group import GROUP_HEADER, coding_order, parse_group
 from bsqcodec.stream.motion_vectors import VectorCoder
 
 
@@ -45,8 +45,8 @@ def test_decoder_gives_the_frames_the_encoder_predicted_from(tiny, height, width
     out = list(decode_gop(tiny, payload, height, width, frames))
     assert len(out) == frames
     assert all(np.array_equal(a, b) for a, b in zip(out, decoded))
-    assert [s.kind for s in stats][0] == "I"
-    assert group_tune(payload, frames) == tune
+    assert [s.frame_type for s in stats][0] == "I"
+    assert TUNES[parse_group(payload, frames).tune] == tune
 
 
 def test_the_default_model_decodes_as_it_said(model):
@@ -54,7 +54,7 @@ def test_the_default_model_decodes_as_it_said(model):
     x = photo(37, 45, 4)
     for tune, qualities in (("perceptual", [1] * 4), ("psnr", [100] * 4), ("perceptual", [100, 1, 50, 99])):
         payload, decoded, stats = encode(model, x, qualities, 3, tune)
-        assert [s.kind for s in stats] == ["I", "P", "B", "B"]
+        assert [s.frame_type for s in stats] == ["I", "P", "B", "B"]
         assert all(np.array_equal(a, b) for a, b in zip(decode_gop(model, payload, 37, 45, 4), decoded, strict=True))
 
 
@@ -78,7 +78,7 @@ def test_symbols_are_what_was_coded(model):
     payload, decoded, stats = encode(model, x, [60] * 5, 4)
     symbols = list(decode_symbols(model, payload, 48, 64, 5))
     for s, coded in zip(symbols, stats, strict=True):
-        assert (s.stats.kind, s.stats.quality, s.stats.count) == (coded.kind, coded.quality, coded.count)
+        assert (s.stats.frame_type, s.stats.quality, s.stats.count) == (coded.frame_type, coded.quality, coded.count)
         assert s.stats.bits == pytest.approx(coded.bits) and s.stats.side_bits == pytest.approx(coded.side_bits)
         assert np.array_equal(s.picture, decoded[s.place.number])
         assert s.coefficients.shape == (1, 3, 4, model.network.active(s.condition.quality))
@@ -131,7 +131,7 @@ def test_a_scene_cut_starts_over(model):
     x = np.concatenate([clip(32, 32, 2), 255 - clip(32, 32, 2, seed=9)])
     x[:2] //= 8
     payload, decoded, stats = encode(model, x, [90] * 4)
-    assert stats[2].kind == "I"
+    assert stats[2].frame_type == "I"
     assert np.array_equal(list(decode_gop(model, payload, 32, 32, 4))[3], decoded[3])
 
 
@@ -139,7 +139,7 @@ def test_coarse_coding_is_no_scene_cut(model):
     picture = skdata.astronaut()
     frames = [picture[100 + t : 164 + t, 100:196] for t in range(4)]
     _, _, stats = encode(model, np.stack(frames), [1] * 4)
-    assert [s.kind for s in stats] == ["I", "P", "P", "P"]
+    assert [s.frame_type for s in stats] == ["I", "P", "P", "P"]
 
 
 def test_decoder_uses_no_state_of_the_encoder(tiny):
@@ -174,7 +174,7 @@ def test_prefix_of_frames_does_not_depend_on_later_ones(tiny):
 
 
 def group(frames, headers, mini=1, tune=0, more=0, rest=b""):
-    return bytes([mini, DROP, tune, more]) + bytes(headers) + rest
+    return bytes([mini, B_LEVEL_OFFSET, tune, more]) + bytes(headers) + rest
 
 
 @pytest.mark.parametrize(
@@ -199,14 +199,14 @@ def group(frames, headers, mini=1, tune=0, more=0, rest=b""):
 )
 def test_broken_payloads_are_format_errors(tiny, payload):
     with pytest.raises(FormatError):
-        frame_headers(payload, 2)
+        parse_group(payload, 2)
     with pytest.raises(FormatError):
         list(decode_gop(tiny, payload, 32, 32, 2))
 
 
 def test_no_frames_are_a_format_error():
     with pytest.raises(FormatError):
-        frame_headers(group(0, [50]), 0)
+        parse_group(group(0, [50]), 0)
 
 
 def test_what_a_header_has_beyond_is_skipped(tiny):
@@ -217,16 +217,16 @@ def test_what_a_header_has_beyond_is_skipped(tiny):
     start, headers, rest = payload[:3], payload[4 : 4 + anchors], payload[4 + anchors :]
     for more in (1, 3, 255):
         longer = start + bytes([more]) + b"".join(bytes([h]) + b"\xa5" * more for h in headers) + rest
-        assert frame_headers(longer, 6) == frame_headers(payload, 6)
+        assert parse_group(longer, 6).headers == parse_group(payload, 6).headers
         assert all(np.array_equal(a, b) for a, b in zip(decode_gop(tiny, longer, 33, 48, 6), decoded, strict=True))
 
 
 def test_the_drop_of_b_frames_is_read_from_the_group():
     payload = bytearray(group(5, [50, 0x80 | 50], mini=4))
     qualities = []
-    for drop in (0, 1, DROP, 60, 255):
+    for drop in (0, 1, B_LEVEL_OFFSET, 60, 255):
         payload[1] = drop
-        qualities.append({h.place.number: h.quality for h in frame_headers(bytes(payload), 5)})
+        qualities.append({h.place.number: h.quality for h in parse_group(bytes(payload), 5).headers})
         assert all(1 <= q <= 100 for q in qualities[-1].values())
         assert qualities[-1][0] == qualities[-1][4] == 50
     assert set(qualities[0].values()) == {50} and qualities[1][2] < 50 and qualities[-1][1] == 1
@@ -305,9 +305,9 @@ def test_b_frames_decode_as_the_encoder_said(tiny, mini, frames):
     payload, decoded, stats = encode(tiny, x, itertools.cycle([30, 60, 90]), mini)
     assert len(decoded) == len(stats) == frames
     assert all(np.array_equal(a, b) for a, b in zip(decode_gop(tiny, payload, 33, 48, frames), decoded, strict=True))
-    headers = frame_headers(payload, frames)
-    assert [(h.kind, h.quality) for h in headers] == [(s.kind, s.quality) for s in stats]
-    assert any(h.kind == "B" for h in headers) == (frames > 2)
+    headers = parse_group(payload, frames).headers
+    assert [(h.frame_type, h.quality) for h in headers] == [(s.frame_type, s.quality) for s in stats]
+    assert any(h.frame_type == "B" for h in headers) == (frames > 2)
 
 
 def test_a_scene_cut_between_anchors(model):
@@ -315,7 +315,7 @@ def test_a_scene_cut_between_anchors(model):
     x = np.concatenate([clip(32, 48, 3), 255 - clip(32, 48, 2, seed=9)])
     x[:3] //= 8
     payload, decoded, stats = encode(model, x, [70] * 5, 4)
-    assert [s.kind for s in stats[:2]] == ["I", "I"]
+    assert [s.frame_type for s in stats[:2]] == ["I", "I"]
     assert all(np.array_equal(a, b) for a, b in zip(decode_gop(model, payload, 32, 48, 5), decoded, strict=True))
     symbols = {s.place.number: s for s in decode_symbols(model, payload, 32, 48, 5)}
     assert 4 not in symbols[1].vectors and 4 not in symbols[2].vectors and 0 not in symbols[3].vectors
@@ -326,7 +326,7 @@ def test_little_is_kept_of_frames_that_are_done(tiny):
     encoder = GopEncoder(tiny, 32, 32, EncodeSettings(), 4)
     for t in range(30):
         encoder.push(x[t % 6], 50)
-        assert len(encoder._pictures.canvases) <= 5 and len(encoder._past._vectors) <= 5
+        assert len(encoder._references.frames) <= 5 and len(encoder._vector_contexts._vectors) <= 5
 
 
 def test_vectors_are_expected_by_the_book(model, monkeypatch):

@@ -6,8 +6,13 @@ import skimage.data
 import torch
 from torch import Tensor
 
-from bsqcodec.gop.motion import BLOCK, LIMIT, TAPS, compensate
-from bsqcodec.gop.motion_search import search
+from bsqcodec.gop.motion import BLOCK, TAPS, compensate
+from bsqcodec.gop.motion_search import search_field
+from bsqcodec.stream.group import MAX_VECTOR
+
+
+def search(cur: Tensor, ref: Tensor, lam: float, start: Tensor | None = None) -> Tensor:
+    return search_field(cur, ref, lam, start).v
 
 
 def picture(height: int, width: int, y: int = 100, x: int = 90) -> Tensor:
@@ -40,7 +45,7 @@ def test_compensation_is_exact(size: tuple[int, int]) -> None:
     ref[0] = np.where(ref[0] < 128, 0, 255)  # the largest sums
     grid = (2, -(-size[0] // BLOCK), -(-size[1] // BLOCK), 2)
     vectors = rng.integers(-90, 91, grid)
-    vectors[1, 0, 0] = (-LIMIT, LIMIT)
+    vectors[1, 0, 0] = (-MAX_VECTOR, MAX_VECTOR)
     expected = torch.from_numpy(np.stack([oracle(r, v) for r, v in zip(ref, vectors)]))
     found = compensate(torch.from_numpy(ref), torch.from_numpy(vectors))
     assert found.dtype == torch.float32 and torch.equal(found.long(), expected)
@@ -103,4 +108,4 @@ def test_search_of_tiny_frames_and_wild_starts() -> None:
         vectors = search(picture(*size), picture(*size, 120, 130), 4.0)
         assert compensate(picture(*size, 120, 130), vectors).shape == (1, 3, *size)
     wild = torch.full((1, 4, 4, 2), 30000)
-    assert search(picture(64, 64), picture(64, 64), 4.0, wild).abs().max() <= LIMIT
+    assert search(picture(64, 64), picture(64, 64), 4.0, wild).abs().max() <= MAX_VECTOR

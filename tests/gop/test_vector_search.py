@@ -5,8 +5,8 @@ import pytest
 import skimage.data
 import torch
 
-from bsqcodec.gop.motion_search import Field, find
-from bsqcodec.gop.vector_search import _grid, refine
+from bsqcodec.gop.motion_search import Field, search_field
+from bsqcodec.gop.vector_search import _grid, cheapest_vectors
 from bsqcodec.stream.motion_vectors import VectorCoder
 from bsqcodec.stream.range_coder import BitEncoder
 
@@ -44,10 +44,10 @@ def estimate(coder: VectorCoder, vectors: np.ndarray) -> float:
 @pytest.mark.parametrize("later", [False, True])
 def test_the_bits_that_it_goes_by_are_those_of_the_coder(later: bool) -> None:
     cur, ref = moving(160, 224)
-    vectors = find(cur, ref, 8.0).v[0].numpy()
+    vectors = search_field(cur, ref, 8.0).v[0].numpy()
     coder = VectorCoder()
     if later:
-        code(coder, -find(ref, cur, 8.0).v[0].numpy())
+        code(coder, -search_field(ref, cur, 8.0).v[0].numpy())
     guessed = estimate(coder, vectors)
     assert code(coder, vectors) == pytest.approx(guessed, rel=0.1)  # the coder learns while it codes
 
@@ -55,9 +55,9 @@ def test_the_bits_that_it_goes_by_are_those_of_the_coder(later: bool) -> None:
 @pytest.mark.parametrize("lam", [1000.0, 5000.0])
 def test_a_field_costs_less(lam: float) -> None:
     cur, ref = moving(160, 224)
-    first = find(cur, ref, 8.0)
-    field, coder = find(cur, ref, 8.0), VectorCoder()
-    vectors = refine(field, coder, lam)
+    first = search_field(cur, ref, 8.0)
+    field, coder = search_field(cur, ref, 8.0), VectorCoder()
+    vectors = cheapest_vectors(field, coder, lam)
     assert vectors.dtype == np.int32 and vectors.shape == (10, 14, 2)
     before = squared_error(first, first.v[0].numpy()) + lam * estimate(coder, first.v[0].numpy())
     after = squared_error(first, vectors) + lam * estimate(coder, vectors)
@@ -69,8 +69,8 @@ def test_no_single_change_to_a_neighbours_vector_is_better_at_the_end(monkeypatc
     """What it adds up of a change, its own bits and those of the blocks predicted from it, is the whole of it."""
     monkeypatch.setattr("bsqcodec.gop.vector_search.PASSES", 50)
     cur, ref = moving(96, 112)
-    field, coder, lam = find(cur, ref, 8.0), VectorCoder(), 200.0
-    vectors = refine(field, coder, lam)
+    field, coder, lam = search_field(cur, ref, 8.0), VectorCoder(), 200.0
+    vectors = cheapest_vectors(field, coder, lam)
 
     def cost(v: np.ndarray) -> float:
         return squared_error(field, v) + lam * estimate(coder, v)
@@ -90,6 +90,6 @@ def test_any_size(size: tuple[int, int]) -> None:
     cur, ref = moving(*size)
     coder = VectorCoder()
     for _ in range(2):
-        vectors = refine(find(cur, ref, 4.0), coder, 100.0)
+        vectors = cheapest_vectors(search_field(cur, ref, 4.0), coder, 100.0)
         assert vectors.shape == (-(-size[0] // 16), -(-size[1] // 16), 2)
         code(coder, vectors)

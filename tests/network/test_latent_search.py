@@ -69,7 +69,7 @@ def test_effort_never_breaks_the_round_trip(model, tune):
     frames = [picture(29, 43, 2 * t) for t in range(4)]
     encoder = GopEncoder(model, 29, 43, EncodeSettings(effort=2, tune=tune), 3)
     decoded = [x for f in frames for x in encoder.push(f, 55)] + encoder.flush()
-    assert [s.kind for s in encoder.stats] == ["I", "P", "B", "B"]
+    assert [s.frame_type for s in encoder.stats] == ["I", "P", "B", "B"]
     out = list(decode_gop(model, encoder.finish(), 29, 43, 4))
     assert len(out) == 4 and all(np.array_equal(a, b) for a, b in zip(out, decoded))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bsqcodec.errors import FormatError
-from bsqcodec.stream.contrast import HIGHEST, LOWEST, decode_classes, encode_classes
+from bsqcodec.stream.contrast import MAX_CLASS, MIN_CLASS, decode_classes, encode_classes
 from bsqcodec.stream.range_coder import BitDecoder, BitEncoder
 
 GRIDS = [(1, 1), (1, 2), (2, 1), (1, 17), (17, 1), (3, 5), (8, 8), (9, 16), (33, 31)]
@@ -15,13 +15,13 @@ def fields(rows: int, columns: int) -> list[np.ndarray]:
     i, j = np.mgrid[:rows, :columns]
     smooth = np.rint(3 * np.sin(i / 4) * np.cos(j / 5)).astype(np.int64)
     return [
-        rng.integers(LOWEST, HIGHEST + 1, (rows, columns)),
+        rng.integers(MIN_CLASS, MAX_CLASS + 1, (rows, columns)),
         np.zeros((rows, columns), np.int64),
-        np.full((rows, columns), LOWEST),
-        np.full((rows, columns), HIGHEST),
-        np.where((i + j) % 2, LOWEST, HIGHEST),
+        np.full((rows, columns), MIN_CLASS),
+        np.full((rows, columns), MAX_CLASS),
+        np.where((i + j) % 2, MIN_CLASS, MAX_CLASS),
         smooth,
-        np.clip(smooth + rng.integers(-1, 2, (rows, columns)), LOWEST, HIGHEST),
+        np.clip(smooth + rng.integers(-1, 2, (rows, columns)), MIN_CLASS, MAX_CLASS),
     ]
 
 
@@ -73,14 +73,14 @@ def test_hostile_bytes_are_refused_or_give_classes():
         except FormatError:
             refused += 1
             continue
-        assert classes.shape == (rows, columns) and LOWEST <= classes.min() and classes.max() <= HIGHEST
+        assert classes.shape == (rows, columns) and MIN_CLASS <= classes.min() and classes.max() <= MAX_CLASS
     assert 0 < refused < 150
 
 
 def test_a_class_out_of_range_is_refused():
     """An encoder that is told to write one: the decoder does not take it."""
     classes = np.zeros((4, 4), np.int64)
-    classes[1, 2] = HIGHEST + 1
+    classes[1, 2] = MAX_CLASS + 1
     encoder = BitEncoder()
     try:
         encode_classes(classes, encoder)
@@ -104,4 +104,4 @@ def test_damage_is_refused_or_gives_classes():
             found = decode_classes(9, 16, BitDecoder(bytes(bad)))
         except FormatError:
             continue
-        assert found.shape == (9, 16) and LOWEST <= found.min() and found.max() <= HIGHEST
+        assert found.shape == (9, 16) and MIN_CLASS <= found.min() and found.max() <= MAX_CLASS

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bsqcodec.errors import FormatError
-from bsqcodec.stream.motion_vectors import _START, LIMIT, VectorCoder
+from bsqcodec.stream.group import MAX_VECTOR
+from bsqcodec.stream.motion_vectors import _START, VectorCoder
 from bsqcodec.stream.range_coder import BitDecoder, BitEncoder
 
 
@@ -37,9 +38,9 @@ def smooth(hb: int, wb: int, frames: int) -> list[np.ndarray]:
 def test_round_trip(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(1)
     fields = [
-        rng.integers(-LIMIT, LIMIT + 1, (*shape, 2)),
+        rng.integers(-MAX_VECTOR, MAX_VECTOR + 1, (*shape, 2)),
         np.zeros((*shape, 2), np.int32),
-        np.where(rng.random((*shape, 2)) < 0.5, -LIMIT, LIMIT).astype(np.int16),  # the largest differences
+        np.where(rng.random((*shape, 2)) < 0.5, -MAX_VECTOR, MAX_VECTOR).astype(np.int16),  # the largest differences
         *smooth(*shape, 3),
     ]
     data, _ = encoded(fields)
@@ -65,7 +66,7 @@ def test_damaged_data_end() -> None:
     data, _ = encoded(fields)
     for broken in [b"", data[: len(data) // 2], b"\xff" * 400] + [rng.bytes(2000) for _ in range(10)]:
         try:
-            assert all(np.abs(field).max() <= LIMIT for field in decoded(broken, fields))
+            assert all(np.abs(field).max() <= MAX_VECTOR for field in decoded(broken, fields))
         except FormatError:
             pass
 
@@ -74,7 +75,7 @@ def test_out_of_range_is_refused() -> None:
     with pytest.raises(FormatError):
         for _ in range(50):  # noise soon leaves the range
             decoded(np.random.default_rng(_).bytes(4000), smooth(20, 20, 4))
-    bad = (np.full((2, 2, 2), LIMIT + 1), np.zeros((2, 2)), np.zeros((2, 2, 2)), np.zeros((0, 2, 2), int))
+    bad = (np.full((2, 2, 2), MAX_VECTOR + 1), np.zeros((2, 2)), np.zeros((2, 2, 2)), np.zeros((0, 2, 2), int))
     for field in bad:
         with pytest.raises(ValueError):
             VectorCoder().encode(field, BitEncoder())
@@ -156,7 +157,7 @@ def by_the_book(hb: int, wb: int, before: np.ndarray | None, n: list[list[int]],
 @pytest.mark.parametrize("shape", [(1, 2), (7, 10), (15, 26)])
 def test_decodes_by_the_book(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(4)
-    fields = [*smooth(*shape, 12), rng.integers(-LIMIT, LIMIT + 1, (*shape, 2)), *smooth(*shape, 12)]
+    fields = [*smooth(*shape, 12), rng.integers(-MAX_VECTOR, MAX_VECTOR + 1, (*shape, 2)), *smooth(*shape, 12)]
     dec = BitDecoder(encoded(fields)[0])
     counts = [[256 - int(p), int(p)] for p in _START]
     before = None
