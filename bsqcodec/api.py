@@ -41,6 +41,7 @@ from .types import AudioPacket, Frame, FrameStats, MediaInfo
 
 GRAY = 128  # what stands for a frame that is lost
 MAX_PENDING = 1 << 20  # bytes of sound that wait for the end of a group of pictures
+Chunk = Gop | list[AudioPacket] | Lost
 _T = TypeVar("_T")
 
 
@@ -51,8 +52,7 @@ def choose(
     settings = replace(settings or EncodeSettings(), **options)
     if isinstance(model, Model):
         return settings, model
-    if model is not None:
-        settings = replace(settings, model=model)
+    settings = replace(settings, model=model or settings.model)
     return settings, load_model(settings.model, device_of(device))
 
 
@@ -165,8 +165,7 @@ class Encoder:
         self._finish_group(payload)
 
     def write_audio(self, packet: AudioPacket) -> None:
-        """Pass on a packet of `info.audio`; it is written after the group of pictures that is being encoded, or before
-        if there is more sound than that."""
+        """Pass on a packet of `info.audio`; it is written after the open group of pictures, or before if too large."""
         self._check_open()
         self._audio.append(packet)
         self._audio_pending += len(packet.data)
@@ -174,8 +173,7 @@ class Encoder:
             self._write_audio()
 
     def close(self) -> list[np.ndarray]:
-        """Finish the stream; a second time does nothing. The file is left open. Returns the rest of the frames, as
-        `write` does."""
+        """Finish the stream, once. The file is left open. Returns the rest of the frames, as `write` does."""
         if self._closed:
             return []
         decoded = self._end_group()
@@ -282,14 +280,13 @@ class Decoder:
                 yield Frame(picture, chunk.pts[i])
 
     def symbols(self) -> Iterator[FrameStats]:
-        """What each frame costs, in the order of coding: reads the whole stream and decodes every symbol. Raises as
-        `frames` does."""
+        """What each frame costs, in the order of coding: decodes every symbol. Raises as `frames` does."""
         for chunk in self._chunks(0):
             if isinstance(chunk, Gop):
                 for s in self._decoded(decode_symbols, chunk):
                     yield s.stats
 
-    def _chunks(self, start: int, conceal: bool = False) -> Iterator[Gop | list[AudioPacket] | Lost]:
+    def _chunks(self, start: int, conceal: bool = False) -> Iterator[Chunk]:
         """The chunks from the one on that holds frame `start`, or from an earlier one where there is no index."""
         if self._closed:
             raise ValueError("the decoder is closed")
@@ -305,18 +302,18 @@ class Decoder:
                 raise BsqError("the frames of this decoder are being read anew by another iteration")
 
     def _entry(self, start: int) -> IndexEntry | None:
-        """The last group that begins no later than frame `start`; None: the first one, or none is known."""
+        """The last group that begins no later than frame `start`; None if there is no index."""
         try:
             before = [entry for entry in self.reader.index() if entry.first <= start]
-        except FormatError:
-            return None  # a stream that is cut short has no index, but still the frames before the cut
+        except FormatError:  # a stream that is cut short still has the frames before the cut
+            before = []
         return before[-1] if before else None
 
     def _wanted(
         self, start: int, stop: int | None, conceal: bool, workers: Workers | None
     ) -> Iterator[tuple[Gop | Lost, Future | None]]:
         """What holds frames `start` to `stop` - 1, with what `workers` make of it; sound is passed on."""
-        chunks: Iterator[tuple[Gop | list[AudioPacket] | Lost, Future | None]]
+        chunks: Iterator[tuple[Chunk, Future | None]]
         if workers:
             begin = functools.partial(self._begin, workers, start, stop)
             chunks = workers.ahead(self._chunks(start, conceal), begin, self._bytes)
@@ -335,13 +332,11 @@ class Decoder:
             if number > start or isinstance(chunk, Lost):
                 yield chunk, future
 
-    def _bytes(self, chunk: Gop | list[AudioPacket] | Lost) -> int:
+    def _bytes(self, chunk: Chunk) -> int:
         """Bytes that the frames of a group of pictures have."""
         return 3 * self.info.width * self.info.height * len(chunk.pts) if isinstance(chunk, Gop) else 0
 
-    def _begin(
-        self, workers: Workers, start: int, stop: int | None, chunk: Gop | list[AudioPacket] | Lost
-    ) -> Future | None:
+    def _begin(self, workers: Workers, start: int, stop: int | None, chunk: Chunk) -> Future | None:
         """Let `workers` decode a group, if it is wanted and not too large."""
         if not isinstance(chunk, Gop) or self._bytes(chunk) > MAX_GROUP_BYTES:
             return None

@@ -33,7 +33,7 @@ from bsqcodec import api
 from bsqcodec.api import Decoder, Encoder
 from bsqcodec.describe import describe, lines
 from bsqcodec.errors import BsqError
-from bsqcodec.gop.encoder import B_LEVEL_OFFSET
+from bsqcodec.gop.quality import B_LEVEL_OFFSET
 from bsqcodec.network.weights import Model, load_model
 from bsqcodec.settings import DEFAULT_MODEL
 from bsqcodec.stream.fields import Fields, signed, varint

@@ -14,7 +14,7 @@ from skimage import data as skdata
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from bsqcodec.gop import encoder as codec
+from bsqcodec.gop import quality
 from bsqcodec.gop.decoder import decode_gop
 from bsqcodec.gop.encoder import GopEncoder
 from bsqcodec.network.export import integers
@@ -211,7 +211,7 @@ def encode(model, height, width):
 def test_a_group_of_pictures_is_the_same_on_a_device(monkeypatch):
     """Encoded and decoded there, bit for bit. The host waits twice a step of the prior: for how many coefficients are
     coded, and for them. Larger pictures take no more."""
-    monkeypatch.setattr(codec, "P_OFFSETS", (0,))  # one quality, one graph
+    monkeypatch.setattr(quality, "P_OFFSETS", (0,))  # one quality, one graph
     model = random_model()
     steps = len(PHASES) * len(groups(model.network.active(40)))
     launches = []

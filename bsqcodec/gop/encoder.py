@@ -9,21 +9,16 @@ from ..network.patches import TOKEN
 from ..network.weights import Model
 from ..settings import EncodeSettings, check_quality, tune_number
 from ..stream import contrast
-from ..stream.group import MAX_MINI_GOP, PREDICTED, Place, code_references, mini_gop
+from ..stream.group import MAX_MINI_GOP, Place, code_references, mini_gop
 from ..stream.motion_vectors import VectorCoder
 from ..stream.range_coder import BitEncoder
 from ..types import FrameStats
 from .motion import mean
 from .motion_search import MOTION_LAMBDA, VECTOR_LAMBDA, search_field
+from .quality import B_LEVEL_OFFSET, FrameQualities
 from .references import ReferenceBuffer, VectorContexts, frame_condition
 from .vector_search import cheapest_vectors
 
-# Steps of quality that each level of B frames is below its anchor: fewer frames or none are predicted from them.
-B_LEVEL_OFFSET = 9
-# Steps of quality that the P frames after an I frame are below it, in turn. What a coarse quantiser leaves adds up from
-# P frame to P frame; a fine one now and then ends it, and costs less than if all were alike.
-P_OFFSETS = (8, 7, 8, 5, 8, 7, 8, 0)
-P_OFFSETS_AMONG_B = (5, 0)
 # Motion of the tune perceptual is weighed as if the step were so much finer than that of a token of class 0.
 MOTION_GAIN = 1.2
 # Bits that an error of one quantiser step of a coefficient may cost: of frames without reference, and with.
@@ -56,9 +51,7 @@ class GopEncoder:
         self._references = ReferenceBuffer(model, height, width)
         self._vector_contexts = VectorContexts(self._references.rows, self._references.columns)
         self._coder = BitEncoder()
-        self._p_offsets = P_OFFSETS if self._mini_gop == 1 else P_OFFSETS_AMONG_B
-        self._p_frames = 0  # since the last I frame
-        self._headers: dict[int, int] = {}  # of each anchor that is encoded
+        self._qualities = FrameQualities(self._mini_gop)
         self._waiting: list[tuple[np.ndarray, int]] = []  # frames, and the quality that is asked for
         self._error = torch.tensor(0.0)  # mean absolute coding error of the last frame
         self.stats: list[FrameStats] = []
@@ -74,7 +67,7 @@ class GopEncoder:
             raise ValueError(f"frame is {frame.dtype} {frame.shape}, not uint8 {(*size, 3)}")
         check_quality(quality)
         self._waiting.append((frame, quality))
-        if not self._headers:
+        if not self.stats:
             return self._encode([Place(0, 0)])
         return self.flush() if len(self._waiting) == self._mini_gop else []
 
@@ -92,7 +85,7 @@ class GopEncoder:
         """The payload of all frames pushed; `flush` comes before."""
         assert not self._waiting, "there are frames that are not encoded"
         mini = self._mini_gop if len(self.stats) > 1 else 1
-        return bytes([mini, B_LEVEL_OFFSET, self._tune, 0, *self._headers.values()]) + self._coder.finish()
+        return bytes([mini, B_LEVEL_OFFSET, self._tune, 0, *self._qualities.headers.values()]) + self._coder.finish()
 
     def _encode(self, places: list[Place]) -> list[np.ndarray]:
         first, waiting, self._waiting = len(self.stats), self._waiting, []
@@ -103,13 +96,8 @@ class GopEncoder:
     def _encode_frame(self, frame: np.ndarray, quality: int, place: Place) -> np.ndarray:
         """Encode a frame at the quality that is asked for, or at less; returns it decoded."""
         x = self._padded(frame)
-        predicted_quality = self._predicted_quality(quality, place)
-        prediction, vectors = self._predict(x, predicted_quality, place)
-        if vectors or place.after is not None:
-            quality = predicted_quality
-        if place.after is None:
-            self._p_frames = self._p_frames + 1 if vectors else 0
-            self._headers[place.number] = quality | (PREDICTED if vectors else 0)
+        prediction, vectors = self._predict(x, quality, place)
+        quality = self._qualities.choose(quality, place, bool(vectors))
         condition = frame_condition(place, bool(vectors), quality, self._tune)
         start, count = self._coder.bits, self._coder.count
         self._code_vectors(vectors, place)
@@ -136,17 +124,14 @@ class GopEncoder:
         bottom, right = s.rows * TOKEN - s.height, s.columns * TOKEN - s.width
         return F.pad(x.float(), (0, right, 0, bottom), mode="replicate")
 
-    def _predicted_quality(self, quality: int, place: Place) -> int:
-        """What a frame gets, if it is predicted, of the quality that is asked for."""
-        if place.after is not None:
-            return place.quality(self._headers[place.anchor] & ~PREDICTED, B_LEVEL_OFFSET)
-        return max(1, quality - self._p_offsets[self._p_frames % len(self._p_offsets)])
-
     def _predict(self, x: Tensor, quality: int, place: Place) -> tuple[Tensor | None, dict[int, np.ndarray]]:
-        """The prediction of the frame and, for each of its references, the vectors; none for an I frame."""
+        """The prediction of the frame and, for each of its references, the vectors; none for an I frame.
+
+        quality: what is asked for.
+        """
         if place.before is None:
             return None, {}
-        prediction, vectors = self._best_motion(x, quality, place)
+        prediction, vectors = self._best_motion(x, self._qualities.predicted(quality, place), place)
         # a scene cut: the frame is closer to the mean of each of its tokens than to its prediction, and that is
         # not because the last frame was coded as coarsely
         flat = F.interpolate(F.avg_pool2d(x, TOKEN), scale_factor=float(TOKEN))

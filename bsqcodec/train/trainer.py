@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ..errors import BsqError
-from ..gop.encoder import P_OFFSETS
 from ..gop.motion import BLOCK, TAPS
+from ..gop.quality import P_OFFSETS
 from ..model_files import find_file
 from ..network.config import ModelConfig
 from ..network.cuda_graphs import Graphs

@@ -9,7 +9,8 @@ from skimage import data as skdata
 
 from bsqcodec.errors import BsqError, FormatError, ModelError
 from bsqcodec.gop.decoder import decode_gop, decode_symbols
-from bsqcodec.gop.encoder import B_LEVEL_OFFSET, GopEncoder
+from bsqcodec.gop.encoder import GopEncoder
+from bsqcodec.gop.quality import B_LEVEL_OFFSET
 from bsqcodec.network.weights import find_model, load_model
 from bsqcodec.rate import find_quality
 from bsqcodec.settings import TUNES, EncodeSettings

@@ -1,0 +1,215 @@
+"""The library as a newcomer uses it: reading again and backwards, closing twice, with a model of one's own."""
+
+import inspect
+import io
+from dataclasses import FrozenInstanceError, fields
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import bsqcodec
+from bsqcodec import BsqError, Decoder, Encoder, EncodeSettings, FormatError, MediaInfo, ModelError
+from bsqcodec.__main__ import encode as encode_command
+from bsqcodec.api import encode_image
+from bsqcodec.network import weights
+from bsqcodec.network.weights import save_model
+from bsqcodec.settings import MAX_EFFORT, MAX_GOP
+from bsqcodec.stream.reader import StreamReader
+from bsqcodec.types import AudioPacket, AudioTrack
+from helpers import Pipe, moving, random_network
+
+INFO = MediaInfo(32, 24, frame_rate=Fraction(25))
+FRAMES, GOP = 7, 3
+
+
+@pytest.fixture(scope="module")
+def coded(tiny):
+    """A stream of seven frames in three groups, and the frames as they decode."""
+    file, decoded = io.BytesIO(), []
+    with Encoder(file, INFO, model=tiny, gop=GOP, quality=60) as encoder:
+        for t, picture in enumerate(moving(FRAMES, 24, 32)):
+            decoded += encoder.write(picture, t)
+        decoded += encoder.close()
+    return file.getvalue(), decoded
+
+
+def same(frames, expected, first):
+    """Whether frames are those expected, from number `first` on."""
+    frames = list(frames)
+    right = expected[first : first + len(frames)]
+    assert [frame.pts for frame in frames] == list(range(first, first + len(right)))
+    return len(frames) > 0 and all(np.array_equal(f.rgb, r) for f, r in zip(frames, right, strict=True))
+
+
+def test_frames_again_and_backwards(coded, tiny):
+    data, decoded = coded
+    decoder = Decoder(io.BytesIO(data), model=tiny)
+    for _ in range(2):
+        assert len(list(decoder.frames())) == FRAMES and same(decoder.frames(), decoded, 0)
+    for start, stop in ((2, 4), (0, 2), (6, None), (5, 6), (0, 1), (1, 7), (0, None)):
+        assert same(decoder.frames(start, stop), decoded, start)
+    assert len(list(decoder.symbols())) == FRAMES == len(list(decoder.symbols()))
+    assert same(decoder.frames(3, 5), decoded, 3)
+
+
+def test_a_file_of_one_group_has_no_index_and_is_read_again(tiny):
+    data = encode_image(moving(1, 24, 32)[0], model=tiny)
+    decoder = Decoder(io.BytesIO(data), model=tiny)
+    first, second = [next(iter(decoder.frames())).rgb for _ in range(2)]
+    assert np.array_equal(first, second) and list(decoder.frames(1)) == []
+    assert len(list(decoder.frames())) == 1
+
+
+def test_an_iteration_left_early_does_not_matter(coded, tiny):
+    data, decoded = coded
+    decoder = Decoder(io.BytesIO(data), model=tiny)
+    for _ in decoder.frames(4):
+        break
+    assert same(decoder.frames(), decoded, 0)
+
+
+def test_a_new_iteration_ends_the_one_before(coded, tiny):
+    data, decoded = coded
+    decoder = Decoder(io.BytesIO(data), model=tiny)
+    old = decoder.frames()
+    next(old)
+    assert same(decoder.frames(1, 3), decoded, 1)
+    with pytest.raises(BsqError, match="read anew"):
+        list(old)
+
+
+def test_a_damaged_stream_is_concealed_alike_each_time(coded, tiny):
+    data, _ = coded
+    reader = StreamReader(io.BytesIO(data))
+    offset = reader.index()[1].offset
+    broken = data[: offset + 12] + bytes([data[offset + 12] ^ 1]) + data[offset + 13 :]
+    decoder = Decoder(io.BytesIO(broken), model=tiny)
+    results = []
+    for _ in range(2):
+        pictures = [frame.rgb.tobytes() for frame in decoder.frames(conceal=True)]
+        results.append((pictures, decoder.warnings))
+    assert results[0] == results[1] and len(results[0][0]) == FRAMES and len(results[0][1]) == 1
+
+
+def test_sound_comes_again(tiny):
+    track = AudioTrack("pcm_s16le", Fraction(1, 8000), 8000, "mono", b"")
+    file = io.BytesIO()
+    with Encoder(file, MediaInfo(32, 24, frame_rate=Fraction(25), audio=track), model=tiny) as encoder:
+        encoder.write_audio(AudioPacket(0, 160, b"x" * 320))
+        encoder.write(moving(1, 24, 32)[0], 0)
+    file.seek(0)
+    decoder, heard = Decoder(file, model=tiny), []
+    decoder.audio = heard.append
+    for _ in range(2):
+        assert len(list(decoder.frames())) == 1
+    assert len(heard) == 2 and heard[0] == heard[1]
+
+
+def test_a_pipe_is_read_once(coded, tiny):
+    data, decoded = coded
+    decoder = Decoder(io.BufferedReader(Pipe(data)), model=tiny)
+    assert same(decoder.frames(2, 4), decoded, 2)
+    with pytest.raises(BsqError, match="only once"):
+        list(decoder.frames())
+
+
+def test_an_encoder_closes_once(tiny):
+    file = io.BytesIO()
+    encoder = Encoder(file, INFO, model=tiny)
+    encoder.write(moving(1, 24, 32)[0], 0)
+    encoder.close()
+    data = file.getvalue()
+    assert encoder.close() == [] and file.getvalue() == data and not file.closed
+    for use in (
+        lambda: encoder.write(moving(1, 24, 32)[0], 1),
+        lambda: encoder.write_coded([1], b"", 0.0),
+        lambda: encoder.write_audio(AudioPacket(0, 1, b"")),
+    ):
+        with pytest.raises(ValueError, match="closed"):
+            use()
+    assert file.getvalue() == data
+
+
+def test_context_managers(coded, tiny):
+    data, _ = coded
+    with Decoder(io.BytesIO(data), model=tiny) as decoder:
+        assert len(list(decoder.frames())) == FRAMES
+    with pytest.raises(ValueError, match="closed"):
+        next(decoder.frames())
+    file = io.BytesIO()
+    with pytest.raises(ZeroDivisionError), Encoder(file, INFO, model=tiny) as encoder:
+        encoder.write(moving(1, 24, 32)[0], 0)
+        raise ZeroDivisionError
+    with pytest.raises(ValueError, match="closed"):
+        encoder.write(moving(1, 24, 32)[0], 1)
+    with pytest.raises(FormatError, match="cut short"):  # no end was written: what failed does not look whole
+        list(StreamReader(io.BytesIO(file.getvalue())).chunks())
+
+
+def test_decode_image_with_a_model_and_a_limit(tiny, tmp_path):
+    picture = moving(1, 24, 32)[0]
+    data = bsqcodec.encode_image(picture, model=tiny, quality=70)
+    with pytest.raises(ModelError, match="not installed"):
+        bsqcodec.decode_image(data)
+    save_model(random_network(), tmp_path / "tiny.safetensors")
+    for model in (tiny, str(tmp_path / "tiny.safetensors")):
+        assert bsqcodec.decode_image(data, model=model).shape == picture.shape
+    assert bsqcodec.decode_image(data, model=tiny, max_pixels=32 * 24).shape == picture.shape
+    with pytest.raises(FormatError, match="above the limit"):
+        bsqcodec.decode_image(data, model=tiny, max_pixels=32 * 24 - 1)
+
+
+def test_a_model_is_loaded_once(tmp_path, monkeypatch):
+    path, reads = tmp_path / "one.safetensors", []
+    save_model(random_network(), path)
+    read = weights._read
+    monkeypatch.setattr(weights, "_read", lambda p: reads.append(p) or read(p))
+    model = bsqcodec.load_model(str(path))
+    assert isinstance(model, bsqcodec.Model) and bsqcodec.load_model(str(path)) is model
+    picture = moving(1, 24, 32)[0]
+    data = bsqcodec.encode_image(picture, model=str(path))
+    bsqcodec.decode_image(data, model=str(path), device="cpu")
+    assert len(reads) == 1
+    changed = random_network()
+    changed.p_phase.data += 1
+    save_model(changed, path)
+    assert bsqcodec.load_model(str(path)).id != model.id and len(reads) == 2
+
+
+def test_settings_are_frozen_and_checked():
+    settings = EncodeSettings()
+    with pytest.raises(FrozenInstanceError):
+        settings.quality = 3
+    for bad in (
+        *({"quality": q} for q in (0, 101)),
+        *({"gop": n} for n in (0, MAX_GOP + 1)),
+        *({"effort": n} for n in (-1, MAX_EFFORT + 1)),
+        {"tune": "ssim"},
+    ):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            EncodeSettings(**bad)
+    assert (EncodeSettings(low_delay=True).mini_gop, EncodeSettings(gop=2).mini_gop, settings.mini_gop) == (1, 2, 4)
+    with pytest.raises(TypeError):
+        bsqcodec.encode_image(np.zeros((8, 8, 3), np.uint8), speed=3)
+
+
+def test_every_setting_is_an_option_with_the_same_default():
+    options = {p.name: p.default for p in encode_command.params}
+    for setting in fields(EncodeSettings):
+        assert options[setting.name] == setting.default
+
+
+def test_options_stand_in_for_settings(tiny):
+    picture = moving(1, 24, 32)[0]
+    plain = encode_image(picture, EncodeSettings(30, tune="psnr"), model=tiny)
+    assert plain == encode_image(picture, model=tiny, quality=30, tune="psnr")
+    assert plain == encode_image(picture, EncodeSettings(80, tune="psnr"), model=tiny, quality=30)
+    assert plain != encode_image(picture, EncodeSettings(30), model=tiny)
+
+
+def test_public_names_are_there_and_documented():
+    for name in bsqcodec.__all__:
+        assert inspect.getdoc(getattr(bsqcodec, name)), name
+    with pytest.raises(AttributeError):
+        bsqcodec.nothing  # noqa: B018
