@@ -195,7 +195,7 @@ def test_settings_are_frozen_and_checked():
 
 
 def test_every_setting_is_an_option_with_the_same_default():
-    options = {p.name: p.default for p in encode_command.params}
+    options = encode_command.make_context("encode", ["in", "out"]).params
     for setting in fields(EncodeSettings):
         assert options[setting.name] == setting.default
 
