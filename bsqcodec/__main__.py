@@ -8,8 +8,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 import click
 
@@ -27,13 +27,17 @@ from .settings import (
     EncodeSettings,
 )
 
+if TYPE_CHECKING:
+    from .transcode import Result
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 _DEFAULTS = EncodeSettings()
 
 
 class _Lazy(click.Group):
     """Commands of the benchmark and the trainer, imported when they are called or listed."""
 
-    homes = {"bench": ".bench.command", "compare": ".bench.command", "train": ".train.command"}
+    homes: ClassVar = {"bench": ".bench.command", "compare": ".bench.command", "train": ".train.command"}
 
     def list_commands(self, context: click.Context) -> list[str]:
         return sorted([*super().list_commands(context), *self.homes])
@@ -55,7 +59,7 @@ class _Lazy(click.Group):
 
 
 class _Stopped(BaseException):
-    """SIGINT or SIGTERM: what is half done is tidied up."""
+    """Raised by SIGINT and SIGTERM, so that what is half done is tidied up."""
 
 
 def _stop(*_: Any) -> None:
@@ -68,20 +72,21 @@ def cli() -> None:
     """A learned image and video codec whose files decode to the same bits on every machine."""
 
 
-def _device(command):
-    command = click.option("--device", default="auto", help="auto, cpu or cuda.")(command)
-    return click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")(command)
-
-
-def _jobs(command):
-    text = "Groups of pictures to work on at the same time, each in a process of one thread.  [default: auto]"
-    command = click.option("--dask", default="", help="Address of a dask.distributed scheduler to run the groups on.")(
+def _device(command: _F) -> _F:
+    command = click.option("--device", default="auto", help="Device to compute on: auto, cpu or cuda.")(command)
+    return click.option("--threads", type=click.IntRange(1), help="Number of CPU threads.  [default: all cores]")(
         command
     )
-    return click.option("--jobs", type=click.IntRange(1), help=text)(command)
 
 
-def _limit(command):
+def _jobs(command: _F) -> _F:
+    jobs = "Groups of pictures to work on at the same time, each in a process of one thread.  [default: auto]"
+    dask = "Address of a dask.distributed scheduler to run the groups of pictures on, in place of --jobs."
+    command = click.option("--dask", default="", help=dask)(command)
+    return click.option("--jobs", type=click.IntRange(1), help=jobs)(command)
+
+
+def _limit(command: _F) -> _F:
     text = "Refuse a stream whose frames have more pixels."
     return click.option("--max-pixels", type=click.IntRange(1, MAX_PIXELS), default=MAX_PIXELS, help=text)(command)
 
@@ -250,13 +255,13 @@ def selftest(device: str, threads: int | None) -> None:
 
     _set_threads(threads)
     found = selftest(device)
-    click.echo("\n".join(found.differences + [found.summary()]))
+    click.echo("\n".join([*found.differences, found.summary()]))
     if found.differences:
         raise BsqError("this machine does not decode exactly")
 
 
 def _bytes(text: str) -> int:
-    """500, 500k or 2M."""
+    """The number of bytes that a text such as 500, 500k or 2M stands for. Raises BsqError for another."""
     units = {"k": 1000, "m": 1000**2, "g": 1000**3}
     unit = units.get(text[-1:].lower(), 1)
     with contextlib.suppress(ValueError):
@@ -283,7 +288,7 @@ def _bar(quiet: bool, what: str) -> Iterator[Any]:
 
     with tqdm(desc=what, unit="frame", file=sys.stderr) as bar:
 
-        def progress(result, total):
+        def progress(result: "Result", total: int | None) -> None:
             if bar.total != total:
                 bar.total = total
             if result.size:
@@ -294,9 +299,9 @@ def _bar(quiet: bool, what: str) -> Iterator[Any]:
         yield progress
 
 
-def _rate(result) -> str:
+def _rate(result: "Result") -> str:
     info = result.info
-    text = f"{result.size} bytes, {8 * result.size / (result.frames * info.width * info.height):.4f} bits a pixel"
+    text = f"{result.size} bytes, {8 * result.size / (result.frames * info.width * info.height):.4f} bits per pixel"
     if info.frame_rate:
         text += f", {8 * result.size * float(info.frame_rate) / result.frames / 1000:.0f} kbit/s"
     return text

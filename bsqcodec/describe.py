@@ -152,14 +152,14 @@ def lines(found: dict[str, Any]) -> list[str]:
     if found["tune"]:
         many = len(found["tune"]) > 1
         rows.append(("tune", ", ".join(f"{name} ({n} frames)" if many else name for name, n in found["tune"].items())))
-    rate = f"{found['bytes']} bytes, {found['bits_per_pixel']} bits a pixel"
+    rate = f"{found['bytes']} bytes, {found['bits_per_pixel']} bits per pixel"
     rows.append(("size", rate + (f", {found['kbit_per_second']} kbit/s" if found["kbit_per_second"] else "")))
     colour = (found["primaries"], found["transfer"], found["matrix"], found["color_range"])
     if colour != (2, 2, 2, 0):
         rows.append(("colour", "primaries {}, transfer {}, matrix {} (H.273), range {}".format(*colour)))
     if found["audio"]:
         rows.append(("audio", "{codec}, {sample_rate} Hz, {layout}, {bytes} bytes".format(**found["audio"])))
-    rows += [(f"bits, {part}", f"{bits} a frame") for part, bits in found.get("bits", {}).items()]
+    rows += [(f"bits, {part}", f"{bits} per frame") for part, bits in found.get("bits", {}).items()]
     if "error" in found:
         rows.append(("broken", found["error"]))
     return [f"{title:10} {text}" for title, text in rows]

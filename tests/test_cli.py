@@ -54,7 +54,7 @@ def test_image_round_trip_in_separate_processes(folder, tmp_path):
     decoded, original = np.asarray(Image.open(tmp_path / "a.png")), np.asarray(Image.open(folder / "photo.png"))
     assert decoded.shape == original.shape
     assert np.abs(decoded.astype(int) - original).mean() < 12
-    assert b"bits a pixel" in a.stderr and a.stderr.count(b"\n") == 1
+    assert b"bits per pixel" in a.stderr and a.stderr.count(b"\n") == 1
 
 
 def test_video_keeps_frames_times_and_audio(folder, tmp_path, capsys):

@@ -63,7 +63,7 @@ def _luma(x: Tensor) -> Tensor:
 def _coarse(now: Tensor, before: Tensor, lam: Tensor) -> list[Tensor]:
     """Exhaustive search on the quarter-size frames: the best vectors for windows of 32 and of 16 pixels."""
     now, before = F.avg_pool2d(now, 4), F.avg_pool2d(before, 4)
-    b, h, w = now.shape
+    h, w = now.shape[1:]
     r = min(_RANGE, max(2, min(h, w) // 4))
     # (B, rows, 2 r + 1, w): every horizontal shift of every row
     shifted = F.pad(before[:, None], (r, r, r, r), mode="replicate")[:, 0].unfold(2, w, 1)

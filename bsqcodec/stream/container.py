@@ -7,6 +7,7 @@ fields that it knows. A chunk whose type is a lower-case letter is ancillary: a 
 What a reader must not ignore gets an upper-case type, a bit depth or alpha that it refuses, or another version.
 """
 
+import itertools
 import re
 import struct
 import zlib
@@ -150,7 +151,7 @@ class StreamWriter:
 
     def gop(self, pts: list[int], payload: bytes) -> None:
         """Write a group of pictures. pts: presentation time of each frame, strictly increasing."""
-        steps = [b - a for a, b in zip(pts, pts[1:])]
+        steps = [b - a for a, b in itertools.pairwise(pts)]
         if min(*steps, pts[0] - self._end, MAX_TIME - pts[-1]) < 1:
             raise ValueError("presentation times do not increase, or are beyond 62 bits")
         self._end = pts[-1]

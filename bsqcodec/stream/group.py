@@ -126,7 +126,7 @@ def parse_group(payload: bytes, frames: int) -> Group:
     for place in coding_order(frames, mini):
         byte = payload[GROUP_HEADER + -(-place.anchor // mini) * size]
         predicted, quality = divmod(byte, PREDICTED)
-        if not 1 <= quality <= 100 or predicted and not place.anchor:
+        if not 1 <= quality <= 100 or (predicted and not place.anchor):
             raise FormatError(f"frame {place.anchor} of a group of pictures has an impossible header {byte:#04x}")
         headers.append(FrameHeader(place, place.frame_type(predicted > 0), place.quality(quality, drop)))
     return Group(tune, headers, payload[end:])

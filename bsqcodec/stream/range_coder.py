@@ -21,7 +21,7 @@ _BERNOULLI = constriction.stream.model.Bernoulli(perfect=False)
 
 def _probabilities(p1: np.ndarray) -> np.ndarray:
     """P(1) of each bit. Raises ValueError for probabilities out of range."""
-    if p1.size and not (1 <= p1.min() and p1.max() < ONE):
+    if p1.size and (p1.min() < 1 or p1.max() >= ONE):
         raise ValueError("probabilities must lie in 1..65535")
     return p1 * (1.0 / ONE)
 

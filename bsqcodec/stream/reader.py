@@ -191,7 +191,7 @@ class StreamReader:
         self._window.put_back(head + body + checksum)
         self._torn = True
         place = self._place(head[:1], offset)
-        if n is None and len(head) == 10 or len(checksum) == 4:
+        if (n is None and len(head) == 10) or len(checksum) == 4:
             raise FormatError(f"the chunk at byte {offset} ({place}) is damaged")
         raise FormatError(f"the stream is cut short: the chunk at byte {offset} ({place}) is not whole")
 
