@@ -21,6 +21,9 @@ MINI_GOP = 4  # frames from one anchor to the next where an encoder is free to c
 class EncodeSettings:
     """How to encode. Raises ValueError for a number out of range or an unknown tune.
 
+    >>> EncodeSettings(quality=40, low_delay=True).mini_gop
+    1
+
     Attributes:
         quality: 1..100, of I frames; most P and all B frames get less.
         gop: frames from one I frame to the next, 1..65535; each such group decodes without the others.

@@ -1,6 +1,7 @@
 """What the documents show is so: examples run, paths and commands exist, figures are those of the results."""
 
 import doctest
+import importlib
 import json
 import re
 import shlex
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 from skimage import data as skdata
 
-import bsqcodec.api
+import bsqcodec
 from bsqcodec.__main__ import cli
 
 ROOT = Path(__file__).parents[1]
@@ -83,8 +84,14 @@ def options(command: click.Command) -> set[str]:
 
 
 def test_examples_of_the_library():
-    result = doctest.testmod(bsqcodec.api)
-    assert result.attempted > 5 and not result.failed
+    attempted = 0
+    for path in sorted((ROOT / "bsqcodec").rglob("*.py")):
+        if ">>>" in path.read_text():
+            module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+            result = doctest.testmod(module)
+            assert not result.failed
+            attempted += result.attempted
+    assert attempted > 8
 
 
 def test_python_in_the_readme(tmp_path, monkeypatch, capsys):

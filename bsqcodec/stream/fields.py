@@ -6,7 +6,11 @@ from ..errors import FormatError
 
 
 def varint(n: int) -> bytes:
-    """Unsigned LEB128: 7 bits a byte, low ones first, bit 7 set on all but the last. n in 0 .. 2**63 - 1."""
+    """Unsigned LEB128: 7 bits a byte, low ones first, bit 7 set on all but the last. n in 0 .. 2**63 - 1.
+
+    >>> varint(300).hex(), Fields(varint(300)).varint()
+    ('ac02', 300)
+    """
     if not 0 <= n < 1 << 63:
         raise ValueError(f"{n} is not in 0 .. 2**63 - 1")
     out = bytearray()

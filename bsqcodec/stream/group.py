@@ -65,7 +65,11 @@ def mini_gop(first: int, last: int) -> Iterator[Place]:
 
 
 def coding_order(frames: int, mini: int) -> Iterator[Place]:
-    """Every frame of a group in the order of coding. Anchors are the first, every `mini`-th and the last frame."""
+    """Every frame of a group in the order of coding. Anchors are the first, every `mini`-th and the last frame.
+
+    >>> [place.number for place in coding_order(9, 4)]
+    [0, 4, 2, 1, 3, 8, 6, 5, 7]
+    """
     yield Place(0, 0)
     for first in range(0, frames - 1, mini):
         yield from mini_gop(first, min(first + mini, frames - 1))
