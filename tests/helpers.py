@@ -1,4 +1,4 @@
-"""What several tests need: networks with random weights, short clips, streams without a model.
+"""What several tests need: networks with random weights, short clips and sounds, streams without a model.
 
 Networks with random weights of a realistic scale exercise every layer, unlike freshly made ones.
 """
@@ -8,6 +8,7 @@ import math
 import struct
 import sys
 import zlib
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -17,6 +18,7 @@ import torch
 from skimage import data as skdata
 
 from bsqcodec.__main__ import main
+from bsqcodec.media import open_sink, open_source
 from bsqcodec.network.config import ModelConfig
 from bsqcodec.network.export import integers
 from bsqcodec.network.objective import Objective
@@ -24,7 +26,7 @@ from bsqcodec.network.unrounded import Mat, Norm, Unrounded, initialise
 from bsqcodec.network.weights import Model
 from bsqcodec.stream.container import StreamWriter
 from bsqcodec.stream.fields import Fields, varint
-from bsqcodec.types import AudioPacket, AudioTrack, MediaInfo
+from bsqcodec.types import AudioPacket, AudioTrack, Frame, MediaInfo
 
 TINY = ModelConfig(
     name="tiny", fine_width=18, fine_blocks=1, width=36, blocks=1, prior_width=32, prior_blocks=1, prior_head=32
@@ -164,3 +166,75 @@ def with_fields(change, more=b"", info=INFO):
         numbers.append(fields.varint())
     body = MODEL + b"".join(map(varint, change(numbers))) + more
     return checked(data[:5] + bytes([len(body)]) + body) + data[10 + data[5] :]
+
+
+CLIP = MediaInfo(48, 32, Fraction(1, 25), Fraction(25), (1, 1))
+
+
+def waves(count=6, width=48, height=32):
+    """Smooth, saturated colours that move, with a white corner that shows how the picture lies."""
+    x, y = np.arange(width)[None], np.arange(height)[:, None]
+    result = []
+    for i in range(count):
+        colours = [np.sin((x + 3 * i) / 9 + c) * np.cos(y / 7 - c) + 0 * x for c in range(3)]
+        rgb = np.stack([128 + 110 * w for w in colours], 2)
+        rgb[: height // 4, : width // 4] = 255
+        result.append(rgb.astype(np.uint8))
+    return result
+
+
+def write_media(path, frames, info=CLIP, times=None, audio=(), **options):
+    """Frames and packets of sound by `open_sink`."""
+    info = replace(info, width=frames[0].shape[1], height=frames[0].shape[0])
+    with open_sink(str(path), info, **options) as sink:
+        for packet in audio:
+            sink.write_audio(packet)
+        for i, frame in enumerate(frames):
+            sink.write(frame, times[i] if times else i)
+
+
+def read_media(path, **options):
+    """All that `open_source` gives: the MediaInfo, the frames, the packets of sound."""
+    with open_source(str(path), **options) as source:
+        items = list(source)
+    frames = [item for item in items if isinstance(item, Frame)]
+    return source.info, frames, [item for item in items if isinstance(item, AudioPacket)]
+
+
+def mean_error(a, b):
+    """Mean absolute difference of the values of two pictures."""
+    return float(np.abs(np.asarray(a, float) - np.asarray(b, float)).mean())
+
+
+def sound(codec="aac", container="mp4", seconds=0.5):
+    """A sine, encoded by FFmpeg, as it is read back from its file: the track and its packets."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as output:
+        stream = output.add_stream(codec, 48000)
+        stream.codec_context.options = {"strict": "experimental"}
+        stream.layout = "stereo"
+        sine = 0.3 * np.sin(np.arange(int(48000 * seconds)) / 20)
+        frame = av.AudioFrame.from_ndarray(np.stack([sine, -sine]).astype(np.float32), "fltp", "stereo")
+        frame.sample_rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
+        output.mux(stream.encode(frame) + stream.encode(None))
+    buffer.seek(0)
+    with av.open(buffer) as source:
+        stream = source.streams.audio[0]
+        context = stream.codec_context
+        header = bytes(context.extradata or b"")
+        track = AudioTrack(context.codec.canonical_name, stream.time_base, 48000, "stereo", header)
+        return track, [AudioPacket(p.pts, p.duration, bytes(p)) for p in source.demux(stream) if p.size]
+
+
+def encode_by_ffmpeg(path, codec, pixel_format, frames=3, width=48, **tags):
+    """A video of `waves` that are somewhat transparent, if the pixel format can hold that."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream(codec, 25)
+        stream.width, stream.height, stream.pix_fmt = width, 32, pixel_format
+        for name, value in tags.items():
+            setattr(stream.codec_context, name, value)
+        for picture in waves(frames, width):
+            rgba = np.dstack([picture, np.full(picture.shape[:2], 200, np.uint8)])
+            frame = av.VideoFrame.from_ndarray(rgba, "rgba").reformat(format=pixel_format)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))

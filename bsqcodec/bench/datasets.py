@@ -16,7 +16,7 @@ import numpy as np
 from ..api import Decoder
 from ..errors import BsqError, first_line
 from ..media import colour
-from ..media.base import IMAGE_SUFFIXES
+from ..media.images import IMAGE_SUFFIXES
 from ..output import replacing
 
 VIDEO_SUFFIXES = {".yuv", ".y4m", ".mp4", ".mkv", ".mov", ".webm", ".avi"}

@@ -2,19 +2,23 @@
 
 import glob
 import os
+import re
+from contextlib import AbstractContextManager
 
 from ..errors import BsqError
 from ..output import is_special
 from ..settings import DEFAULT_CRF, DEFAULT_IMAGE_QUALITY
 from ..types import MediaInfo
-from .base import ANIMATION_SUFFIXES, IMAGE_SUFFIXES, STILL_FORMATS, VIDEO_FORMATS, Source, natural, suffix_of
-from .images import ImageSource
-from .sinks import FolderSink, Sink, StillSink, VideoSink, Y4mSink
+from .base import Source, suffix_of
+from .images import ANIMATION_SUFFIXES, IMAGE_SUFFIXES, ImageSource
+from .sinks import STILL_FORMATS, VIDEO_FORMATS, FolderSink, Sink, StillSink, VideoSink, Y4mSink
 from .video import VideoSource
+
+__all__ = ["Sink", "Source", "open_sink", "open_source"]
 
 
 def open_source(path: str, start: float = 0.0, duration: float | None = None, audio: bool = True) -> Source:
-    """Open a video, a still or animated image, images in a folder (25 a second), or y4m from a pipe.
+    """Open a video, a still or animated image, images in a folder (25 per second), or y4m from a pipe.
 
     Args:
         path: a file, a folder, a pattern such as "frames/*.png", or "-" for y4m on standard input.
@@ -29,10 +33,10 @@ def open_source(path: str, start: float = 0.0, duration: float | None = None, au
         files = glob.glob(path) if glob.has_magic(path) else []
         if not files:
             raise BsqError(f"no file matches {path}" if glob.has_magic(path) else f"no such file: {path}")
-        return ImageSource(path, sorted(files, key=natural), start, duration)
+        return ImageSource(path, sorted(files, key=_natural), start, duration)
     if os.path.isdir(path):
         names = (n for n in os.listdir(path) if not n.startswith(".") and suffix_of(n) in IMAGE_SUFFIXES)
-        files = [os.path.join(path, n) for n in sorted(names, key=natural)]
+        files = [os.path.join(path, n) for n in sorted(names, key=_natural)]
         if not files:
             raise BsqError(f"{path}: the folder holds no images")
         return ImageSource(path, files, start, duration)
@@ -41,20 +45,29 @@ def open_source(path: str, start: float = 0.0, duration: float | None = None, au
     return VideoSource(path, start, duration, audio)
 
 
-def open_sink(path: str, info: MediaInfo, crf: int = DEFAULT_CRF, quality: int = DEFAULT_IMAGE_QUALITY) -> Sink:
-    """Open an output; the suffix of `path` tells its kind.
+def open_sink(
+    path: str, info: MediaInfo, crf: int = DEFAULT_CRF, quality: int = DEFAULT_IMAGE_QUALITY
+) -> AbstractContextManager[Sink]:
+    """An output to be entered by `with`, whose kind the suffix of `path` tells.
 
     .mp4, .mkv, .mov: H.264 (4:2:0, or 4:4:4 if a side is odd) with the audio packets as they are. .y4m, or "-" for
     standard output: 4:4:4 at the average frame rate, upright. .png, .jpg, .webp: one still image. A folder, or a path
     that ends with "/": upright images 000000.png, 000001.png, ...
+
+    The result gets its name on normal exit; on an exception nothing is left.
 
     Args:
         crf: constant rate factor of x264; 14 looks lossless.
         quality: of JPEG and WebP, 1 to 100.
 
     Raises:
-        BsqError: unknown suffix, missing folder, folder with files in it, audio that does not fit into the container.
+        BsqError: unknown suffix, missing folder, folder with files in it, audio that does not fit into the container;
+            on exit, no frame was written, or the result cannot be.
     """
+    return _sink(path, info, crf, quality).opened()
+
+
+def _sink(path: str, info: MediaInfo, crf: int, quality: int) -> Sink:
     suffix = suffix_of(path)
     if path == "-" or suffix == ".y4m":
         return Y4mSink(path, info)
@@ -68,3 +81,8 @@ def open_sink(path: str, info: MediaInfo, crf: int = DEFAULT_CRF, quality: int =
         return Y4mSink(path, info)
     known = ", ".join([*VIDEO_FORMATS, ".y4m", *STILL_FORMATS])
     raise BsqError(f"{path}: the name of an output ends in {known}, or in / for a folder of images")
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Key that sorts frame2 before frame10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]

@@ -1,8 +1,7 @@
-"""Pictures, videos and their sound, from files, folders and pipes and into them. Uncompressed frames are 8-bit RGB."""
+"""What inputs share (`Source`), and what inputs and outputs have in common."""
 
 import math
 import os
-import re
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -12,13 +11,8 @@ import av
 from ..errors import first_line
 from ..types import AudioPacket, Frame, MediaInfo
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"}
-ANIMATION_SUFFIXES = {".gif", ".apng"}
-VIDEO_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
-STILL_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-
-FOLDER_RATE = Fraction(25)
-EXIF_ROTATION = {1: 0, 6: 90, 3: 180, 8: 270}  # the orientations without a mirror
+DEFAULT_RATE = Fraction(25)  # frames per second where nothing tells, as in a folder of images
+EXIF_ROTATION = {1: 0, 6: 90, 3: 180, 8: 270}  # degrees clockwise of the EXIF orientations without a mirror
 
 if av.logging.get_level() is None:
     # FFmpeg stays silent, but PyAV keeps its last error, which says more than the error code
@@ -32,7 +26,7 @@ class Source:
     to hold what is not supported.
 
     Attributes:
-        info: what it holds.
+        info: what the input holds.
         warnings: one line for each thing that gets lost; may grow while frames are read.
         total: number of frames to expect, as far as the input tells.
     """
@@ -61,16 +55,17 @@ class Source:
 
 
 def suffix_of(path: str) -> str:
+    """The suffix of a path in lower case, with its dot; an empty string if there is none."""
     return os.path.splitext(path)[1].lower()
 
 
-def natural(name: str) -> list[tuple[int, str]]:
-    """Key that sorts frame2 before frame10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
+def ticks(seconds: float, time_base: Fraction) -> int:
+    """First multiple of `time_base` at or after a time, which is taken as exactly as a person types it."""
+    return math.ceil(Fraction(seconds).limit_denominator(1_000_000) / time_base)
 
 
 def reason_of(error: Exception) -> str:
-    """The one line of an error that helps most."""
+    """The most helpful single line of an error of FFmpeg, of the system, or of any other."""
     if isinstance(error, av.FFmpegError):
         error_log: Any = error.log
         detail = f" ({error_log[2].strip()})" if error_log else ""
@@ -78,8 +73,3 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return first_line(error)
-
-
-def ticks(seconds: float, time_base: Fraction) -> int:
-    """First multiple of time_base at or after that many seconds, as exact as a person types them."""
-    return math.ceil(Fraction(seconds).limit_denominator(1_000_000) / time_base)

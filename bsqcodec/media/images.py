@@ -1,6 +1,7 @@
-"""Images, animations and folders of images as sources of frames."""
+"""Images, animations and folders of images as sources of frames, through Pillow."""
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -11,56 +12,63 @@ from PIL import ExifTags, Image, ImageOps
 
 from ..errors import BsqError
 from ..types import AudioPacket, Frame, MediaInfo
-from .base import ANIMATION_SUFFIXES, EXIF_ROTATION, FOLDER_RATE, Source, reason_of, suffix_of, ticks
+from . import colour
+from .base import DEFAULT_RATE, EXIF_ROTATION, Source, reason_of, suffix_of, ticks
 
-# ---------------------------------------------------------------- images
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"}
+ANIMATION_SUFFIXES = {".gif", ".apng"}
+
+_DEFAULT_MILLISECONDS = 100  # what browsers show a frame of an animation for that gives 0
 
 
 class ImageSource(Source):
-    """A still image, an animation (both `files` None), or a list of images that make a video."""
+    """A still image, an animation, or a list of images that make a video.
+
+    Args:
+        path: the image or animation; with `files` the folder or pattern, for messages.
+        files: the images of a video in their order; None: `path` is the only file.
+        start, duration: seconds from the first frame to the first that is wanted, and seconds wanted; None is all.
+
+    Raises BsqError if the first image is broken or not supported, or no frame is wanted.
+    """
 
     def __init__(self, path: str, files: list[str] | None, start: float, duration: float | None):
         super().__init__()
         self._path, self._files = path, files
-        self._image: Image.Image | None = None
-        durations: list[int] = []  # milliseconds of each frame of an animation
-        time_base, rate = 1 / FOLDER_RATE, FOLDER_RATE
-        first = files[0] if files else path
+        self._image: Image.Image | None = None  # the only file, which stays open
+        self._animated = False
+        rate: Fraction | None = DEFAULT_RATE
+        time_base = 1 / DEFAULT_RATE
         if files:
-            with _reading(first), Image.open(first) as image:
-                rgb, rotation = self._pixels(image, first)
-            count = len(files)
+            with _reading(files[0]), Image.open(files[0]) as image:
+                rgb, rotation = self._pixels(image, files[0])
+            times = list(range(len(files)))
         else:
             with _reading(path):
                 self._image = Image.open(path)
                 rgb, rotation = self._pixels(self._image, path)
-                count = getattr(self._image, "n_frames", 1) if self._image.format != "TIFF" else 1
-                self._animated = count > 1 or suffix_of(path) in ANIMATION_SUFFIXES
-                for i in range(count if self._animated else 0):
-                    self._seek(i)
-                    durations.append(round(self._image.info.get("duration", 0)) or 100)  # 0 means 100, as in browsers
-            if self._animated:
-                time_base = Fraction(1, 1000)
-                rate = Fraction(1000 * count, sum(durations))
-        times = [sum(durations[:i]) for i in range(count)] if durations else list(range(count))
+                durations = _durations(self._image, path)
+            self._animated = bool(durations)
+            times = list(itertools.accumulate(durations[:-1], initial=0))
+            rate = None
+            if durations:
+                time_base, rate = Fraction(1, 1000), Fraction(1000 * len(durations), sum(durations))
         low = ticks(start, time_base)
         high = low + ticks(duration, time_base) if duration is not None else math.inf
-        self._kept = [(i, t) for i, t in enumerate(times) if low <= t < high]
-        if not self._kept:
+        self._wanted = [(i, t) for i, t in enumerate(times) if low <= t < high]
+        if not self._wanted:
             raise BsqError(f"{path}: no frame in the time that is wanted")
-        self.total = len(self._kept)
-        still = files is None and not self._animated
-        height, width = rgb.shape[:2]
+        self.total = len(self._wanted)
         self.info = MediaInfo(
-            width,
-            height,
-            time_base,
-            None if still else rate,
+            width=rgb.shape[1],
+            height=rgb.shape[0],
+            time_base=time_base,
+            frame_rate=rate,
             rotation=rotation,
-            primaries=1,
-            transfer=13,
-            matrix=0,
-            color_range=2,
+            primaries=colour.BT709,
+            transfer=colour.SRGB,
+            matrix=colour.IDENTITY,
+            color_range=colour.FULL,
         )
 
     def close(self) -> None:
@@ -68,8 +76,8 @@ class ImageSource(Source):
             self._image.close()
 
     def __iter__(self) -> Iterator[Frame | AudioPacket]:
-        origin = self._kept[0][1]
-        for i, time in self._kept:
+        origin = self._wanted[0][1]
+        for i, time in self._wanted:
             if self._files:
                 name = self._files[i]
                 with _reading(name), Image.open(name) as image:
@@ -80,19 +88,15 @@ class ImageSource(Source):
             else:
                 assert self._image
                 with _reading(f"{self._path}, frame {i}"):
-                    self._seek(i)
+                    if self._animated:
+                        self._image.seek(i)
+                    self._image.load()
                     rgb, _ = self._pixels(self._image, self._path)
             yield Frame(rgb, time - origin)
 
-    def _seek(self, index: int) -> None:
-        assert self._image
-        if self._animated:
-            self._image.seek(index)
-        self._image.load()
-
     def _pixels(self, image: Any, name: str) -> tuple[np.ndarray, int]:
-        """uint8 (H, W, 3) RGB of the current frame of `image`, and by how much it is to be turned clockwise."""
-        depth = str(image.tile[0].args) if image.tile else ""
+        """uint8 (H, W, 3) RGB of the current frame of `image`, and by how many degrees it is to be turned clockwise."""
+        depth = str(image.tile[0].args) if image.tile else ""  # as the decoder is told it, "I;16" or a maximum
         image.load()
         if image.mode.startswith(("I", "F")) or ";16" in depth or "65535" in depth:
             self._warn(f"{name}: more than 8 bits a component is reduced to 8 bits")
@@ -114,9 +118,21 @@ class ImageSource(Source):
         return np.array(image.convert("RGB")), rotation
 
 
+def _durations(image: Any, path: str) -> list[int]:
+    """Milliseconds of each frame of an animation, all of which are decoded for it; an empty list for a still image."""
+    # the pages of a TIFF are no animation
+    count = getattr(image, "n_frames", 1) if image.format != "TIFF" else 1
+    durations = []
+    for i in range(count if count > 1 or suffix_of(path) in ANIMATION_SUFFIXES else 0):
+        image.seek(i)
+        image.load()
+        durations.append(round(image.info.get("duration", 0)) or _DEFAULT_MILLISECONDS)
+    return durations
+
+
 @contextlib.contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Turns whatever Pillow raises on a broken file into one line."""
+    """Turns whatever Pillow raises on a broken file into a BsqError of one line."""
     try:
         yield
     except BsqError:

@@ -1,4 +1,4 @@
-"""Outputs for decoded frames: videos, images and folders of images."""
+"""Outputs for decoded frames: videos, still images and folders of images."""
 
 import contextlib
 import os
@@ -15,15 +15,17 @@ from ..errors import BsqError
 from ..output import is_special, replacing
 from ..types import AudioPacket, AudioTrack, MediaInfo
 from . import colour
-from .base import EXIF_ROTATION, FOLDER_RATE, reason_of
-from .colour import assumed_matrix
+from .base import DEFAULT_RATE, EXIF_ROTATION, reason_of
 
-PNG_LEVEL = 3  # takes half the time of 6, for files of about the same size
+VIDEO_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}  # FFmpeg's names by suffix
+STILL_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # Pillow's names by suffix
+
+_PNG_LEVEL = 3  # of zlib; takes half the time of 6, for files of about the same size
 _NO_AUDIO = "the audio track is left out, which this output cannot hold"
 
 
 class Sink:
-    """An open output: a context manager. On normal exit the result gets its name; on an exception nothing is left.
+    """An output that takes frames while it is `opened`.
 
     Attributes:
         warnings: one line for each thing that the output cannot hold.
@@ -32,29 +34,25 @@ class Sink:
     def __init__(self, path: str, info: MediaInfo):
         self.warnings: list[str] = []
         self._path, self._info, self._frames = path, info, 0
-        self._replacing = contextlib.nullcontext("-") if path == "-" else replacing(path)
-        self._part = self._replacing.__enter__()
 
-    def __enter__(self) -> "Sink":
-        return self
+    @contextlib.contextmanager
+    def opened(self) -> Iterator["Sink"]:
+        """Write to a hidden file or folder, which gets its name on normal exit; on an exception nothing is left.
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
-        if kind is not None:
-            return self._discard(kind, *rest)
-        try:
-            if not self._frames:
-                raise BsqError(f"{self._path}: no frame to write")
-            with self._writing():
-                self._finish()
-        except BaseException:
-            self._discard(*sys.exc_info())
-            raise
-        self._replacing.__exit__(None, None, None)
-
-    def _discard(self, *exception: Any) -> None:
-        with contextlib.suppress(Exception):
-            self._abandon()
-        self._replacing.__exit__(*exception)
+        Raises BsqError if the output cannot be opened or finished, or if there was no frame.
+        """
+        with contextlib.nullcontext("-") if self._path == "-" else replacing(self._path) as part:
+            try:
+                self._open(part)
+                yield self
+                if not self._frames:
+                    raise BsqError(f"{self._path}: no frame to write")
+                with self._writing():
+                    self._finish()
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self._abandon()
+                raise
 
     def write(self, frame: np.ndarray, pts: int) -> None:
         """Append a frame, uint8 (H, W, 3) RGB of MediaInfo's size; `pts` in its time_base, rising strictly.
@@ -73,14 +71,18 @@ class Sink:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
+        """Turns what FFmpeg, Pillow and the system raise into a BsqError of one line."""
         try:
             yield
         except BrokenPipeError:
             raise
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise BsqError(
-                f"cannot write {self._path if self._path != '-' else 'standard output'}: {reason_of(error)}"
-            ) from None
+            name = self._path if self._path != "-" else "standard output"
+            raise BsqError(f"cannot write {name}: {reason_of(error)}") from None
+
+    def _open(self, part: str) -> None:
+        """Begin to write to `part`; "-" is standard output."""
+        raise NotImplementedError
 
     def _write(self, frame: np.ndarray, pts: int) -> None:
         raise NotImplementedError
@@ -89,43 +91,39 @@ class Sink:
         """Write what is left and close the file."""
 
     def _abandon(self) -> None:
-        """Close the file, whatever its state."""
+        """Close the file, whatever its state. What this raises is ignored."""
 
 
 class VideoSink(Sink):
-    """H.264 and copied audio in a container."""
+    """H.264 and copied audio in a container, whose name `format` is FFmpeg's."""
 
     def __init__(self, path: str, info: MediaInfo, format: str, crf: int):
         super().__init__(path, info)
-        if format != "matroska" and is_special(self._part):
-            raise BsqError(f"{path}: only .mkv and .y4m can be written to a pipe or a device")
-        yuv = info.matrix in colour.MATRICES
-        self._matrix = info.matrix if yuv else colour.BT709
-        self._full = yuv and info.color_range == 2
-        with self._writing():
-            self._container = av.open(f"file:{self._part}", "w", format=format)
-        try:
-            with self._writing():
-                self._open_video(crf)
-            self._audio = self._open_audio(info.audio) if info.audio else None
-            with self._writing():
-                self._container.start_encoding()
-        except BaseException:
-            self._discard(*sys.exc_info())
-            raise
+        self._format, self._crf = format, crf
+        self._matrix, self._full = _yuv(info, colour.BT709)
 
-    def _open_video(self, crf: int) -> None:
+    def _open(self, part: str) -> None:
+        if self._format != "matroska" and is_special(part):
+            raise BsqError(f"{self._path}: only .mkv and .y4m can be written to a pipe or a device")
+        with self._writing():
+            self._container = av.open(f"file:{part}", "w", format=self._format)
+            self._open_video()
+            self._audio = self._open_audio(self._info.audio) if self._info.audio else None
+            self._container.start_encoding()
+
+    def _open_video(self) -> None:
         info = self._info
-        self._video = self._container.add_stream("libx264", info.frame_rate or FOLDER_RATE, time_base=info.time_base)
+        self._video = self._container.add_stream("libx264", info.frame_rate or DEFAULT_RATE, time_base=info.time_base)
         context = self._video.codec_context
         context.width, context.height = info.width, info.height
-        context.pix_fmt = self._format = "yuv444p" if info.width % 2 or info.height % 2 else "yuv420p"
-        context.options = {"crf": str(crf), "preset": "medium"}
+        # 4:2:0 has no odd sides
+        context.pix_fmt = self._pixel_format = "yuv444p" if info.width % 2 or info.height % 2 else "yuv420p"
+        context.options = {"crf": str(self._crf), "preset": "medium"}
         context.sample_aspect_ratio = Fraction(*info.sample_aspect_ratio)
-        context.color_range = 2 if self._full else 1
+        context.color_range = colour.FULL if self._full else colour.LIMITED
         context.colorspace = self._matrix
-        context.color_primaries = info.primaries if info.primaries != 2 else 1
-        context.color_trc = info.transfer if info.transfer != 2 else 1
+        context.color_primaries = info.primaries if info.primaries != colour.UNSPECIFIED else colour.BT709
+        context.color_trc = info.transfer if info.transfer != colour.UNSPECIFIED else colour.BT709
         if info.rotation:
             self._video.set_display_rotation(-info.rotation)
         context.open()
@@ -152,7 +150,7 @@ class VideoSink(Sink):
             raise BsqError(f"{self._path} cannot hold {track.codec} audio ({reason_of(error)}){other}") from None
 
     def _write(self, frame: np.ndarray, pts: int) -> None:
-        picture = colour.to_yuv(frame, self._format, self._matrix, self._full)
+        picture = colour.to_yuv(frame, self._pixel_format, self._matrix, self._full)
         picture.pts, picture.time_base = pts, self._info.time_base
         self._container.mux(self._video.encode(picture))
 
@@ -180,21 +178,21 @@ class Y4mSink(Sink):
         super().__init__(path, info)
         if info.audio:
             self.warnings.append(_NO_AUDIO)
-        with self._writing():
-            self._file: BinaryIO = sys.stdout.buffer if path == "-" else open(self._part, "wb")
         width, height = info.width, info.height
-        (across, down), rate = info.sample_aspect_ratio, info.frame_rate or FOLDER_RATE
+        (across, down), rate = info.sample_aspect_ratio, info.frame_rate or DEFAULT_RATE
         if info.rotation % 180:
             width, height, across, down = height, width, down, across
         if not across or not down:
             across = down = 0
-        yuv = info.matrix in colour.MATRICES
-        self._matrix = info.matrix if yuv else assumed_matrix(width, height)
-        self._full = yuv and info.color_range == 2
+        self._matrix, self._full = _yuv(info, colour.assumed_matrix(width, height))
         self._head = (
             f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A{across}:{down} C444 "
             f"XCOLORRANGE={'FULL' if self._full else 'LIMITED'}\n"
         )
+
+    def _open(self, part: str) -> None:
+        with self._writing():
+            self._file: BinaryIO = sys.stdout.buffer if part == "-" else open(part, "wb")  # noqa: SIM115 closed below
 
     def _write(self, frame: np.ndarray, pts: int) -> None:
         picture = colour.to_yuv(_upright(frame, self._info.rotation), "yuv444p", self._matrix, self._full)
@@ -210,7 +208,7 @@ class Y4mSink(Sink):
 
 
 class StillSink(Sink):
-    """One image."""
+    """One image, whose format is named as Pillow names it."""
 
     def __init__(self, path: str, info: MediaInfo, format: str, quality: int):
         super().__init__(path, info)
@@ -218,12 +216,15 @@ class StillSink(Sink):
             self.warnings.append(_NO_AUDIO)
         self._format, self._quality = format, quality
 
+    def _open(self, part: str) -> None:
+        self._part = part
+
     def _write(self, frame: np.ndarray, pts: int) -> None:
         if self._frames:
             raise BsqError(f"{self._path} holds one image; for more frames give a folder, as in frames/, or a video")
         options: dict[str, Any] = {"quality": self._quality}
         if self._format == "PNG":
-            options = {"compress_level": PNG_LEVEL}
+            options = {"compress_level": _PNG_LEVEL}
         if self._format == "JPEG":
             options["subsampling"] = "4:4:4"
         if self._info.rotation:
@@ -235,21 +236,30 @@ class StillSink(Sink):
 
 
 class FolderSink(Sink):
-    """Numbered PNGs."""
+    """A folder of numbered PNGs, upright."""
 
     def __init__(self, path: str, info: MediaInfo):
-        path = path.rstrip("/") or "/"
-        if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
-            raise BsqError(f"{path} is not an empty folder; give another name")
-        super().__init__(path, info)
+        super().__init__(path.rstrip("/") or "/", info)
+        if os.path.exists(self._path) and (not os.path.isdir(self._path) or os.listdir(self._path)):
+            raise BsqError(f"{self._path} is not an empty folder; give another name")
         if info.audio:
             self.warnings.append(_NO_AUDIO)
+
+    def _open(self, part: str) -> None:
+        self._part = part
         with self._writing():
-            os.mkdir(self._part)
+            os.mkdir(part)
 
     def _write(self, frame: np.ndarray, pts: int) -> None:
         image = Image.fromarray(_upright(frame, self._info.rotation))
-        image.save(os.path.join(self._part, f"{self._frames:06d}.png"), compress_level=PNG_LEVEL)
+        image.save(os.path.join(self._part, f"{self._frames:06d}.png"), compress_level=_PNG_LEVEL)
+
+
+def _yuv(info: MediaInfo, otherwise: int) -> tuple[int, bool]:
+    """Matrix of YUV output, and whether its range is full: as `info` has it; `otherwise` and limited if it has none."""
+    if info.matrix in colour.MATRICES:
+        return info.matrix, info.color_range == colour.FULL
+    return otherwise, False
 
 
 def _upright(frame: np.ndarray, rotation: int) -> np.ndarray:

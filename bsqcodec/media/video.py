@@ -16,17 +16,15 @@ from av.stream import Disposition
 from ..errors import BsqError
 from ..types import AudioPacket, AudioTrack, Frame, MediaInfo
 from . import colour
-from .base import FOLDER_RATE, Source, reason_of, ticks
-from .colour import assumed_matrix
+from .base import DEFAULT_RATE, Source, reason_of, ticks
 
-_TRANSFERS_HDR = {16: "PQ", 18: "HLG"}
-
-
-# ---------------------------------------------------------------- videos
+# Seconds by which a seek aims too early: FFmpeg seeks by decoding time, which is before presentation time where frames
+# are reordered.
+_SEEK_MARGIN = 1
 
 
 class _Pipe:
-    """A stream for PyAV that cannot be seeked, which counts its bytes and keeps the first line."""
+    """A stream for PyAV that cannot seek; it counts its bytes and keeps the first line."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -42,7 +40,15 @@ class _Pipe:
 
 
 class VideoSource(Source):
-    """Whatever FFmpeg can open and decode."""
+    """Whatever FFmpeg can open and decode.
+
+    Args:
+        path: a file; "-" is y4m on standard input.
+        start, duration: seconds from the first frame to the first that is wanted, and seconds wanted; None is all.
+        audio: look for an audio track.
+
+    Raises BsqError if it cannot be read, is not supported, or has no frame in the time that is wanted.
+    """
 
     def __init__(self, path: str, start: float, duration: float | None, audio: bool):
         super().__init__()
@@ -50,7 +56,7 @@ class VideoSource(Source):
         self._pipe = _Pipe(sys.stdin.buffer) if path == "-" else None
         self._start, self._duration = start, duration
         self._whole = start == 0 and duration is None
-        self._errors = av.logging.get_last_error()[0]
+        self._errors_before = av.logging.get_last_error()[0]
         try:
             # "file:", or a colon in the name would be taken for the end of a protocol's name
             self._container: Any = av.open(self._pipe or f"file:{path}", format="yuv4mpegpipe" if self._pipe else None)
@@ -68,54 +74,65 @@ class VideoSource(Source):
 
     def _prepare(self, audio: bool) -> None:
         """Choose the streams, go to the start, and decode the first frame, which tells what the container may not."""
-        streams = self._container.streams
+        self._choose_video()
+        self._audio = self._container.streams.best("audio") if audio else None
+        track = self._track()
+        self._tell_left_out(audio)
+        self._time_base = self._video.time_base or 1 / DEFAULT_RATE
+        self._rate = self._video.average_rate or self._video.guessed_rate or DEFAULT_RATE
+
+        self._packets = self._packet_size = self._yielded = 0
+        self._key_seen = False
+        self._last: int | None = None  # pts of the last frame
+        self._error: Exception | None = None  # the last one of those that were passed over
+        # pts of the first frame that is wanted, and of the first after it that is not; known with the first of the file
+        self._low: int | None = None
+        self._high: int | None = None
+        if self._video.start_time is not None:
+            self._set_limits(self._video.start_time)
+        if self._start > 0 and self._low is not None and not self._pipe:
+            with contextlib.suppress(av.FFmpegError):
+                margin = round(_SEEK_MARGIN / self._time_base)
+                self._container.seek(max(0, self._low - margin), stream=self._video)
+        self._items = self._read()
+        self._pending: deque[Any] = deque()  # what was read to reach the first frame
+        first = self._first_frame()
+        self._origin = first.pts or 0
+        self.info = self._describe(first, track)
+        self.total = self._count()
+
+    def _choose_video(self) -> None:
         # the cover of a music file is a video stream too; "tty" is how FFmpeg shows text files
-        videos = [s for s in streams.video if not s.disposition & Disposition.attached_pic]
-        if not videos or self._container.format.name == "tty":
+        streams = self._container.streams
+        self._videos = [s for s in streams.video if not s.disposition & Disposition.attached_pic]
+        if not self._videos or self._container.format.name == "tty":
             raise BsqError(f"{self._name} has no video stream")
         best = streams.best("video")
-        self._video = best if best in videos else videos[0]
+        self._video = best if best in self._videos else self._videos[0]
         if self._video.codec_context is None:
             raise BsqError(f"{self._name}: its video is of a kind that FFmpeg cannot decode")
         if self._video.metadata.get("alpha_mode") == "1":  # of VP8 and VP9, whose alpha FFmpeg's decoders leave out
             raise BsqError(f"{self._name} has transparency, which is not supported")
         # without this, FFmpeg paints over what it cannot decode
         self._video.codec_context.options = {"err_detect": "explode"}
-        self._time_base = self._video.time_base or 1 / FOLDER_RATE
-        self._rate = self._video.average_rate or self._video.guessed_rate or FOLDER_RATE
-        self._audio = streams.best("audio") if audio else None
-        track = self._track()
-        self._tell_left_out(len(videos), audio)
 
-        self._packets = self._packet_size = self._yielded = 0
-        self._low: int | None = None
-        self._high: int | None = None
-        if self._video.start_time is not None:
-            self._limit(self._video.start_time)
-        if self._start > 0 and self._low is not None and not self._pipe:
-            # a second early, for FFmpeg seeks by decoding time, which is before presentation time where frames reorder
-            with contextlib.suppress(av.FFmpegError):
-                self._container.seek(max(0, self._low - round(1 / self._time_base)), stream=self._video)
-        self._items = self._read()
-        self._pending: deque[Any] = deque()  # what was read to reach the first frame
-        first = None
-        while first is None:
-            item = next(self._items, None)
-            if item is None:
-                raise BsqError(f"{self._name}: no frame" + ("" if self._whole else " in the time that is wanted"))
-            self._pending.append(item)
-            first = item if isinstance(item, av.VideoFrame) else None
-        self._origin = first.pts or 0
-        self.info = self._describe(first, track)
-        self.total = self._count()
-
-    def _limit(self, origin: int) -> None:
-        """Set the first pts that is wanted, and the first after it that is not, given the first of the file."""
+    def _set_limits(self, origin: int) -> None:
+        """Set which pts are wanted, given the first of the file."""
         self._low = origin + ticks(self._start, self._time_base)
         if self._duration is not None:
             self._high = origin + ticks(self._start + self._duration, self._time_base)
 
+    def _first_frame(self) -> av.VideoFrame:
+        for item in self._items:
+            self._pending.append(item)
+            if isinstance(item, av.VideoFrame):
+                if self._error and not self._start:
+                    self._warn("what comes before the first whole frame is left out")
+                return item
+        raise BsqError(f"{self._name}: no frame" + ("" if self._whole else " in the time that is wanted"))
+
     def _track(self) -> AudioTrack | None:
+        """What is known of the audio track, if it can be copied."""
         if self._audio is None:
             return None
         context = self._audio.codec_context
@@ -134,10 +151,11 @@ class VideoSource(Source):
             bytes(context.extradata or b""),
         )
 
-    def _tell_left_out(self, videos: int, audio: bool) -> None:
+    def _tell_left_out(self, audio: bool) -> None:
+        """Warn of the tracks that are not read."""
         streams = self._container.streams
         rest = {
-            "video": videos - 1,
+            "video": len(self._videos) - 1,
             "audio": len(streams.audio) - (self._audio is not None) if audio else 0,
             "subtitle": len(streams.subtitles),
             "data": len(streams.data),
@@ -147,15 +165,18 @@ class VideoSource(Source):
                 self._warn(f"{count} {kind} track{'s are' if count > 1 else ' is'} left out")
 
     def _describe(self, frame: av.VideoFrame, track: AudioTrack | None) -> MediaInfo:
-        if frame.color_trc in _TRANSFERS_HDR:
-            raise BsqError(f"{self._name} is HDR ({_TRANSFERS_HDR[frame.color_trc]}), which is not supported")
+        """All that the stream and its first frame tell. Raises BsqError if their colours are not supported."""
+        if frame.color_trc in colour.HDR_TRANSFERS:
+            raise BsqError(f"{self._name} is HDR ({colour.HDR_TRANSFERS[frame.color_trc]}), which is not supported")
         if max(c.bits for c in frame.format.components) > 8:
             self._warn(f"{frame.format.name}: more than 8 bits a component is reduced to 8 bits")
         rgb = colour.is_rgb(frame)
-        matrix = 0 if rgb else 2 if frame.colorspace in (0, 3) else int(frame.colorspace)
-        if matrix not in (0, 2, *colour.MATRICES):
+        matrix = colour.IDENTITY if rgb else int(frame.colorspace)
+        if not rgb and matrix in (colour.IDENTITY, colour.RESERVED):  # which YUV cannot have
+            matrix = colour.UNSPECIFIED
+        if matrix not in (colour.IDENTITY, colour.UNSPECIFIED, *colour.MATRICES):
             raise BsqError(f"{self._name}: its colour matrix (number {matrix} of H.273) is not supported")
-        self._matrix = matrix if matrix in colour.MATRICES else assumed_matrix(frame.width, frame.height)
+        self._matrix = matrix if matrix in colour.MATRICES else colour.assumed_matrix(frame.width, frame.height)
         self._mirrored, rotation = _display(frame)
         shape = self._video.sample_aspect_ratio or Fraction(0)
         return MediaInfo(
@@ -168,7 +189,7 @@ class VideoSource(Source):
             primaries=int(frame.color_primaries),
             transfer=int(frame.color_trc),
             matrix=matrix,
-            color_range=2 if rgb else int(frame.color_range),
+            color_range=colour.FULL if rgb else int(frame.color_range),
             audio=track,
         )
 
@@ -189,55 +210,66 @@ class VideoSource(Source):
 
     def _read(self) -> Iterator[Any]:
         """Frames that are wanted, with pts as in the file, and packets of audio, as they come."""
-        step = max(1, round(1 / (self._rate * self._time_base)))  # for frames without pts
-        last: int | None = None
-        error: Exception | None = None
-        key_seen = False
-        video_ended = audio_ended = False
+        video_ended, audio_ended = False, self._audio is None
         for packet in self._demux():
-            if self._audio is not None and packet.stream.index == self._audio.index:
+            if packet.stream.index != self._video.index:
                 if packet.size and packet.pts is not None:
                     time, length = packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base
                     audio_ended = self._high is not None and time >= self._high * self._time_base
-                    if not (self._start and self._low is not None and time + length <= self._low * self._time_base):
+                    if not self._is_early(time + length):
                         yield packet
             elif not video_ended:
-                key_seen |= packet.is_keyframe
-                try:
-                    frames = packet.decode()
-                except av.FFmpegError as e:
-                    # a stream that was entered midway may begin with frames whose references are missing
-                    early = self._start > 0 and self._low is not None and (packet.pts or 0) < self._low
-                    if key_seen and not early:
-                        raise BsqError(f"{self._name} is broken at frame {self._yielded}: {reason_of(e)}") from None
-                    error = e
-                    continue
-                for frame in frames:
-                    pts = frame.pts
-                    if pts is None:
-                        pts = 0 if last is None else last + step
-                    elif last is not None and pts <= last:
-                        self._warn("time stamps that do not rise are moved")
-                        pts = last + 1
-                    last = frame.pts = pts
-                    if self._low is None:
-                        self._limit(pts)
+                for frame in self._decode(packet):
+                    pts = self._place(frame)
                     if self._high is not None and pts >= self._high:
                         video_ended = True
                         break
                     if self._low is not None and pts >= self._low:
-                        if error and not self._yielded and not self._start:
-                            self._warn("what comes before the first whole frame is left out")
                         self._yielded += 1
                         yield frame
-            if video_ended and (audio_ended or self._audio is None):
+            if video_ended and audio_ended:
                 return
-        if not self._yielded and error:
-            raise BsqError(f"{self._name} is broken: {reason_of(error)}")
+        if not self._yielded and self._error:
+            raise BsqError(f"{self._name} is broken: {reason_of(self._error)}")
         if not video_ended:
             self._check_end()
 
+    def _is_early(self, time: Fraction) -> bool:
+        """Whether nothing is wanted before `time`, seconds of the file, as far as that is known."""
+        return self._start != 0 and self._low is not None and time <= self._low * self._time_base
+
+    def _decode(self, packet: av.Packet) -> list[av.VideoFrame]:
+        """The frames of a packet; none of a broken one that is passed over.
+
+        That is one before the first key frame, or, where reading began midway, before the first frame that is wanted:
+        its references may be missing. Raises BsqError for any other.
+        """
+        self._key_seen |= packet.is_keyframe
+        try:
+            return packet.decode()
+        except av.FFmpegError as error:
+            early = self._start > 0 and self._low is not None and (packet.pts or 0) < self._low
+            if self._key_seen and not early:
+                raise BsqError(f"{self._name} is broken at frame {self._yielded}: {reason_of(error)}") from None
+            self._error = error
+            return []
+
+    def _place(self, frame: av.VideoFrame) -> int:
+        """Make sure that a frame has a pts, and one after that of the frame before it; returns it."""
+        pts = frame.pts
+        if pts is None:
+            step = max(1, round(1 / (self._rate * self._time_base)))
+            pts = 0 if self._last is None else self._last + step
+        elif self._last is not None and pts <= self._last:
+            self._warn("time stamps that do not rise are moved")
+            pts = self._last + 1
+        self._last = frame.pts = pts
+        if self._low is None:
+            self._set_limits(pts)
+        return pts
+
     def _demux(self) -> Iterator[av.Packet]:
+        """The packets of both streams. Raises BsqError where FFmpeg meets damage."""
         try:
             for packet in self._container.demux([s for s in (self._video, self._audio) if s is not None]):
                 if packet.stream.index == self._video.index:
@@ -250,25 +282,29 @@ class VideoSource(Source):
             raise BsqError(f"{self._name} is broken at frame {self._yielded}: {reason_of(error)}") from None
 
     def _check_end(self) -> None:
-        """Tell a file that was cut off between two packets, which FFmpeg takes for a normal end."""
+        """Raise BsqError for a file that was cut off between two packets, which FFmpeg takes for a normal end."""
         format = self._container.format.name
         errors, last = av.logging.get_last_error()
-        cut = errors > self._errors and last is not None and "ended prematurely" in last[2]  # Matroska's reader
+        cut = errors > self._errors_before and last is not None and "ended prematurely" in last[2]  # Matroska's reader
         if self._whole and "mp4" in format:
             cut |= self._packets < len(self._video.index_entries)
         if self._whole and format == "yuv4mpegpipe":
-            if self._pipe:
-                head, size = self._pipe.head, self._pipe.size
-            elif os.path.isfile(self._name):
-                size = os.path.getsize(self._name)
-                with open(self._name, "rb") as file:
-                    head = file.readline()
-            else:
-                head, size = b"", 0
-            frames = size - head.find(b"\n") - 1
-            cut |= frames > 0 and frames != self._packets * (len(b"FRAME\n") + self._packet_size)
+            cut |= self._y4m_is_cut()
         if cut:
             raise BsqError(f"{self._name} is cut off at frame {self._yielded}")
+
+    def _y4m_is_cut(self) -> bool:
+        """Whether the bytes after the first line are not just the frames that were read."""
+        if self._pipe:
+            head, size = self._pipe.head, self._pipe.size
+        elif os.path.isfile(self._name):
+            size = os.path.getsize(self._name)
+            with open(self._name, "rb") as file:
+                head = file.readline()
+        else:
+            return False
+        frames = size - head.find(b"\n") - 1
+        return frames > 0 and frames != self._packets * (len(b"FRAME\n") + self._packet_size)
 
     def __iter__(self) -> Iterator[Frame | AudioPacket]:
         index = 0
@@ -288,6 +324,7 @@ class VideoSource(Source):
                 yield AudioPacket(pts, length, bytes(item))
 
     def _rgb(self, frame: av.VideoFrame, index: int) -> np.ndarray:
+        """uint8 (H, W, 3) RGB of a frame. Raises BsqError if it has another size than the first, or transparency."""
         if (frame.width, frame.height) != (self.info.width, self.info.height):
             sizes = f"from {self.info.width}x{self.info.height} to {frame.width}x{frame.height}"
             raise BsqError(f"{self._name}: the size changes {sizes} at frame {index}")
@@ -301,7 +338,7 @@ class VideoSource(Source):
 
 
 def _display(frame: av.VideoFrame) -> tuple[bool, int]:
-    """How a player must show a frame by its display matrix: mirrored first?, then turned clockwise by how much?"""
+    """Returns (mirrored, clockwise rotation in degrees): what a player does to show a frame, in this order."""
     sides: Any = frame.side_data
     data = next((d for d in sides if d.type.name == "DISPLAYMATRIX"), None)
     if data is None:

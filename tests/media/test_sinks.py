@@ -1,0 +1,67 @@
+"""Outputs: what they cannot hold, what is left of them on errors."""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from bsqcodec.errors import BsqError
+from bsqcodec.media import open_sink
+from helpers import CLIP, sound, waves, write_media
+
+
+def test_outputs_without_sound_say_so(tmp_path):
+    track, packets = sound()
+    with open_sink(str(tmp_path / "a.y4m"), replace(CLIP, audio=track)) as sink:
+        assert "audio" in sink.warnings[0]
+        sink.write(waves(1)[0], 0)
+        sink.write_audio(packets[0])
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.y4m", "a.png", "a.jpg", "a/"])
+def test_nothing_is_left_on_error(tmp_path, name):
+    path = tmp_path / name
+    if not name.endswith("/"):
+        path.write_bytes(b"older")
+
+    def interrupted():
+        with open_sink(f"{tmp_path}/{name}", CLIP) as sink:
+            sink.write(waves(1)[0], 0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with pytest.raises(BsqError, match="no frame"), open_sink(f"{tmp_path}/{name}", CLIP):
+        pass
+    assert os.listdir(tmp_path) == ([] if name.endswith("/") else [name])
+    assert name.endswith("/") or path.read_bytes() == b"older"
+
+
+def test_bad_output(tmp_path):
+    with pytest.raises(BsqError, match=r"\.mp4, \.mkv"):
+        write_media(tmp_path / "a.xyz", waves(1))
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(BsqError, match="not an empty folder"):
+        write_media(f"{tmp_path}/file/", waves(1))
+    for name in ("a.mp4", "a.y4m", "a.png", "a/"):
+        with pytest.raises(BsqError, match="does not exist"):
+            write_media(f"{tmp_path}/missing/{name}", waves(1))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.y4m", "a.png", "a/"])
+def test_a_name_that_the_file_system_refuses_is_one_line(tmp_path, name):
+    track, _ = sound()
+    for info in (CLIP, replace(CLIP, audio=track)):
+        with pytest.raises(BsqError, match=r"cannot write .*name too long"):
+            write_media(f"{tmp_path}/{'long' * 62}{name}", waves(1), info)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.y4m", "a.mkv"])
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_full_disk(tmp_path, name):
+    os.symlink("/dev/full", tmp_path / name)
+    with pytest.raises(BsqError, match="No space left") as caught:
+        write_media(tmp_path / name, waves(2 if name.endswith(("y4m", "mkv")) else 1))
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == [name] and os.path.exists("/dev/full")
