@@ -4,45 +4,48 @@ import contextlib
 import queue
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 _T = TypeVar("_T")
+_STOP_SECONDS = 0.1  # after which a thread that waits for room looks whether it is still needed
+
+
+class _End(NamedTuple):
+    """What follows the last item: the error that there is in place of the next one, if any."""
+
+    error: BaseException | None
 
 
 @contextlib.contextmanager
-def read_ahead(items: Iterable[_T], most: int) -> Iterator[Iterator[_T]]:
-    """Iterate over `items` in a thread of its own that keeps up to `most` of them ready.
+def read_ahead(items: Iterable[_T], size: int) -> Iterator[Iterator[_T]]:
+    """Iterate over `items` in a thread of its own that keeps up to `size` of them ready.
 
     What the thread raises is raised where the item would be. On leaving, the thread ends with the item it is at.
     """
-    ready: queue.Queue = queue.Queue(most)
+    ready: queue.Queue[_T | _End] = queue.Queue(size)
     stop = threading.Event()
 
-    def put(entry: tuple[str, Any]) -> bool:
+    def put(entry: _T | _End) -> None:
         while not stop.is_set():
             with contextlib.suppress(queue.Full):
-                ready.put(entry, timeout=0.1)
-                return True
-        return False
+                return ready.put(entry, timeout=_STOP_SECONDS)
 
     def run() -> None:
+        error = None
         try:
             for item in items:
-                if not put(("item", item)):
+                put(item)
+                if stop.is_set():
                     return
         except BaseException as e:
-            put(("error", e))
-        else:
-            put(("end", None))
+            error = e
+        put(_End(error))
 
     def received() -> Iterator[_T]:
-        while True:
-            what, value = ready.get()
-            if what == "error":
-                raise value
-            if what == "end":
-                return
-            yield value
+        while not isinstance(entry := ready.get(), _End):
+            yield entry
+        if entry.error:
+            raise entry.error
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
