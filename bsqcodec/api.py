@@ -22,7 +22,6 @@ import functools
 import io
 import itertools
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, BinaryIO, TypeVar
 
@@ -31,7 +30,7 @@ import numpy as np
 from .errors import BsqError, FormatError
 from .gop.decoder import decode_gop, decode_symbols
 from .gop.encoder import GopEncoder
-from .jobs.processes import MAX_GROUP_BYTES, Workers, decoded
+from .jobs.workers import MAX_GROUP_BYTES, Future, Workers, decoded
 from .network.weights import Model, device_of, find_model, load_model
 from .settings import MAX_PIXELS, EncodeSettings
 from .stream.container import Gop, IndexEntry, StreamWriter

@@ -18,7 +18,8 @@ import numpy as np
 from . import media
 from .api import Decoder, Encoder, choose
 from .errors import BsqError, FormatError
-from .jobs.processes import MAX_GROUP_BYTES, EncodedGroup, Workers, choose_jobs
+from .jobs.processes import Processes, choose_jobs
+from .jobs.workers import MAX_GROUP_BYTES, EncodedGroup, Workers
 from .network.weights import Model, device_of, find_model, load_model
 from .output import check_free, open_input, output_file
 from .prefetch import read_ahead
@@ -193,7 +194,7 @@ def _encoding_workers(
         return None
     if dask:
         return _cluster(dask, settings.model, model.id)
-    return Workers(jobs, functools.partial(load_model, settings.model))
+    return Processes(jobs, functools.partial(load_model, settings.model))
 
 
 def _pilot(
@@ -374,7 +375,7 @@ def _decoding_workers(
     if jobs == 1:
         return None
     load = functools.partial(find_model, decoder.reader.model)
-    return Workers(jobs, load if model is None else functools.partial(load_model, model))
+    return Processes(jobs, load if model is None else functools.partial(load_model, model))
 
 
 def _check_jobs(jobs: int | None, dask: str, alone: bool, needs: str) -> None:

@@ -1,30 +1,19 @@
-"""Groups of pictures on a dask.distributed cluster, the optional extra `dask`."""
+"""Workers that are those of a dask.distributed cluster, the optional extra `dask`."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import BsqError, ModelError, first_line
 from ..network.weights import Model, find_model, load_model
-from .processes import Workers, run
+from .workers import Workers, run
 
-_PATIENCE = 20  # seconds
-
-
-def connect(address: str) -> Any:
-    """A dask.distributed.Client. Raises BsqError without dask, or where no scheduler answers."""
-    try:
-        from dask.distributed import Client
-    except ImportError:
-        raise BsqError("--dask needs dask.distributed: pip install 'dask[distributed]'") from None
-    try:
-        return Client(address, timeout=_PATIENCE, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise BsqError(f"no dask scheduler at {address}: {first_line(error)}") from None
+_CONNECT_SECONDS = 20  # to wait for an answer of the scheduler
 
 
 class Cluster(Workers):
-    """The workers of a cluster in place of processes of this machine.
+    """The workers of a cluster, each of which codes as many groups at a time as it has threads.
 
     Args:
         address: of the scheduler.
@@ -36,8 +25,7 @@ class Cluster(Workers):
 
     def __init__(self, address: str, model: str | None, identity: bytes):
         self._address, self._client = address, connect(address)
-        self._load = functools.partial(_load, model, identity)
-        self.jobs = sum(self._client.nthreads().values())
+        super().__init__(sum(self._client.nthreads().values()), functools.partial(_load, model, identity))
         if not self.jobs:
             self._client.close()
             raise BsqError(f"the dask cluster at {address} has no workers")
@@ -46,33 +34,36 @@ class Cluster(Workers):
         self._client.close()
 
     def _submit(self, task: Callable[..., Any], *arguments: Any) -> Any:
-        try:  # frames are too large for a graph of tasks
-            data = self._client.scatter(arguments[:1], hash=False)
-            future = self._client.submit(run, self._load, task, *data, *arguments[1:], pure=False)
-        except Exception as error:
-            raise self._gave_up(error) from error
-        return _Future(future, self._gave_up)
+        data = self._client.scatter(arguments[:1], hash=False)  # frames are too large for a graph of tasks
+        return self._client.submit(run, self._load, task, *data, *arguments[1:], pure=False)
 
-    def _gave_up(self, error: Exception) -> BsqError:
-        return BsqError(f"dask at {self._address} gave up: {first_line(error)}")
-
-
-class _Future:
-    """One of dask's, whose errors are BsqError."""
-
-    def __init__(self, future: Any, gave_up: Callable[[Exception], BsqError]):
-        self._future, self._gave_up = future, gave_up
-
-    def result(self) -> Any:
+    @contextlib.contextmanager
+    def _lost(self) -> Iterator[None]:
         try:
-            return self._future.result()
+            yield
         except BsqError:
             raise
         except Exception as error:
-            raise self._gave_up(error) from error
+            raise BsqError(f"dask at {self._address} gave up: {first_line(error)}") from error
+
+
+def connect(address: str) -> Any:
+    """A dask.distributed.Client. Raises BsqError without dask, or where no scheduler answers."""
+    try:
+        from dask.distributed import Client
+    except ImportError:
+        raise BsqError("--dask needs dask.distributed: pip install 'dask[distributed]'") from None
+    try:
+        return Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise BsqError(f"no dask scheduler at {address}: {first_line(error)}") from None
+
+
+# What follows runs in the worker.
 
 
 def _load(name: str | None, identity: bytes) -> Model:
+    """The model, kept from one call to the next, also by the threads of a worker: coding does not change it."""
     model = find_model(identity) if name is None else load_model(name)
     if model.id != identity:
         raise ModelError(f"a dask worker has another model {name}: {model.id.hex()}, not {identity.hex()}")
