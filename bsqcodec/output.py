@@ -1,7 +1,7 @@
 """Output files and folders that get their name when they are whole: the one way in which this package writes a file.
 
 Until then they are hidden beside it, as `.NAME.PID.part`. What an encode wrote so survives a kill, and a later encode
-can go on with it (resume.py). Who writes it holds a lock, by which leftovers can be told.
+can go on with it (resume.py). The process that writes it holds a lock on it, which leftovers lack.
 """
 
 import contextlib
@@ -22,17 +22,53 @@ except ImportError:  # Windows, where a file that another process has open canno
     fcntl = None  # type: ignore[assignment]
 
 
+@contextlib.contextmanager
+def open_input(path: str) -> Iterator[BinaryIO]:
+    """A file to read in binary; "-" is standard input. Raises BsqError if it cannot be opened."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))
+        except OSError as e:
+            raise BsqError(f"cannot read {path}: {e.strerror}") from e
+        yield file
+
+
 def check_free(path: str, force: bool) -> None:
-    """Raise BsqError if there is something at `path` that must not be replaced."""
+    """Raise BsqError if there is a file or a folder with files at `path`, unless `force` allows to replace it."""
     if not force and path != "-" and (os.path.isfile(path) or (os.path.isdir(path) and os.listdir(path))):
         raise BsqError(f"{path} exists already; -f replaces it")
+
+
+def is_special(path: str) -> bool:
+    """Whether there is a device or a pipe at `path`, which no file can replace: it is written in place."""
+    return os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path)
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[str]:
+    """The path of a hidden file or folder, not made yet, that becomes `path` on normal exit.
+
+    On an exception it is removed, and what was at `path` stays. A device or a pipe is its own hidden file. Raises
+    BsqError if the folder does not exist, or the name cannot be given.
+    """
+    final, part = _final_and_part(str(path))
+    if part == final:
+        yield final
+        return
+    try:
+        yield part
+        _rename(part, final)
+    except BaseException:
+        _remove(part)
+        raise
 
 
 @contextlib.contextmanager
 def output_file(path: str, force: bool, resume: bool = False) -> Iterator[BinaryIO]:
     """A binary file that gets its name when all went well, and is gone when not. "-" is standard output.
 
-    With `resume` it is what an interrupted process left, if there is that, and is left behind when something fails.
+    With `resume` the file is what an interrupted process left, if there is that, and is left behind when something
+    fails. Without `force`, nothing is replaced. Raises BsqError for all that the system refuses.
     """
     if path == "-":
         if resume:
@@ -40,16 +76,12 @@ def output_file(path: str, force: bool, resume: bool = False) -> Iterator[Binary
         yield sys.stdout.buffer
         return
     check_free(path, force)
-    final, part = hidden_part(path)
+    final, part = _final_and_part(path)
+    if part == final and resume:
+        raise BsqError(f"only a file can be resumed, and {path} is none")
     try:
-        if part == final:
-            if resume:
-                raise BsqError(f"only a file can be resumed, and {path} is none")
-            with open(final, "wb") as file:
-                yield file
-        else:
-            with resumable(final, part, resume) as file:
-                yield file
+        with open(final, "wb") if part == final else _resumable(part, final, resume) as file:
+            yield file
     except BrokenPipeError:
         raise
     except OSError as e:
@@ -57,78 +89,14 @@ def output_file(path: str, force: bool, resume: bool = False) -> Iterator[Binary
 
 
 @contextlib.contextmanager
-def open_input(path: str) -> Iterator[BinaryIO]:
-    """A file to read in binary; "-" is standard input. Raises BsqError if it cannot be opened."""
-    if path == "-":
-        yield sys.stdin.buffer
-        return
-    try:
-        file = open(path, "rb")
-    except OSError as e:
-        raise BsqError(f"cannot read {path}: {e.strerror}") from e
-    with file:
-        yield file
+def _resumable(part: str, final: str, resume: bool) -> Iterator[BinaryIO]:
+    """The hidden file `part`, which becomes `final` on normal exit; other leftovers of `final` are then removed.
 
-
-def hidden_part(path: str) -> tuple[str, str]:
-    """What `path` stands for, and a hidden file or folder beside it to write into until all is whole.
-
-    A device or a pipe is both. Raises BsqError if there is no folder for them.
-    """
-    final = os.path.realpath(path)  # a link stays, what it points to is replaced
-    folder, name = os.path.split(final)
-    if not os.path.isdir(folder):
-        raise BsqError(f"{path}: the folder {folder} does not exist")
-    return final, final if is_special(final) else os.path.join(folder, f".{name}.{os.getpid()}.part")
-
-
-def rename(part: str, final: str) -> None:
-    """Give a finished part its name. Raises BsqError."""
-    try:
-        os.replace(part, final)
-    except OSError as error:
-        raise BsqError(f"cannot write {final}: {error.strerror}") from None
-
-
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[str]:
-    """The path of `hidden_part`, for the caller to make.
-
-    It gets the name `path` on normal exit, and is removed on an exception. Raises BsqError as those two do.
-    """
-    final, part = hidden_part(str(path))
-    if part == final:
-        yield final
-        return
-    try:
-        yield part
-        rename(part, final)
-    except BaseException:
-        if os.path.isdir(part):
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                os.remove(part)
-        raise
-
-
-def is_special(path: str) -> bool:
-    """A device or a pipe, which cannot be replaced by a file."""
-    return os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path)
-
-
-@contextlib.contextmanager
-def resumable(final: str, part: str, resume: bool) -> Iterator[BinaryIO]:
-    """The hidden file, which is renamed to `final` on normal exit; others that were left of `final` are then removed.
-
-    Args:
-        part: its name, if no other one is resumed.
-        resume: take the largest that was left, and leave it on an exception. Else it is empty, and removed then.
-
-    Raises BsqError if another process writes it.
+    With `resume` it is the largest leftover, if there is one, and stays on an exception. Raises BsqError if another
+    process writes it.
     """
     if resume:
-        part = max(_left(final), key=os.path.getsize, default=part)
+        part = max(_leftovers(final), key=os.path.getsize, default=part)
     with open(part, "a+b") as file, _locked(file) as mine:
         if not mine:
             raise BsqError(f"another process is writing {final}")
@@ -141,28 +109,55 @@ def resumable(final: str, part: str, resume: bool) -> Iterator[BinaryIO]:
             finally:
                 begun = os.fstat(file.fileno()).st_size > 0  # what is still in the buffer is no whole group
             file.close()
-            rename(part, final)
+            _rename(part, final)
         except BaseException:
             with contextlib.suppress(OSError):
                 file.close()
             if not (resume and begun):
-                with contextlib.suppress(OSError):
-                    os.remove(part)
+                _remove(part)
             raise
-    for name in _left(final):
+    for name in _leftovers(final):
         with contextlib.suppress(OSError), open(name, "r+b") as file, _locked(file) as mine:
             if mine:
                 os.remove(name)
 
 
-def _left(final: str) -> list[str]:
-    """Hidden files of `final`."""
+def _final_and_part(path: str) -> tuple[str, str]:
+    """The path that is to be written in the end, and that of a hidden file or folder beside it; the same if special.
+
+    A link stays, what it points to is replaced. Raises BsqError if the folder does not exist.
+    """
+    final = os.path.realpath(path)
+    folder, name = os.path.split(final)
+    if not os.path.isdir(folder):
+        raise BsqError(f"{path}: the folder {folder} does not exist")
+    return final, final if is_special(final) else os.path.join(folder, f".{name}.{os.getpid()}.part")
+
+
+def _leftovers(final: str) -> list[str]:
+    """The hidden files of `final`, of this process and of others."""
     folder, name = os.path.split(final)
     pattern = re.compile(rf"\.{re.escape(name)}\.[0-9]+\.part")
     with contextlib.suppress(OSError):  # a folder that can be written but not read
         paths = (os.path.join(folder, n) for n in os.listdir(folder) if pattern.fullmatch(n))
         return [path for path in paths if os.path.isfile(path)]
     return []
+
+
+def _rename(part: str, final: str) -> None:
+    try:
+        os.replace(part, final)
+    except OSError as error:
+        raise BsqError(f"cannot write {final}: {error.strerror}") from None
+
+
+def _remove(part: str) -> None:
+    """Remove a hidden file or folder, if it is there and can be removed."""
+    if os.path.isdir(part):
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            os.remove(part)
 
 
 @contextlib.contextmanager
