@@ -3,55 +3,65 @@
 import math
 from collections.abc import Callable
 
-SLOPE = 0.095  # log2 of the rate, a step of quality: what a model does on average
+from .settings import MAX_QUALITY, MIN_QUALITY
+
+_SLOPE = 0.095  # log2 of the rate per step of quality, the average over many pictures
+_SLOPE_SPREAD = 4  # factor by which pictures may differ from that, up or down
+_MAX_CHANGE = 10  # steps of quality from one group of pictures to the next
+_MAX_CUT = 4  # factor by which a group may get less than the target, to make up for what was overspent
 
 
 def find_quality(bits: Callable[[int], float], target: float, tries: int) -> int:
-    """The highest quality whose `bits(quality)` is at most `target`, by at most `tries` calls; 1 if there is none.
+    """The highest quality, 1..100, whose `bits(quality)` is at most `target`, by at most `tries` calls; 1 if none is.
 
-    With fewer tries than the search takes, the best so far.
+    With fewer tries than the search takes, the highest that is known to fit.
     """
-    low, high = 0, 101  # low is known to fit, high is known not to
-    quality, slope = 50, SLOPE
+    low, high = MIN_QUALITY - 1, MAX_QUALITY + 1  # low is known to fit, high is known not to
+    quality, slope = (low + high) // 2, _SLOPE
     last: tuple[int, float] | None = None
     for _ in range(tries):
-        used = math.log2(max(bits(quality), 1.0) / target)
-        if used <= 0:
+        excess = math.log2(max(bits(quality), 1.0) / target)
+        if excess <= 0:
             low = quality
         else:
             high = quality
         if high - low <= 1:
             break
         if last and last[0] != quality:
-            slope = min(max((used - last[1]) / (quality - last[0]), SLOPE / 4), SLOPE * 4)
-        last = quality, used
-        quality = min(max(quality - math.ceil(used / slope), low + 1), high - 1)
-    return max(low, 1)
+            slope = (excess - last[1]) / (quality - last[0])
+            slope = min(max(slope, _SLOPE / _SLOPE_SPREAD), _SLOPE * _SLOPE_SPREAD)
+        last = quality, excess
+        quality = min(max(quality - math.ceil(excess / slope), low + 1), high - 1)
+    return max(low, MIN_QUALITY)
 
 
 class RateControl:
     """Keeps a video near its rate by a change of quality from one group of pictures to the next.
 
     Args:
-        quality: of the first group.
-        target: bits a frame.
+        quality: of the first group, 1..100.
+        target: bits per frame.
         frames: of the whole video, if known: then what was saved or overspent is spread over the rest.
-        include_audio: the target holds for pictures and sound together.
+        include_audio: whether the target holds for pictures and sound together.
+
+    Attributes:
+        quality: of the next group, 1..100.
     """
 
     def __init__(self, quality: int, target: float, frames: int | None = None, include_audio: bool = False):
-        self.quality, self.target, self.frames, self.include_audio = quality, target, frames, include_audio
-        self._frames = 0
-        self._bits = 0.0
+        self.quality = quality
+        self._target, self._total, self._include_audio = target, frames, include_audio
+        self._frames, self._bits = 0, 0.0  # so far
 
     def next(self, frames: int, size: int, audio_size: int) -> int:
-        """The quality of the next group, after `frames` frames in `size` bytes, `audio_size` of them audio."""
+        """Returns the quality of the next group, after `frames` frames in `size` bytes, `audio_size` of them audio."""
         bits = 8.0 * (size - audio_size)
         rate = (bits - self._bits) / (frames - self._frames)
         self._frames, self._bits = frames, bits
-        target = self.target - (8 * audio_size / frames if self.include_audio else 0)
-        horizon = max(1, self.frames - frames) if self.frames else frames
-        wanted = max(target + (target * frames - bits) / horizon, target / 4, 1)
-        change = math.log2(wanted / max(rate, 1)) / SLOPE
-        self.quality = min(max(self.quality + round(min(max(change, -10), 10)), 1), 100)
+        target = self._target - (8 * audio_size / frames if self._include_audio else 0)
+        rest = max(1, self._total - frames) if self._total else frames  # frames to make up in for what was overspent
+        wanted = max(target + (target * frames - bits) / rest, target / _MAX_CUT, 1)
+        change = math.log2(wanted / max(rate, 1)) / _SLOPE
+        change = round(min(max(change, -_MAX_CHANGE), _MAX_CHANGE))
+        self.quality = min(max(self.quality + change, MIN_QUALITY), MAX_QUALITY)
         return self.quality

@@ -1,10 +1,12 @@
-"""What is known of a picture or a video beside its pixels. Shared by media files and .bsq streams."""
+"""Frames, sound, and what is known of a video beside them. Shared by media files and .bsq streams."""
 
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
+
+MODEL_ID_BYTES = 8
 
 
 @dataclass
@@ -26,16 +28,13 @@ class FrameStats:
     count: int
 
 
-MODEL_ID_BYTES = 8
-
-
 @dataclass(frozen=True)
 class AudioTrack:
     """A compressed audio track; its packets are copied, never decoded.
 
     Attributes:
         codec: FFmpeg's name of the codec, for example "aac" or "opus".
-        time_base: seconds a unit of the packets' times.
+        time_base: seconds per unit of the packets' times.
         sample_rate: in Hz.
         layout: FFmpeg's name of the channel layout, for example "stereo".
         extradata: the codec's own header.
@@ -50,7 +49,13 @@ class AudioTrack:
 
 @dataclass(frozen=True)
 class AudioPacket:
-    """Some compressed audio; `pts` and `duration` in units of the track's time base."""
+    """Some compressed audio.
+
+    Attributes:
+        pts: presentation time in units of the track's time base; negative before the first frame.
+        duration: in the same units.
+        data: as the codec made it.
+    """
 
     pts: int
     duration: int
@@ -59,17 +64,19 @@ class AudioPacket:
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """Attributes:
-    width, height: in pixels as stored, before rotation.
-    time_base: seconds a unit of the frames' presentation times (pts).
-    frame_rate: average, frames a second; None for a still image.
-    sample_aspect_ratio: width and height of a pixel; (0, 1) if unknown.
-    rotation: degrees clockwise that a player must turn the picture: 0, 90, 180 or 270.
-    primaries, transfer, matrix: code points of ITU-T H.273; 2 is unspecified.
-    color_range: 0 unspecified, 1 limited, 2 full.
-    audio: the audio track, if there is one.
-    bit_depth: bits of a sample in a .bsq stream; 8 is the only one that is supported.
-    alpha: whether a .bsq stream has an alpha channel, which is not supported.
+    """What is known of a still image or a video beside its frames.
+
+    Attributes:
+        width, height: in pixels as stored, before rotation.
+        time_base: seconds per unit of the frames' presentation times (pts).
+        frame_rate: average, frames per second; None for a still image.
+        sample_aspect_ratio: width and height of a pixel; (0, 1) if unknown.
+        rotation: degrees clockwise that a player must turn the picture: 0, 90, 180 or 270.
+        primaries, transfer, matrix: code points of ITU-T H.273; 2 is unspecified.
+        color_range: 0 unspecified, 1 limited, 2 full.
+        audio: the audio track, if there is one.
+        bit_depth: bits of a sample in a .bsq stream; 8 is the only one that is supported.
+        alpha: whether a .bsq stream has an alpha channel, which is not supported.
     """
 
     width: int
@@ -88,11 +95,17 @@ class MediaInfo:
 
     @property
     def image(self) -> bool:
+        """Whether this is a still image."""
         return self.frame_rate is None
 
 
 class Frame(NamedTuple):
-    """rgb: uint8 (H, W, 3); pts: presentation time in units of the time base."""
+    """A picture and its time.
+
+    Attributes:
+        rgb: uint8 (H, W, 3).
+        pts: presentation time in units of `MediaInfo.time_base`.
+    """
 
     rgb: np.ndarray
     pts: int

@@ -42,6 +42,11 @@ def round_trip(model, tmp_path, capsys):
     return run
 
 
+def info_of(path) -> MediaInfo:
+    with open(path, "rb") as file:
+        return bsqcodec.Decoder(file).info
+
+
 def times(path) -> list[Fraction]:
     with av.open(str(path)) as file:
         return [f.pts * f.time_base for f in file.decode(video=0)]
@@ -68,7 +73,7 @@ def test_sizes(round_trip, tmp_path, size):
 @pytest.mark.parametrize("tune", TUNES)
 @pytest.mark.parametrize("size", [(1, 1), (15, 17), (40, 33)], ids=str)
 def test_tunes(round_trip, tmp_path, size, tune):
-    """Both of them, of a still image and of a video with B frames and without."""
+    """Of a still image, and of a video with B frames and without."""
     width, height = size
     pictures = moving(6, height, width)
     Image.fromarray(np.ascontiguousarray(pictures[0])).save(tmp_path / "a.png")
@@ -88,7 +93,7 @@ def test_one_frame_of_video(round_trip, tmp_path):
     write_video(tmp_path / "a.mp4", moving(1))
     stream = round_trip(tmp_path / "a.mp4", tmp_path / "b.mp4")
     assert times(tmp_path / "b.mp4") == [0]
-    assert not bsqcodec.Decoder(open(stream, "rb")).info.image
+    assert not info_of(stream).image
 
 
 def test_gray(round_trip, tmp_path):
@@ -157,7 +162,7 @@ def test_sound_that_is_longer_than_the_pictures(round_trip, tmp_path, suffix):
     round_trip(tmp_path / "a.mp4", tmp_path / f"b.{suffix}")
     before, after = packets(tmp_path / "a.mp4"), packets(tmp_path / f"b.{suffix}")
     assert [data for _, data in after] == [data for _, data in before] and after[-1][0] > 19
-    assert max(abs(a - b) for (a, _), (b, _) in zip(after, before)) < Fraction(1, 500)
+    assert max(abs(a - b) for (a, _), (b, _) in zip(after, before, strict=True)) < Fraction(1, 500)
     assert len(times(tmp_path / f"b.{suffix}")) == 5
 
 
@@ -191,7 +196,7 @@ def test_portrait_by_rotation(round_trip, tmp_path):
             out.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")))
         out.mux(video.encode(None))
     stream = round_trip(tmp_path / "a.mp4", tmp_path / "b.mp4")
-    assert bsqcodec.Decoder(open(stream, "rb")).info.rotation == 90
+    assert info_of(stream).rotation == 90
     rotations = []
     for name in ("a.mp4", "b.mp4"):
         with av.open(str(tmp_path / name)) as file:

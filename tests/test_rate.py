@@ -1,4 +1,4 @@
-"""Finding a quality for a rate."""
+"""Finding a quality for a rate, and keeping to the rate."""
 
 import pytest
 
@@ -32,3 +32,16 @@ def test_control_reaches_the_size():
         size += 32 * 2000 * (1 + group / 20) * 2 ** (0.06 * (control.quality - 60)) / 8
         control.next(32 * (group + 1), int(size), 0)
     assert 8 * size / 640 == pytest.approx(1000, rel=0.1)
+
+
+def test_sound_counts_only_if_it_is_to_be_included():
+    """Of 1000 bits per frame, sound takes 400."""
+    frames, pictures, audio = 32, 32 * 600 // 8, 32 * 400 // 8
+    assert RateControl(60, 1000.0, 64, include_audio=True).next(frames, pictures + audio, audio) == 60
+    assert RateControl(60, 1000.0, 64).next(frames, pictures + audio, audio) > 60
+
+
+def test_quality_changes_little_from_one_group_to_the_next():
+    control = RateControl(50, 1000.0)
+    assert control.next(32, 10**9, 0) == 40
+    assert control.next(64, 2 * 10**9, 0) == 30

@@ -50,6 +50,7 @@ class Source:
         raise NotImplementedError
 
     def _warn(self, line: str) -> None:
+        """Add a warning, once."""
         if line not in self.warnings:
             self.warnings.append(line)
 

@@ -85,6 +85,7 @@ class Sink:
         raise NotImplementedError
 
     def _write(self, frame: np.ndarray, pts: int) -> None:
+        """Append a frame as `write` takes it; errors of FFmpeg, Pillow and the system may pass."""
         raise NotImplementedError
 
     def _finish(self) -> None:
