@@ -7,7 +7,6 @@ decode_file("out.bsq", "rec.mp4")
 import contextlib
 import functools
 import hashlib
-import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -22,13 +21,12 @@ from .jobs.processes import Processes, choose_jobs
 from .jobs.workers import MAX_GROUP_BYTES, EncodedGroup, Workers
 from .network.weights import Model, device_of, find_model, load_model
 from .output import check_free, open_input, output_file
+from .pilot import pilot
 from .prefetch import read_ahead
-from .rate import RateControl, find_quality
+from .rate import RateControl
 from .resume import Unfinished
 from .settings import DEFAULT_CRF, DEFAULT_IMAGE_QUALITY, MAX_PIXELS, EncodeSettings
 from .types import AudioPacket, Frame, FrameStats, MediaInfo
-
-PILOT_FRAMES = 4  # frames of each piece that the rate is tried on
 
 
 @dataclass
@@ -118,7 +116,7 @@ def encode_file(
         opened = stack.enter_context(media.open_source(source, start, duration, audio))
         items, rate = iter(opened), None
         if bpp is not None or size is not None:
-            items, rate = _pilot(source, opened, items, loaded, settings, bpp, size)
+            items, rate = pilot(source, opened, items, loaded, settings, bpp, size)
             settings = replace(settings, quality=rate.quality)
         unfinished = Unfinished(file, settings.gop) if resume else None
         encoder = Encoder(unfinished.output if unfinished else file, opened.info, settings, model=loaded)
@@ -195,82 +193,6 @@ def _encoding_workers(
     if dask:
         return _cluster(dask, settings.model, model.id)
     return Processes(jobs, functools.partial(load_model, settings.model))
-
-
-def _pilot(
-    source: str,
-    opened: media.Source,
-    items: Items,
-    model: Model,
-    settings: EncodeSettings,
-    bpp: float | None,
-    size: int | None,
-) -> tuple[Items, RateControl]:
-    """Find the quality for a rate; returns the items with those that were looked at, and the control to go on with."""
-    info = opened.info
-    if size is None:
-        assert bpp is not None
-        target = bpp * info.width * info.height
-    elif info.image:
-        target = 8.0 * size
-    elif opened.total is None:
-        raise BsqError("the number of frames is not known beforehand: give --bpp in place of --size")
-    else:
-        target = 8 * size / opened.total
-    if info.image:
-        frame = next(items)
-        assert isinstance(frame, Frame)
-        tried = functools.partial(_picture_bits, frame, info, model, settings)
-        return iter([frame]), RateControl(find_quality(tried, target, tries=8), target, 1)
-    pieces, items = _pieces(source, opened, items)
-    quality = find_quality(functools.partial(_video_bits, pieces, info, model, settings), target, tries=4)
-    if size is None:
-        return items, RateControl(quality, target)
-    return items, RateControl(quality, target, opened.total, include_audio=True)
-
-
-def _picture_bits(frame: Frame, info: MediaInfo, model: Model, settings: EncodeSettings, quality: int) -> float:
-    """Bits of the file of a still image."""
-    with Encoder(io.BytesIO(), info, settings, model=model, quality=quality) as encoder:
-        encoder.write(*frame)
-    return 8.0 * encoder.size
-
-
-def _video_bits(
-    pieces: list[list[np.ndarray]], info: MediaInfo, model: Model, settings: EncodeSettings, quality: int
-) -> float:
-    """Bits a frame of a video, by some frames of a few places."""
-    total, gop = 0.0, settings.gop
-    for piece in pieces:
-        encoder = Encoder(io.BytesIO(), info, settings, model=model, quality=quality)
-        encoder.write(piece[0], 0)
-        first = encoder.bits
-        for t, frame in enumerate(piece[1:], 1):
-            encoder.write(frame, t)
-        encoder.close()
-        rest = encoder.bits - first
-        total += first if len(piece) == 1 else (first + (gop - 1) * rest / (len(piece) - 1)) / gop
-    return total / len(pieces)
-
-
-def _pieces(source: str, opened: media.Source, items: Items) -> tuple[list[list[np.ndarray]], Items]:
-    """A few frames of three places of a file, or the first few of a pipe; and the items, none missing."""
-    rate = opened.info.frame_rate
-    if source == "-" or not opened.total or not rate or opened.total < 8 * PILOT_FRAMES:
-        seen: list[Frame | AudioPacket] = []
-        frames = 0
-        for item in items:
-            seen.append(item)
-            frames += isinstance(item, Frame)
-            if frames == 2 * PILOT_FRAMES:
-                break
-        return [[item.rgb for item in seen if isinstance(item, Frame)]], itertools.chain(seen, items)
-    pieces = []
-    for part in (1, 3, 5):
-        begin, length = float(opened.total * part / 6 / rate), PILOT_FRAMES / float(rate)
-        with media.open_source(source, begin, length, False) as piece:
-            pieces.append([item.rgb for item in itertools.islice(piece, PILOT_FRAMES) if isinstance(item, Frame)])
-    return [piece for piece in pieces if piece], items
 
 
 def decode_file(

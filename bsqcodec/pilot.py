@@ -1,0 +1,107 @@
+"""The quality for a rate, found by encoding a few frames before the rest."""
+
+import functools
+import io
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from . import media
+from .api import Encoder
+from .errors import BsqError
+from .network.weights import Model
+from .rate import RateControl, find_quality
+from .settings import EncodeSettings
+from .types import AudioPacket, Frame, MediaInfo
+
+PILOT_FRAMES = 4  # frames of each piece that the rate is tried on
+Items = Iterator[Frame | AudioPacket]
+
+
+def pilot(
+    source: str,
+    opened: media.Source,
+    items: Items,
+    model: Model,
+    settings: EncodeSettings,
+    bpp: float | None,
+    size: int | None,
+) -> tuple[Items, RateControl]:
+    """Find the quality for a rate, from a whole still image or from some frames of a video.
+
+    Args:
+        source, opened: the input by its name, to look at it in several places, and as it was opened.
+        items: what is still to come of `opened`.
+        settings: how to encode, but for the quality.
+        bpp, size: bits per pixel, or bytes of the whole stream; one of them is None.
+
+    Returns:
+        The items, none missing, and the control to go on with, whose quality is the first.
+
+    Raises BsqError for a size of a video whose number of frames is not known.
+    """
+    info = opened.info
+    if size is None:
+        assert bpp is not None
+        target = bpp * info.width * info.height
+    elif info.image:
+        target = 8.0 * size
+    elif opened.total is None:
+        raise BsqError("the number of frames is not known beforehand: give --bpp in place of --size")
+    else:
+        target = 8 * size / opened.total
+    if info.image:
+        frame = next(items)
+        assert isinstance(frame, Frame)
+        tried = functools.partial(_picture_bits, frame, info, model, settings)
+        return iter([frame]), RateControl(find_quality(tried, target, tries=8), target, 1)
+    pieces, items = _pieces(source, opened, items)
+    quality = find_quality(functools.partial(_video_bits, pieces, info, model, settings), target, tries=4)
+    if size is None:
+        return items, RateControl(quality, target)
+    return items, RateControl(quality, target, opened.total, include_audio=True)
+
+
+def _picture_bits(frame: Frame, info: MediaInfo, model: Model, settings: EncodeSettings, quality: int) -> float:
+    """Bits of the file of a still image."""
+    with Encoder(io.BytesIO(), info, settings, model=model, quality=quality) as encoder:
+        encoder.write(*frame)
+    return 8.0 * encoder.size
+
+
+def _video_bits(
+    pieces: list[list[np.ndarray]], info: MediaInfo, model: Model, settings: EncodeSettings, quality: int
+) -> float:
+    """Bits a frame of a video, by some frames of a few places."""
+    total, gop = 0.0, settings.gop
+    for piece in pieces:
+        encoder = Encoder(io.BytesIO(), info, settings, model=model, quality=quality)
+        encoder.write(piece[0], 0)
+        first = encoder.bits
+        for t, frame in enumerate(piece[1:], 1):
+            encoder.write(frame, t)
+        encoder.close()
+        rest = encoder.bits - first
+        total += first if len(piece) == 1 else (first + (gop - 1) * rest / (len(piece) - 1)) / gop
+    return total / len(pieces)
+
+
+def _pieces(source: str, opened: media.Source, items: Items) -> tuple[list[list[np.ndarray]], Items]:
+    """A few frames of three places of a file, or the first few of a pipe; and the items, none missing."""
+    rate = opened.info.frame_rate
+    if source == "-" or not opened.total or not rate or opened.total < 8 * PILOT_FRAMES:
+        seen: list[Frame | AudioPacket] = []
+        frames = 0
+        for item in items:
+            seen.append(item)
+            frames += isinstance(item, Frame)
+            if frames == 2 * PILOT_FRAMES:
+                break
+        return [[item.rgb for item in seen if isinstance(item, Frame)]], itertools.chain(seen, items)
+    pieces = []
+    for part in (1, 3, 5):
+        begin, length = float(opened.total * part / 6 / rate), PILOT_FRAMES / float(rate)
+        with media.open_source(source, begin, length, False) as piece:
+            pieces.append([item.rgb for item in itertools.islice(piece, PILOT_FRAMES) if isinstance(item, Frame)])
+    return [piece for piece in pieces if piece], items
