@@ -16,10 +16,10 @@ import numpy as np
 from ..api import Decoder
 from ..errors import BsqError, first_line
 from ..media import colour
-from ..media.images import IMAGE_SUFFIXES
 from ..output import replacing
+from ..suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-VIDEO_SUFFIXES = {".yuv", ".y4m", ".mp4", ".mkv", ".mov", ".webm", ".avi"}
+SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".yuv"}  # of files that a data set may hold
 
 
 class MissingDataSet(BsqError):
@@ -260,7 +260,7 @@ def _is_called(stem: str, name: str) -> bool:
 
 
 def _registered(known: DataSet, folder: Path) -> tuple[list[Path], list[str]]:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     wanted = [s.name for s in known.items]
     found: dict[str, Path] = {}
     for name in wanted:
@@ -287,7 +287,7 @@ def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         raise BsqError(f"no data set and no file called {path}; known data sets: {', '.join(REGISTRY)}")
     inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-    files = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
+    files = [p for p in inside if p.suffix.lower() in SUFFIXES]
     return files or [p for p in inside if p.is_dir() and _images(p)]
 
 

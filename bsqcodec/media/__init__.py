@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager
 from ..errors import BsqError
 from ..output import is_special
 from ..settings import DEFAULT_CRF, DEFAULT_IMAGE_QUALITY
+from ..suffixes import ANIMATION_SUFFIXES, IMAGE_SUFFIXES
 from ..types import MediaInfo
 from .base import Source, suffix_of
-from .images import ANIMATION_SUFFIXES, IMAGE_SUFFIXES, ImageSource
+from .images import ImageSource
 from .sinks import STILL_FORMATS, VIDEO_FORMATS, FolderSink, Sink, StillSink, VideoSink, Y4mSink
 from .video import VideoSource
 

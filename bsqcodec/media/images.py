@@ -11,12 +11,10 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from ..errors import BsqError
+from ..suffixes import ANIMATION_SUFFIXES
 from ..types import AudioPacket, Frame, MediaInfo
 from . import colour
 from .base import DEFAULT_RATE, EXIF_ROTATION, Source, reason_of, suffix_of, ticks
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"}
-ANIMATION_SUFFIXES = {".gif", ".apng"}
 
 _DEFAULT_MILLISECONDS = 100  # what browsers show a frame of an animation for that gives 0
 

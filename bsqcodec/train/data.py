@@ -15,10 +15,9 @@ import numpy as np
 from PIL import Image
 
 from ..errors import BsqError
+from ..suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 log = logging.getLogger(__name__)
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".y4m"}
 STRIP_SIDE = 256
 STRIPS_A_VIDEO = 16
 
