@@ -24,10 +24,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from bsqcodec.network.config import ModelConfig
 from bsqcodec.network.unrounded import Unrounded
 from bsqcodec.train import trainer as train
+from bsqcodec.train.config import CHAIN, ORDERS, TrainConfig
 from bsqcodec.train.sampler import Sampler
 
 WIDTHS = ("fine_width", "width", "prior_width", "prior_head")
-STEPS = {"images": [[[0]]], "I P B": [train.ORDERS[1]], "chain of 11": [train.CHAIN]}
+STEPS = {"images": [[[0]]], "I P B": [ORDERS[1]], "chain of 11": [CHAIN]}
 
 
 class Count(TorchDispatchMode):
@@ -52,7 +53,7 @@ def step(config: Any, kind: str, n: int) -> np.ndarray:
     strip = np.concatenate([picture[3 * t : 3 * t + 256, 2 * t : 2 * t + 256] for t in range(7)])
     sequences = kind != "images"
     with tempfile.TemporaryDirectory() as folder, patch.object(train, "Unrounded", lambda _: Unrounded(config)):
-        settings = train.TrainConfig(
+        settings = TrainConfig(
             images=0 if sequences else n, sequences=n if sequences else 0, orders=STEPS[kind], share=[1.0, 0.0, 0.0],
             out=folder, device="cpu",
         )  # fmt: skip

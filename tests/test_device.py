@@ -284,16 +284,16 @@ def trained(tmp_path, steps, on="cpu", graphs=True, **changes):
     options |= {"steps": steps + 1, "warmup": 1, "objective": Objective(stlpips=0)} | changes
     config = TrainConfig(**options, out=str(tmp_path), device=str(on))
     trainer = Trainer(config, Sampler([picture[:300, :300]], [strip], on))
-    trainer.graphs.usable = graphs
+    trainer.steps.graphs.usable = graphs
     launches, waits = [], []
     for trainer.step in range(steps):
         Simulated.launches = Simulated.waits = 0
         trainer.train_step()
         launches.append(Simulated.launches)
         waits.append(Simulated.waits)
-    measures = [(row["type"], row["active"], sums.tolist()) for row, sums in trainer.pending]
-    weights = [t.tolist() for t in [*trainer.network.parameters(), *trainer.average.values()]]
-    return measures, weights, launches, waits, trainer.graphs.replayed
+    measures = [(row["type"], row["active"], sums.tolist()) for row, sums in trainer.measures.pending]
+    weights = [t.tolist() for t in [*trainer.network.parameters(), *trainer.parameters.average.values()]]
+    return measures, weights, launches, waits, trainer.steps.graphs.replayed
 
 
 def test_steps_of_training_are_the_same_on_a_device(tmp_path):

@@ -1,10 +1,10 @@
-"""Command line of the trainer, apart from train.py, which needs nothing beyond torch, numpy, pillow and safetensors."""
+"""`bsqcodec train`, apart from trainer.py, which needs nothing beyond torch, numpy, pillow and safetensors."""
 
 import click
 
 
 @click.command()
-@click.option("--config", "path", metavar="FILE.toml", help="The run: see bsqcodec/train.py for every key.")
+@click.option("--config", "path", metavar="FILE.toml", help="The run: see bsqcodec/train/config.py for every key.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Length of the run, in place of the file's.")
 @click.option("--plot", metavar="LOG", help="Draw LOG, a run's log.jsonl, into LOG.png; trains nothing.")
 def train(path: str | None, minutes: float | None, plot: str | None) -> None:

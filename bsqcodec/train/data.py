@@ -1,9 +1,6 @@
-"""Training data: photographs and short frame strips, as crops and as sequences of crops with their motion vectors.
+"""Training data as files: photographs and short strips of frames, from tar shards, folders, and folders of videos."""
 
-What is drawn at random is drawn on the host, and the same on every device; pixels are cut and resampled on the device,
-all crops of a batch at once, and the host waits for nothing.
-"""
-
+import contextlib
 import io
 import logging
 import tarfile
@@ -16,17 +13,18 @@ from PIL import Image
 
 from ..errors import BsqError
 from ..suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from ..types import Frame
 
 log = logging.getLogger(__name__)
-STRIP_SIDE = 256
-STRIPS_A_VIDEO = 16
+MAX_STRIP_SIDE = 256  # pixels, of strips that are cut from videos
+STRIPS_PER_VIDEO = 16
 
 
 def load_images(paths: list[str], minimum: int) -> list[np.ndarray]:
-    """All images of tar shards and folders, uint8 (H, W, 3), each side at least `minimum` pixels.
+    """All images of tar shards and folders, uint8 (H, W, 3), with sides of at least `minimum` pixels.
 
-    Broken items are counted and skipped. Raises BsqError for a path that is neither a tar nor a folder, or if
-    nothing was found.
+    A warning counts the broken and small ones, which are skipped. Raises BsqError for a path that is neither a tar nor
+    a folder, or if nothing was found.
     """
     images, skipped = [], 0
     for path in paths:
@@ -48,21 +46,26 @@ def load_images(paths: list[str], minimum: int) -> list[np.ndarray]:
 
 
 def whole_strips(strips: Sequence[np.ndarray], frames: int) -> list[np.ndarray]:
-    """Those strips that have at least so many square frames; a warning counts the others."""
+    """The strips with at least `frames` square frames, and nothing beyond them; a warning counts the others.
+
+    A strip is an image of frames, one above the other or side by side.
+    """
     shapes = [sorted(s.shape[:2]) for s in strips]
-    whole = [s for s, (side, long) in zip(strips, shapes) if long % side == 0 and long >= frames * side]
+    whole = [s for s, (side, long) in zip(strips, shapes, strict=True) if long % side == 0 and long >= frames * side]
     if len(whole) < len(strips):
         log.warning("%d strips have not %d square frames and are left out", len(strips) - len(whole), frames)
     return whole
 
 
 class Incoming:
-    """Shards `photos*.tar` and `clips*.tar` that appear in a folder during a run. A thread reads them.
+    """Shards `photos*.tar` (photographs) and `clips*.tar` (strips) that appear in a folder during a run.
+
+    A thread reads them.
 
     Args:
-        folder: which may be made later.
-        minimum: of the sides of what they hold, in pixels.
-        frames: of a strip, at least.
+        folder: where they appear; it may be made later.
+        minimum: smallest side in pixels of an image that is taken.
+        frames: smallest number of frames of a strip that is taken.
     """
 
     def __init__(self, folder: str | Path, minimum: int, frames: int):
@@ -97,37 +100,19 @@ class Incoming:
 
 
 def load_videos(folders: list[str], minimum: int, length: int) -> list[np.ndarray]:
-    """Strips of `length` frames from evenly spaced places of all videos in folders, uint8 (length * S, S, 3).
+    """Strips of `length` frames from evenly spaced times of all videos in folders, uint8 (length * S, S, 3).
 
-    S is at least `minimum` and at most `STRIP_SIDE`; where in the frame a strip lies does not depend on the run. Broken
-    and too small videos are counted and skipped. Needs PyAV. Raises BsqError for what is no folder, or if nothing was
-    found.
+    S is at least `minimum` and at most `MAX_STRIP_SIDE`; where in the frame a strip lies does not depend on the run. A
+    warning counts broken, small and short videos, which are skipped. Needs PyAV. Raises BsqError for a path that is no
+    folder, or if nothing was found.
     """
-    from ..media import open_source
-    from ..types import Frame
-
     strips: list[np.ndarray] = []
     skipped = 0
     for folder in folders:
         if not Path(folder).is_dir():
             raise BsqError(f"{folder}: not a folder of videos")
         for file in sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES):
-            rng = np.random.default_rng(len(strips))
-            found = []
-            try:
-                with open_source(str(file), audio=False) as source:
-                    info, total, rate = source.info, source.total or length, float(source.info.frame_rate or 0)
-                side = min(info.width, info.height, STRIP_SIDE)
-                count = min(STRIPS_A_VIDEO, total // length) if side >= minimum and rate else 0
-                for i in range(count):
-                    start, span = i * (total - length) / max(count - 1, 1), length + 1
-                    with open_source(str(file), start / rate, span / rate, audio=False) as source:
-                        frames = [item.rgb for item in source if isinstance(item, Frame)][:length]
-                    y, x = rng.integers(0, info.height - side + 1), rng.integers(0, info.width - side + 1)
-                    if len(frames) == length:
-                        found.append(np.concatenate([f[y : y + side, x : x + side] for f in frames]))
-            except BsqError:
-                pass  # what was read before is good
+            found = _video_strips(file, np.random.default_rng(len(strips)), minimum, length)
             strips += found
             skipped += not found
     if skipped:
@@ -137,7 +122,28 @@ def load_videos(folders: list[str], minimum: int, length: int) -> list[np.ndarra
     return strips
 
 
+def _video_strips(file: Path, rng: np.random.Generator, minimum: int, length: int) -> list[np.ndarray]:
+    """The strips of one video, as those of `load_videos`; of a broken video those before the damage."""
+    from ..media import open_source  # which imports PyAV
+
+    found = []
+    with contextlib.suppress(BsqError):
+        with open_source(str(file), audio=False) as source:
+            info, total, rate = source.info, source.total or length, float(source.info.frame_rate or 0)
+        side = min(info.width, info.height, MAX_STRIP_SIDE)
+        count = min(STRIPS_PER_VIDEO, total // length) if side >= minimum and rate else 0
+        for i in range(count):
+            start, span = i * (total - length) / max(count - 1, 1), length + 1
+            with open_source(str(file), start / rate, span / rate, audio=False) as source:
+                frames = [item.rgb for item in source if isinstance(item, Frame)][:length]
+            y, x = rng.integers(0, info.height - side + 1), rng.integers(0, info.width - side + 1)
+            if len(frames) == length:
+                found.append(np.concatenate([f[y : y + side, x : x + side] for f in frames]))
+    return found
+
+
 def _items(path: Path) -> Iterator[bytes]:
+    """The contents of every image file in a tar or a folder. Raises BsqError if the path is neither."""
     if path.is_dir():
         for file in sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
             yield file.read_bytes()

@@ -1,4 +1,4 @@
-"""Draws the log of a training run."""
+"""A picture of the log of a training run."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,10 @@ from ..errors import BsqError
 
 
 def draw(path: str) -> str:
-    """Rate, PSNR and cost of I, P and B frames over the steps, a line for each band of qualities and tune.
+    """Draw rate, PSNR and cost of I, P and B frames over the steps, a line for each band of qualities and tune.
 
-    Returns the name of the picture. Raises BsqError if there is no such log, or no matplotlib.
+    path: of a log.jsonl. Returns the path of the picture, a PNG file beside it. Raises BsqError if there is no such
+    log, or no matplotlib.
     """
     try:
         import matplotlib
@@ -39,14 +40,14 @@ def draw(path: str) -> str:
         chosen &= np.isfinite(column["cost"])
         weight = column["samples"][chosen]
         count = np.histogram(steps[chosen], edges, weights=weight)[0]
-        for axis, name in zip(axes[:, "IPB".index(frame_type)], ("bpp", "mse", "cost")):
+        for axis, name in zip(axes[:, "IPB".index(frame_type)], ("bpp", "mse", "cost"), strict=True):
             with np.errstate(divide="ignore", invalid="ignore"):
                 mean = np.histogram(steps[chosen], edges, weights=weight * column[name][chosen])[0] / count
                 value = 10 * np.log10(255**2 / mean) if name == "mse" else mean
             there = count > 0  # steps take one band each: a curve goes on over those of the others
             axis.plot(centre[there], value[there], label=f"{active} coefficients, {tune}")
-            axis.set_ylabel({"bpp": "bits a pixel", "mse": "PSNR (dB)", "cost": "cost"}[name])
-    for axis, frame_type in zip(axes.T, "IPB"):
+            axis.set_ylabel({"bpp": "bits per pixel", "mse": "PSNR (dB)", "cost": "cost"}[name])
+    for axis, frame_type in zip(axes.T, "IPB", strict=True):
         axis[0].set_title(f"{frame_type} frames")
         axis[2].set_xlabel("step")
     axes[0, 0].legend()

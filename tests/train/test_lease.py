@@ -118,7 +118,7 @@ def test_all_stages_here(dry):
     run = Trainer(config)
     assert run.step == 10
     run.run()
-    assert run.step == 11 and all(p.isfinite().all() for p in run.average.values())
+    assert run.step == 11 and all(p.isfinite().all() for p in run.parameters.average.values())
 
 
 def test_the_machine_is_measured(dry):
