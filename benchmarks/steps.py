@@ -23,10 +23,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bsqcodec.network.config import ModelConfig
 from bsqcodec.network.unrounded import Unrounded
-from bsqcodec.train import trainer as train
+from bsqcodec.train import trainer
 from bsqcodec.train.config import CHAIN, ORDERS, TrainConfig
 from bsqcodec.train.sampler import Sampler
 
+# sizes of a model, which are doubled
 WIDTHS = ("fine_width", "width", "prior_width", "prior_head")
 STEPS = {"images": [[[0]]], "I P B": [ORDERS[1]], "chain of 11": [CHAIN]}
 
@@ -47,24 +48,25 @@ class Count(TorchDispatchMode):
         return result
 
 
-def step(config: Any, kind: str, n: int) -> np.ndarray:
-    """Operations, bytes and kernels of a step with n crops of 256x256, 192 coefficients of each token."""
+def step(config: Any, name: str, n: int) -> np.ndarray:
+    """Operations, bytes and kernels of a step, one of `STEPS`, with n crops of 256x256, 192 coefficients a token."""
     picture = np.concatenate([data.astronaut(), data.astronaut()[::-1]])
     strip = np.concatenate([picture[3 * t : 3 * t + 256, 2 * t : 2 * t + 256] for t in range(7)])
-    sequences = kind != "images"
-    with tempfile.TemporaryDirectory() as folder, patch.object(train, "Unrounded", lambda _: Unrounded(config)):
+    sequences = name != "images"
+    with tempfile.TemporaryDirectory() as folder, patch.object(trainer, "Unrounded", lambda _: Unrounded(config)):
         settings = TrainConfig(
-            images=0 if sequences else n, sequences=n if sequences else 0, orders=STEPS[kind], share=[1.0, 0.0, 0.0],
+            images=0 if sequences else n, sequences=n if sequences else 0, orders=STEPS[name], share=[1.0, 0.0, 0.0],
             out=folder, device="cpu",
         )  # fmt: skip
-        trainer = train.Trainer(settings, Sampler([picture], [strip]))
-        trainer.train_step()  # which searches the vectors of its frames
+        run = trainer.Trainer(settings, Sampler([picture], [strip]))
+        run.train_step()  # which searches the vectors of its frames
         with Count() as count, FlopCounterMode(display=False) as operations:
-            trainer.train_step()
+            run.train_step()
     return np.array([operations.get_total_flops(), count.bytes, count.kernels], dtype=float)
 
 
 def main() -> None:
+    """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--sequences", type=int, default=40)
@@ -77,15 +79,15 @@ def main() -> None:
     for factor in (1, 2):
         config: Any = SimpleNamespace(**sizes | {name: factor * sizes[name] for name in WIDTHS})
         parameters = sum(p.numel() for p in Unrounded(config).parameters()) / 1e6
-        for kind in STEPS:
-            n = options.images if kind == "images" else options.sequences
-            few, more = step(config, kind, 3), step(config, kind, 6)  # ST-LPIPS sees every third
+        for name in STEPS:
+            n = options.images if name == "images" else options.sequences
+            few, more = step(config, name, 3), step(config, name, 6)  # ST-LPIPS sees every third
             operations, size, kernels = few + (n - 3) / 3 * (more - few)
             times = operations / options.tflops / 1e9, size / options.tbytes / 1e9, kernels * options.microseconds / 1e3
             each = " + ".join(f"{t:.0f}" for t in times)
-            name = f"{n} {kind}, widths x {factor}"
+            label = f"{n} {name}, widths x {factor}"
             print(
-                f"{name:28}{parameters:6.1f} M{operations / 1e12:9.2f}{size / 1e9:8.1f}{kernels:9.0f}"
+                f"{label:28}{parameters:6.1f} M{operations / 1e12:9.2f}{size / 1e9:8.1f}{kernels:9.0f}"
                 f"{each:>20}{sum(times):9.0f}", flush=True,
             )  # fmt: skip
 

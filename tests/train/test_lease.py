@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -10,7 +11,9 @@ import sys
 import tarfile
 import time
 import zipfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,22 +52,27 @@ stlpips = 0.0
 """
 
 
-def lease(*words, status=0):
-    """What a stage prints, in this process; if it fails, its only line of error."""
+def lease(*words: Any) -> str:
+    """What a stage prints, in this process."""
     out, path = io.StringIO(), list(sys.path)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.setattr(sys, "argv", [str(SCRIPT), *map(str, words)])
         patch.setattr(sys, "path", path)
-        try:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        except SystemExit as e:
-            assert status and isinstance(e.code, str) and "\n" not in e.code, e.code
-            return e.code
-    assert not status, out.getvalue()
+        runpy.run_path(str(SCRIPT), run_name="__main__")
     return out.getvalue()
 
 
-def shard(path, pictures):
+def refused(*words: Any) -> str:
+    """The only line of error of a stage that fails."""
+    with pytest.raises(SystemExit) as raised:
+        lease(*words)
+    said = raised.value.code
+    assert isinstance(said, str) and "\n" not in said
+    return said
+
+
+def shard(path: Path, pictures: Iterable[np.ndarray]) -> None:
+    """A tar of pictures that all have one name."""
     with tarfile.open(path, "w") as tar:
         for picture in pictures:
             file = io.BytesIO()
@@ -74,8 +82,8 @@ def shard(path, pictures):
             tar.addfile(member, io.BytesIO(file.getvalue()))
 
 
-def held(*folders):
-    """Members of tars by kind."""
+def held(*folders: Path) -> dict[str, int]:
+    """Members of the tars in folders, by how the tars' names begin."""
     found = {"photos": 0, "clips": 0}
     for folder in folders:
         for path in folder.glob("*.tar"):
@@ -85,7 +93,8 @@ def held(*folders):
 
 
 @pytest.fixture(scope="module")
-def dry(tmp_path_factory):
+def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A dry run in "dry" of a folder, without packages that the lent machine lacks, and what it printed."""
     folder = tmp_path_factory.mktemp("lease")
     image = skdata.astronaut()
     shard(folder / "photos.tar", [np.roll(image, i, 1) for i in range(PHOTOS)])
@@ -94,12 +103,17 @@ def dry(tmp_path_factory):
     (folder / "tiny.toml").write_text(CONFIG.format(start=folder / "tiny.safetensors", device="cpu"))
     with zipfile.ZipFile(folder / "x-1-py3-none-any.whl", "w") as wheel:
         wheel.writestr("x.py", "")
+    for name in ("av", "click", "tqdm"):
+        (folder / "lacking").mkdir(exist_ok=True)
+        (folder / f"lacking/{name}.py").write_text("raise ImportError")
     words = "--config", folder / "tiny.toml", "--out", folder / "dry", "--most", MOST
-    said = lease("--dry-run", *words, "--wheels", folder / "x-1-py3-none-any.whl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder / "lacking"), prepend=os.pathsep)
+        said = lease("--dry-run", *words, "--wheels", folder / "x-1-py3-none-any.whl")
     return folder, said
 
 
-def test_all_stages_here(dry):
+def test_all_stages_here(dry: tuple[Path, str]) -> None:
     folder, said = dry
     folder = folder / "dry"
     folders = sorted((folder / "lease").iterdir())
@@ -121,7 +135,7 @@ def test_all_stages_here(dry):
     assert run.step == 11 and all(p.isfinite().all() for p in run.parameters.average.values())
 
 
-def test_the_machine_is_measured(dry):
+def test_the_machine_is_measured(dry: tuple[Path, str]) -> None:
     found = json.loads((dry[0] / "dry/bench.json").read_text())
     assert found["conformance"]["differences"] == [] and found["conformance"]["streams"] == 16
     for what in ("encode", "decode"):
@@ -133,7 +147,7 @@ def test_the_machine_is_measured(dry):
     assert found["machine"]["steps"] == 10 and "CPU" in found["machine"]["device"]
 
 
-def test_a_folder_that_was_cut_off_is_refused_until_it_is_mended(dry, tmp_path):
+def test_a_folder_that_was_cut_off_is_refused_until_it_is_mended(dry: tuple[Path, str], tmp_path: Path) -> None:
     folder = dry[0] / "dry"
     shutil.copytree(folder / "lease/1", tmp_path / "1")
     path = tmp_path / "1/photos-1.tar"
@@ -141,30 +155,30 @@ def test_a_folder_that_was_cut_off_is_refused_until_it_is_mended(dry, tmp_path):
     words = "feed", "--from", tmp_path / "1", "--work", tmp_path / "work"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1000])
-    assert "photos-1.tar is cut off" in lease(*words, status=1)
+    assert "photos-1.tar is cut off" in refused(*words)
     path.unlink()
-    assert "photos-1.tar is missing" in lease(*words, status=1)
+    assert "photos-1.tar is missing" in refused(*words)
     path.write_bytes(whole)
     assert "2 files are new" in lease(*words)
     assert "0 files are new" in lease(*words)
     assert held(tmp_path / "work/incoming") == held(tmp_path / "1")
 
 
-def test_join_names_the_slice_that_is_missing(dry, tmp_path):
+def test_join_names_the_slice_that_is_missing(dry: tuple[Path, str], tmp_path: Path) -> None:
     shutil.copytree(dry[0] / "dry/out-0", tmp_path / "out")
     (tmp_path / "out/state.00").unlink()
     words = "join", "--from", tmp_path / "out", "--out", tmp_path / "joined"
-    assert "--from-slice 3 brings it" in lease(*words, status=1)
+    assert "--from-slice 3 brings it" in refused(*words)
 
 
-def until(found):
+def until(found: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
     while not found():
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-def test_a_run_that_is_fed_and_stopped(dry, tmp_path):
+def test_a_run_that_is_fed_and_stopped(dry: tuple[Path, str], tmp_path: Path) -> None:
     """A second start changes nothing, a killed trainer is started again, and finish asks it to stop."""
     folder, work = dry[0], tmp_path / "work"
     shutil.copytree(folder / "dry/lease/0", tmp_path / "0")
@@ -193,14 +207,14 @@ def test_a_run_that_is_fed_and_stopped(dry, tmp_path):
     assert set(range(2, steps[-1])) <= set(steps)
 
 
-def test_what_cannot_be_is_one_line(dry, tmp_path):
+def test_what_cannot_be_is_one_line(dry: tuple[Path, str], tmp_path: Path) -> None:
     folder = dry[0]
     config, out = tmp_path / "c.toml", tmp_path / "out"
     config.write_text(CONFIG.format(start="", device="cuda"))
     words = "prepare", "--config", config, "--out", out, "--most"
     (tmp_path / "photos.tar").write_bytes((folder / "photos.tar").read_bytes()[:5000])
-    assert "photos.tar: not a readable tar" in lease(*words, MOST, status=1)
-    assert "code, wheels and weights have" in lease(*words, 0.1, "--data", folder, status=1)
+    assert "photos.tar: not a readable tar" in refused(*words, MOST)
+    assert "code, wheels and weights have" in refused(*words, 0.1, "--data", folder)
     assert not out.exists()
     for name in ("photos", "clips"):
         shard(tmp_path / f"{name}.tar", [skdata.astronaut()])
@@ -208,5 +222,5 @@ def test_what_cannot_be_is_one_line(dry, tmp_path):
     import torch
 
     if not torch.cuda.is_available():
-        said = lease("start", "--from", out / "0", "--work", tmp_path / "w", "--minutes", 1, status=1)
+        said = refused("start", "--from", out / "0", "--work", tmp_path / "w", "--minutes", 1)
         assert "there is none" in said

@@ -65,6 +65,6 @@ def test_the_trainer_needs_few_packages() -> None:
 import sys
 for name in ("av", "click", "constriction", "matplotlib", "scipy", "skimage", "tqdm"):
     sys.modules[name] = None
-import bsqcodec.train.plot, bsqcodec.train.trainer
+import bsqcodec.train.lease.command, bsqcodec.train.plot, bsqcodec.train.trainer
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0
