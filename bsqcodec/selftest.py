@@ -123,7 +123,7 @@ def oracle(model: Model) -> list[str]:
             prediction[..., : 8 * columns] = prediction[..., : 8 * columns] // 32 + 100
         else:
             classes = torch.randint(-3, 4, (1, rows, columns), generator=generator)
-        size = (1, rows, columns, exact.active(condition.quality))
+        size = (1, rows, columns, exact.n_coded(condition.quality))
         # mostly small ones, and some as large as a stream can hold
         spread = torch.exp(6 * torch.rand(size, generator=generator) ** 4)
         y = (torch.randn(size, generator=generator) * spread).round().to(torch.int32)

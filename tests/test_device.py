@@ -213,7 +213,7 @@ def test_a_group_of_pictures_is_the_same_on_a_device(monkeypatch):
     coded, and for them. Larger pictures take no more."""
     monkeypatch.setattr(quality, "P_OFFSETS", (0,))  # one quality, one graph
     model = random_model()
-    steps = len(PHASES) * len(groups(model.network.active(40)))
+    steps = len(PHASES) * len(groups(model.network.n_coded(40)))
     launches = []
     for height, width in ((57, 75), (700, 460)):
         payload, decoded = encode(model, height, width)

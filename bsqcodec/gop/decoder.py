@@ -24,7 +24,7 @@ class Symbols(NamedTuple):
         condition: what it is coded as.
         vectors: for each frame that it is predicted from, int32 (ceil(H / 16), ceil(W / 16), 2).
         classes: of contrast, int64 (ceil(H / 16), ceil(W / 16)), of a frame that is not predicted.
-        coefficients: int32 (1, ceil(H / 16), ceil(W / 16), active).
+        coefficients: int32 (1, ceil(H / 16), ceil(W / 16), n_coded).
         stats: what they cost.
         picture: the frame, uint8 (H, W, 3), which the symbols of later frames depend on.
     """

@@ -18,7 +18,7 @@ MOST = 1 << 12  # tokens that are worked on at once
 
 
 def search(network: Unrounded, frame: Frame, picture: Tensor, objective: Objective, steps: int) -> Tensor:
-    """The coefficients of one frame, integers (1, H/16, W/16, active), after `steps` steps.
+    """The coefficients of one frame, integers (1, H/16, W/16, n_coded), after `steps` steps.
 
     picture: pixels 0..255, float32 (1, 3, H, W), of which `frame` was made. Gradients have to be enabled.
     """

@@ -55,9 +55,9 @@ class Network:
                 self._unrounded = network.to(self.device).eval().requires_grad_(False)
         return self._unrounded
 
-    def active(self, quality: int) -> int:
+    def n_coded(self, quality: int) -> int:
         """Coefficients that a token has at a quality 1..100."""
-        return self.quantiser.active[quality - 1]
+        return self.quantiser.n_coded[quality - 1]
 
     def step(self, quality: int) -> float:
         """Quantiser step of a token of class 0 in pixel values, at a quality 1..100."""
@@ -76,7 +76,7 @@ class Network:
         return self.decoder.context(condition, prediction, classes)
 
     def encode(self, picture: Tensor, context: Context, condition: Condition, effort: int = 0) -> Tensor:
-        """Choose the coefficients of a frame: real numbers, float32 (1, H/16, W/16, active), which `code` rounds.
+        """Choose the coefficients of a frame: real numbers, float32 (1, H/16, W/16, n_coded), which `code` rounds.
 
         picture: integers 0..255, float32 (1, 3, H, W). effort: steps of a search for better ones than the encoder's.
         """
@@ -90,7 +90,7 @@ class Network:
             rows = pixels(run)
             prediction = None if context.prediction is None else context.prediction[:, :, rows].float() + 128
             return network.condition(
-                picture[:, :, rows], level, tune, prediction, b_frame, self.active(condition.quality), dtype,
+                picture[:, :, rows], level, tune, prediction, b_frame, self.n_coded(condition.quality), dtype,
                 context.classes[:, run], not effort,
             )  # fmt: skip
 
@@ -129,7 +129,7 @@ class Network:
     def decode(self, coefficients: Tensor, context: Context, condition: Condition) -> Tensor:
         """Pixels of a frame, uint8 (1, 3, H, W).
 
-        coefficients: integers (1, H/16, W/16, active). A large picture is decoded in bands of rows: memory then depends
+        coefficients: integers (1, H/16, W/16, n_coded). A large picture is decoded in bands of rows: memory then depends
         on the size of a band and not of the picture.
         """
         classes, mean, views, prediction = context

@@ -72,19 +72,19 @@ class Prior:
         ]
         self.head = linear(tensors, "p_head", dtype, out_bits=HEAD_BITS, low=-HEAD_MAX, high=HEAD_MAX)
 
-    def _view(self, name: str, active: int) -> Linear:
-        found = self._cut.get((name, active))
+    def _view(self, name: str, n_coded: int) -> Linear:
+        found = self._cut.get((name, n_coded))
         if found is None:
-            columns = view_columns(active, self.device)
+            columns = view_columns(n_coded, self.device)
             found = linear(self._tensors, name, self.dtype, columns, in_bits=VIEW_BITS, in_max=VIEW_MAX)
-            self._cut[name, active] = found
+            self._cut[name, n_coded] = found
         return found
 
-    def _groups(self, active: int) -> list[_Group]:
-        found = self._cut.get(("groups", active))
+    def _groups(self, n_coded: int) -> list[_Group]:
+        found = self._cut.get(("groups", n_coded))
         if found is None:
             found = []
-            for i, place in enumerate(groups(active)):
+            for i, place in enumerate(groups(n_coded)):
                 seen = None
                 if i:
                     seen = linear(
@@ -96,12 +96,12 @@ class Prior:
                     out_bits=TABLE_BITS, low=-TABLE_MAX, high=TABLE_MAX,
                 )  # fmt: skip
                 found.append(_Group(place, seen, out))
-            self._cut["groups", active] = found
+            self._cut["groups", n_coded] = found
         return found
 
-    def bias(self, condition: Condition, active: int) -> Tensor:
-        """What the last layer starts from, (2, active): means, then scales, TABLE_BITS; interpolated by the quality."""
-        table = self.table[condition.frame_type, condition.tune].view(TABLE_ROWS, 2, COEFFICIENTS)[..., :active]
+    def bias(self, condition: Condition, n_coded: int) -> Tensor:
+        """What the last layer starts from, (2, n_coded): means, then scales, TABLE_BITS; interpolated by the quality."""
+        table = self.table[condition.frame_type, condition.tune].view(TABLE_ROWS, 2, COEFFICIENTS)[..., :n_coded]
         n = (TABLE_ROWS - 1) * (100 - condition.quality)
         row = min(n // 99, TABLE_ROWS - 2)
         part = n - 99 * row
@@ -124,11 +124,11 @@ class Prior:
     ) -> Tensor:
         """Encode (`y` given) or decode the coefficients of one frame step by step.
 
-        context: of one frame (B = 1). y: (1, H, W, active), integers, or with `worth` real numbers, of which each is
+        context: of one frame (B = 1). y: (1, H, W, n_coded), integers, or with `worth` real numbers, of which each is
         rounded when its distribution is known (`quantiser.decide`). `coder` is told the probabilities of every step.
-        Returns the coefficients that were coded, int32 (1, H, W, active) on the model's device.
+        Returns the coefficients that were coded, int32 (1, H, W, n_coded) on the model's device.
         """
-        active = self.quantiser.active[condition.quality - 1]
+        n_coded = self.quantiser.n_coded[condition.quality - 1]
         _, height, width = context.classes.shape
         pad = (0, 0, 0, width % 2, 0, height % 2)
         mean = context.mean if condition.frame_type else torch.zeros_like(context.mean)
@@ -137,11 +137,11 @@ class Prior:
         if context.views is not None:
             views = cells(padded(context.views, pad))
             for i in range(4):
-                base = base + self._view(f"p_prediction.{i}", active).stream(views[:, :, :, i])
+                base = base + self._view(f"p_prediction.{i}", n_coded).stream(views[:, :, :, i])
         hc, wc = base.shape[1:3]
-        bias = self.bias(condition, active).to(torch.int32)
-        steps = self._groups(active)
-        out = torch.zeros((1, 2 * hc, 2 * wc, active), dtype=torch.int32, device=self.device)
+        bias = self.bias(condition, n_coded).to(torch.int32)
+        steps = self._groups(n_coded)
+        out = torch.zeros((1, 2 * hc, 2 * wc, n_coded), dtype=torch.int32, device=self.device)
         truth = None if y is None else y.to("cpu", torch.float32 if worth else torch.int64)
         known_keys: list[Tensor] = []
         for k, (i, j) in enumerate(PHASES):
@@ -161,7 +161,7 @@ class Prior:
                 new, some = self._code(speak, total, bias[:, place], coder, part, worth)
                 now[..., place] = new.view(*now.shape[:3], -1)
             if k < 3:
-                see = self._view(f"p_known.{k}", active).stream
+                see = self._view(f"p_known.{k}", n_coded).stream
                 base = base + of_some(lambda y, see=see: [see(whole_views(y))], out[:, i::2, j::2])[0]
         return out[:, :height, :width].contiguous()
 

@@ -97,7 +97,7 @@ class Quantiser:
 
         self.step, self.level = table("step"), table("level")
         self.weight, self.contrast = table("weight"), table("contrast")
-        self.active: list[int] = tensors["quantiser.active"].tolist()
+        self.n_coded: list[int] = tensors["quantiser.active"].tolist()
         self.smooth: list[int] = tensors["quantiser.smooth"].tolist()
         self._reach = tensors["quantiser.certain"].to(device, torch.int32)
         self._sigmoid, self._inverse, self._certain = (
@@ -236,12 +236,12 @@ def decide(y: np.ndarray, mean: np.ndarray, scale: np.ndarray, worth: float) -> 
     return out.astype(np.int64)
 
 
-def groups(active: int) -> list[slice]:
-    """The groups that hold any of the first `active` coefficients."""
+def groups(n_coded: int) -> list[slice]:
+    """The groups that hold any of the first `n_coded` coefficients."""
     out, start = [], 0
     for n in GROUPS:
-        if start < active:
-            out.append(slice(start, min(start + n, active)))
+        if start < n_coded:
+            out.append(slice(start, min(start + n, n_coded)))
         start += n
     return out
 

@@ -63,7 +63,7 @@ class Context(NamedTuple):
     Attributes:
         classes: of contrast, int64 (B, H/16, W/16).
         mean: of the prediction, pixels from mid-gray, (B, H/16, W/16, 1); of an I frame 0.
-        views: of the prediction's coefficients, (B, H/16, W/16, 3 * active); None for an I frame.
+        views: of the prediction's coefficients, (B, H/16, W/16, 3 * n_coded); None for an I frame.
         prediction: pixels from mid-gray, int8 (B, 3, H, W); None for an I frame.
     """
 
@@ -95,14 +95,14 @@ def whole_views(y: Tensor) -> Tensor:
     return torch.cat([y.clamp(-1, 1) * 60, y.clamp(-4, 4) * 15, y.clamp(-40, 40) * 3], -1)
 
 
-def view_columns(active: int, device: torch.device) -> Tensor:
-    """Columns of a matrix on three views of all coefficients that see the first `active`."""
-    k = torch.arange(active, device=device)
+def view_columns(n_coded: int, device: torch.device) -> Tensor:
+    """Columns of a matrix on three views of all coefficients that see the first `n_coded`."""
+    k = torch.arange(n_coded, device=device)
     return torch.cat([k, k + COEFFICIENTS, k + 2 * COEFFICIENTS])
 
 
 class Decoder:
-    """The inverse of the encoder for frames of `active` coefficients; needs nothing that depends on the picture's size.
+    """The inverse of the encoder for frames; needs nothing that depends on the size of a picture.
 
     Args:
         tensors: the integers of a model on their device.
@@ -131,16 +131,16 @@ class Decoder:
         return len(self.blocks) + -(-(len(self.fine_blocks) + 2) // 2) + 1
 
     def _of(self, name: str, *key: int):
-        """What depends on the active coefficients or on the tune, made when it is needed first."""
+        """What depends on the number of coded coefficients or on the tune, made when it is needed first."""
         found = self._cut.get((name, *key))
         if found is None:
-            t, active = self._tensors, key[0]
+            t, n_coded = self._tensors, key[0]
             if name in ("d_in", "d_prediction"):
-                columns = view_columns(active, self.device)
+                columns = view_columns(n_coded, self.device)
                 found = linear(t, name, self.dtype, columns, in_bits=VIEW_BITS, in_max=VIEW_MAX)
             else:
-                basis = t["basis"][:, :active].to(torch.int64)
-                weight = self.quantiser.weight[key[1], :active]
+                basis = t["basis"][:, :n_coded].to(torch.int64)
+                weight = self.quantiser.weight[key[1], :n_coded]
                 if name == "synthesis":
                     found = Matrix(
                         (basis * weight + (1 << (WEIGHT_BITS - 1)) >> WEIGHT_BITS).to(self.dtype), _DIGIT // 2
@@ -159,7 +159,7 @@ class Decoder:
             return Context(classes, torch.zeros_like(classes, dtype=self.dtype).unsqueeze(-1), None, None)
         classes = self.quantiser.classes(prediction)
         prediction = (prediction - 128).to(torch.int8)
-        analysis = self._of("analysis", self.quantiser.active[condition.quality - 1], condition.tune)
+        analysis = self._of("analysis", self.quantiser.n_coded[condition.quality - 1], condition.tune)
         step = self.quantiser.steps(condition.quality, condition.tune, classes).unsqueeze(-1)
 
         def see(p: Tensor, step: Tensor) -> list[Tensor]:
@@ -188,11 +188,11 @@ class Decoder:
         return f
 
     def __call__(self, y: Tensor, context: Context, condition: Condition) -> Tensor:
-        """y: coefficients, integers (B, H/16, W/16, active). Returns pixels 0..255, (B, 3, H, W)."""
-        q, active, tune = self.quantiser, y.shape[-1], condition.tune
+        """y: coefficients, integers (B, H/16, W/16, n_coded). Returns pixels 0..255, (B, 3, H, W)."""
+        q, n_coded, tune = self.quantiser, y.shape[-1], condition.tune
         step = q.steps(condition.quality, tune, context.classes).unsqueeze(-1)
         unit = self.unit[context.classes - LOWEST].unsqueeze(-1)
-        synthesis, d_in = self._of("synthesis", active, tune), self._of("d_in", active)
+        synthesis, d_in = self._of("synthesis", n_coded, tune), self._of("d_in", n_coded)
         coded, inside = canvas(y.shape[:3], self.dtype, y.device)
         exact = torch.int64 if self.dtype == torch.int64 else torch.float64
 
@@ -217,7 +217,7 @@ class Decoder:
             pixels, x = of_some(first, y.to(torch.int32), step)
             if predicted:
                 pixels = pixels + predicted[0].flatten(3).to(self.dtype) * (1 << PIXEL_BITS)
-                x = x + self._of("d_prediction", active).stream(predicted[1])
+                x = x + self._of("d_prediction", n_coded).stream(predicted[1])
             pixels = pixels.clamp_(-PIXEL_MAX, PIXEL_MAX)
             mean = divide(pixels.sum(-1, keepdim=True), torch.full_like(pixels[..., :1], COEFFICIENTS)).to(self.dtype)
             inside.copy_(pixels.view_as(inside))

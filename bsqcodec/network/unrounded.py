@@ -65,10 +65,10 @@ class Frame(NamedTuple):
         features: the conditioning of every token, (B, h, w, FEATURES).
         step: quantiser step of every token, in pixel values, (B, h, w, 1).
         unit: what brings pixels of a token to the unit of its contrast, 2**(-3 - class / 2), (B, h, w, 1).
-        weight: of every active coefficient, by its frequency, (B, 1, 1, active).
+        weight: of every coded coefficient, by its frequency, (B, 1, 1, n_coded).
         source: the pixels, from mid-gray, (B, h, w, 768).
         prediction: likewise; None for I frames.
-        views: of the prediction's coefficients, of the type of the activations, (B, h, w, 3 * active); None for I
+        views: of the prediction's coefficients, of the type of the activations, (B, h, w, 3 * n_coded); None for I
             frames, and where nothing but the encoder is asked for.
         dtype: of the activations.
     """
@@ -86,8 +86,8 @@ class Frame(NamedTuple):
     dtype: torch.dtype
 
     @property
-    def active(self) -> int:
-        """Coefficients a token; the others are 0."""
+    def n_coded(self) -> int:
+        """Coefficients of a token that are coded; the others are 0."""
         return self.weight.shape[-1]
 
 
@@ -172,11 +172,11 @@ class Mat(nn.Module):
         start = torch.zeros(n_out, n_in) if zero else torch.randn(n_out, n_in) * (std or n_in**-0.5)
         self.w = nn.Parameter(start)
 
-    def forward(self, x: Tensor, active: int | None = None) -> Tensor:
-        """active: x is the three views of so many coefficients, where the matrix sees those of all."""
+    def forward(self, x: Tensor, n_coded: int | None = None) -> Tensor:
+        """n_coded: x is the three views of so many coefficients, where the matrix sees those of all."""
         w: Tensor = self.w
-        if active is not None and active < COEFFICIENTS:
-            w = w.view(len(w), 3, COEFFICIENTS)[:, :, :active].reshape(len(w), 3 * active)
+        if n_coded is not None and n_coded < COEFFICIENTS:
+            w = w.view(len(w), 3, COEFFICIENTS)[:, :, :n_coded].reshape(len(w), 3 * n_coded)
         return F.linear(x, w.to(x.dtype))
 
 
@@ -337,14 +337,14 @@ class Unrounded(nn.Module):
 
     def forward(
         self, x: Tensor, log2_step: Tensor, tune: Tensor, prediction: Tensor | None = None,
-        b_frame: Tensor | None = None, k: int = COEFFICIENTS, soft: bool = False, dtype: torch.dtype = torch.bfloat16,
+        b_frame: Tensor | None = None, n_coded: int = COEFFICIENTS, soft: bool = False, dtype: torch.dtype = torch.bfloat16,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Code frames: the decoded pixels, neither rounded nor bounded, (B, 3, H, W), and bits a pixel, (B,).
 
         The arguments are those of `condition`; `soft` is that of `bits`. The picture's gradient passes the quantiser
         as if it were not there.
         """
-        frame = self.condition(x, log2_step, tune, prediction, b_frame, k, dtype)
+        frame = self.condition(x, log2_step, tune, prediction, b_frame, n_coded, dtype)
         y = self.coefficients(frame)
         q = self.quantise(y, frame)
         through = y + (q - y).detach()
@@ -355,15 +355,15 @@ class Unrounded(nn.Module):
     @torch.no_grad()
     def reconstruct(
         self, x: Tensor, log2_step: Tensor, tune: Tensor, prediction: Tensor | None = None,
-        b_frame: Tensor | None = None, k: int = COEFFICIENTS, dtype: torch.dtype = torch.bfloat16,
+        b_frame: Tensor | None = None, n_coded: int = COEFFICIENTS, dtype: torch.dtype = torch.bfloat16,
     ) -> Tensor:  # fmt: skip
         """The pixels that `forward` gives, without what the rate takes."""
-        frame = self.condition(x, log2_step, tune, prediction, b_frame, k, dtype)
+        frame = self.condition(x, log2_step, tune, prediction, b_frame, n_coded, dtype)
         return self.decode(self.quantise(self.coefficients(frame), frame), frame)
 
     def condition(
         self, x: Tensor, log2_step: Tensor, tune: Tensor, prediction: Tensor | None = None,
-        b_frame: Tensor | None = None, k: int = COEFFICIENTS, dtype: torch.dtype = torch.bfloat16,
+        b_frame: Tensor | None = None, n_coded: int = COEFFICIENTS, dtype: torch.dtype = torch.bfloat16,
         classes: Tensor | None = None, encode_only: bool = False,
     ) -> Frame:  # fmt: skip
         """What all other stages go by.
@@ -374,7 +374,7 @@ class Unrounded(nn.Module):
             tune: 0 perceptual, 1 psnr, (B,).
             prediction: pixels 0..255 like x; None for I frames.
             b_frame: 1 where the prediction is that of a B frame, else 0, (B,). None: nowhere.
-            k: active coefficients, one for all frames: a sum of the first of GROUPS.
+            n_coded: coefficients that are coded, the same for all frames: a sum of the first of GROUPS.
             dtype: of the activations.
             classes: of contrast, (B, H/16, W/16), where they are known; else those of the prediction, or of x if there
                 is none.
@@ -387,7 +387,7 @@ class Unrounded(nn.Module):
         c = classes.to(x.dtype)
         gamma = GAMMA[1] + (GAMMA[0] - GAMMA[1]) * perceptual
         step = 2 ** (log2_step[:, None, None] + gamma * c).unsqueeze(-1)
-        weight = 2 ** (perceptual.unsqueeze(-1) * FREQUENCY_WEIGHT * self.frequency[:k])
+        weight = 2 ** (perceptual.unsqueeze(-1) * FREQUENCY_WEIGHT * self.frequency[:n_coded])
         source = patches(x - MID_GRAY)
         known = None if prediction is None else patches(prediction - MID_GRAY)
         mean = (source if known is None else known).mean(-1)
@@ -399,15 +399,15 @@ class Unrounded(nn.Module):
         frame_type = torch.full_like(tune, float(predicted)) + (0 if b_frame is None else b_frame)
         seen = None
         if known is not None and not encode_only:
-            seen = views((known @ self.basis[:, :k]) / (step * weight)).to(dtype)
+            seen = views((known @ self.basis[:, :n_coded]) / (step * weight)).to(dtype)
         return Frame(
             frame_type.long(), tune.long(), log2_step, features, step, 2 ** -((c / 2 + 3).unsqueeze(-1)), weight,
             source, known, seen, dtype,
         )  # fmt: skip
 
     def coefficients(self, frame: Frame) -> Tensor:
-        """The encoder: what is to be quantised, in quantiser steps, (B, H/16, W/16, active)."""
-        k, dtype = frame.active, frame.dtype
+        """The encoder: what is to be quantised, in quantiser steps, (B, H/16, W/16, n_coded)."""
+        k, dtype = frame.n_coded, frame.dtype
         if frame.prediction is None:
             mean, d = frame.source.mean(-1, keepdim=True), frame.source
         else:
@@ -451,8 +451,8 @@ class Unrounded(nn.Module):
         return rate + s - s.detach()
 
     def decode(self, q: Tensor, frame: Frame) -> Tensor:
-        """Pixels, neither rounded nor bounded to 0..255, (B, 3, H, W); q: (B, H/16, W/16, active)."""
-        k, dtype = frame.active, frame.dtype
+        """Pixels, neither rounded nor bounded to 0..255, (B, 3, H, W); q: (B, H/16, W/16, n_coded)."""
+        k, dtype = frame.n_coded, frame.dtype
         linear = ((q * frame.weight) @ self.basis[:, :k].T) * frame.step
         if frame.prediction is not None:
             linear = linear + frame.prediction
@@ -479,8 +479,8 @@ class Unrounded(nn.Module):
 
     def prior(self, q: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
         """Mean, in quantiser steps, and log2 of the scale of every coefficient's logistic distribution, both the shape
-        of q, (B, H/16, W/16, active); each sees of q what is coded before it."""
-        k, dtype = frame.active, frame.dtype
+        of q, (B, H/16, W/16, n_coded); each sees of q what is coded before it."""
+        k, dtype = frame.n_coded, frame.dtype
         _, height, width, _ = q.shape
         pad = (0, 0, 0, width % 2, 0, height % 2)
         # of an I frame no mean is known before its coefficients
@@ -510,11 +510,11 @@ class Unrounded(nn.Module):
         return result.unbind(-2)  # type: ignore[return-value]
 
     def _bias(self, frame: Frame) -> Tensor:
-        """What means and scales start from, (B, 2, active)."""
+        """What means and scales start from, (B, 2, n_coded)."""
         at = ((frame.log2_step - 1) / 0.8).clamp(0, TABLE_ROWS - 1)
         low = at.floor().long().clamp(max=TABLE_ROWS - 2)
         part = (at - low).view(-1, 1, 1)
-        table = self.p_bias.view(3, 2, TABLE_ROWS, 2, COEFFICIENTS)[..., : frame.active]
+        table = self.p_bias.view(3, 2, TABLE_ROWS, 2, COEFFICIENTS)[..., : frame.n_coded]
         kind, tune = frame.frame_type, frame.tune
         return table[kind, tune, low] * (1 - part) + table[kind, tune, low + 1] * part
 

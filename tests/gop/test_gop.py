@@ -82,7 +82,7 @@ def test_symbols_are_what_was_coded(model):
         assert (s.stats.frame_type, s.stats.quality, s.stats.count) == (coded.frame_type, coded.quality, coded.count)
         assert s.stats.bits == pytest.approx(coded.bits) and s.stats.side_bits == pytest.approx(coded.side_bits)
         assert np.array_equal(s.picture, decoded[s.place.number])
-        assert s.coefficients.shape == (1, 3, 4, model.network.active(s.condition.quality))
+        assert s.coefficients.shape == (1, 3, 4, model.network.n_coded(s.condition.quality))
         assert (s.classes is None) == bool(s.vectors) == (s.condition.frame_type > 0)
     classes = model.network.classes(torch.from_numpy(x[0]).permute(2, 0, 1)[None])
     assert np.array_equal(symbols[0].classes, classes[0].numpy())

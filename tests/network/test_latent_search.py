@@ -36,7 +36,7 @@ def test_the_search_lowers_the_objective(model, frame_type, quality, tune):
     context = network.context(condition, prediction, None if frame_type else network.classes(x))
     level, one = torch.tensor([float(log2_step(quality))]), torch.ones(1)
     frame = unrounded.condition(
-        x, level, tune * one, prediction, (frame_type == 2) * one, network.active(quality), torch.float32
+        x, level, tune * one, prediction, (frame_type == 2) * one, network.n_coded(quality), torch.float32
     )
 
     def price(y):
@@ -57,7 +57,7 @@ def test_no_steps_find_what_the_encoder_says(model):
     network = model.network
     x = torch.from_numpy(picture(32, 48).transpose(2, 0, 1)[None]).float()
     frame = network.unrounded.condition(
-        x, torch.tensor([4.0]), torch.zeros(1), k=network.active(50), dtype=torch.float32
+        x, torch.tensor([4.0]), torch.zeros(1), n_coded=network.n_coded(50), dtype=torch.float32
     )
     start = network.unrounded.quantise(network.unrounded.coefficients(frame), frame)
     assert torch.equal(refine.search(network.unrounded, frame, x, network.objective, 0), start)

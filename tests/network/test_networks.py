@@ -51,7 +51,7 @@ def sources(network, condition, rows, columns, seed=0):
         prediction[..., : 8 * columns] = prediction[..., : 8 * columns] // 32 + 100
     else:
         classes = torch.randint(-3, 4, (1, rows, columns), generator=g)
-    spread = torch.exp(4 * torch.rand(1, rows, columns, network.active(condition.quality), generator=g) ** 4)
+    spread = torch.exp(4 * torch.rand(1, rows, columns, network.n_coded(condition.quality), generator=g) ** 4)
     y = (torch.randn(spread.shape, generator=g) * spread).round().to(torch.int32)
     return network.context(condition, prediction, classes), y
 
@@ -237,7 +237,13 @@ def test_real_numbers_and_integers_agree(model, tune, predicted):
         y, used = coded(network, context, condition, network.encode(x, context, condition).round().int())
         one = torch.ones(1)
         frame = unrounded.condition(
-            x, log2_step(quality).float() * one, tune * one, prediction, 0 * one, network.active(quality), torch.float32
+            x,
+            log2_step(quality).float() * one,
+            tune * one,
+            prediction,
+            0 * one,
+            network.n_coded(quality),
+            torch.float32,
         )
         mean, scale = unrounded.prior(y.float(), frame)
         bits = unrounded.bits(y.float(), y.float(), mean, scale, frame).sum().item()

@@ -271,10 +271,10 @@ def test_rounding_takes_what_costs_less(worth):
 
 def test_groups_cover_the_active_coefficients():
     assert sum(GROUPS) == COEFFICIENTS
-    for active in (1, 8, 9, 192, 416, COEFFICIENTS):
-        places = [k for place in groups(active) for k in range(place.start, place.stop)]
-        assert places == list(range(active))
+    for n_coded in (1, 8, 9, 192, 416, COEFFICIENTS):
+        places = [k for place in groups(n_coded) for k in range(place.start, place.stop)]
+        assert places == list(range(n_coded))
 
 
 def test_active_coefficients_grow_with_the_quality(quantiser):
-    assert quantiser.active == sorted(quantiser.active) and quantiser.active[-1] == COEFFICIENTS
+    assert quantiser.n_coded == sorted(quantiser.n_coded) and quantiser.n_coded[-1] == COEFFICIENTS
