@@ -21,8 +21,12 @@ from bsqcodec.__main__ import main
 from bsqcodec.media import open_sink, open_source
 from bsqcodec.network.config import ModelConfig
 from bsqcodec.network.export import integers
+from bsqcodec.network.initialise import initialise
+from bsqcodec.network.network import Network
 from bsqcodec.network.objective import Objective
-from bsqcodec.network.unrounded import Mat, Norm, Unrounded, initialise
+from bsqcodec.network.tokenizer import Condition, Context
+from bsqcodec.network.unrounded import Unrounded
+from bsqcodec.network.unrounded_layers import Mat, Norm
 from bsqcodec.network.weights import Model
 from bsqcodec.stream.container import StreamWriter
 from bsqcodec.stream.fields import Fields, varint
@@ -67,6 +71,46 @@ def _cosines() -> tuple[torch.Tensor, torch.Tensor]:
 
 def random_model(config: ModelConfig = TINY, name: str = "tiny") -> Model:
     return Model(config, integers(random_network(config)), Objective(), name)
+
+
+CONDITIONS = [Condition(0, 40, 0), Condition(1, 37, 1), Condition(2, 90, 0)]
+
+
+def random_frame(
+    network: Network, condition: Condition, rows: int, columns: int, seed: int = 0
+) -> tuple[Context, torch.Tensor]:
+    """Context and coefficients of a frame of noise, of so many tokens; the left half of its prediction is dull."""
+    g = torch.Generator().manual_seed(seed)
+    prediction = classes = None
+    if condition.frame_type:
+        prediction = torch.randint(0, 256, (1, 3, 16 * rows, 16 * columns), generator=g)
+        prediction[..., : 8 * columns] = prediction[..., : 8 * columns] // 32 + 100
+    else:
+        classes = torch.randint(-3, 4, (1, rows, columns), generator=g)
+    spread = torch.exp(4 * torch.rand(1, rows, columns, network.n_coded(condition.quality), generator=g) ** 4)
+    y = (torch.randn(spread.shape, generator=g) * spread).round().to(torch.int32)
+    return network.context(condition, prediction, classes), y
+
+
+def half_up(x: Fraction) -> int:
+    """Round to the nearest integer, halves upwards."""
+    return math.floor(x + Fraction(1, 2))
+
+
+def photo(height: int, width: int, top: int = 60, left: int = 180) -> np.ndarray:
+    """A crop of a photograph, uint8 (height, width, 3)."""
+    return skdata.astronaut()[top : top + height, left : left + width].copy()
+
+
+def as_batch(rgb: np.ndarray) -> torch.Tensor:
+    """A picture, uint8 (height, width, 3), as networks take it, float32 (1, 3, height, width)."""
+    return torch.from_numpy(rgb.transpose(2, 0, 1)[None].copy()).float()
+
+
+def psnr(a: np.ndarray | torch.Tensor, b: np.ndarray | torch.Tensor) -> float:
+    """Peak signal-to-noise ratio of pixels 0..255 of any type and shape, in dB; infinite if they are the same."""
+    error = np.mean((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else math.inf
 
 
 def exit_status(*words) -> int:

@@ -221,13 +221,13 @@ def test_a_group_of_pictures_is_the_same_on_a_device(monkeypatch):
             there = on_device()
             assert there.id == model.id
             assert encode(there, height, width)[0] == payload
-            graphs = there.network.prior.graphs
+            graphs = there.network.graphs
             phases, pictures = len(PHASES) * (FRAMES - 3), FRAMES - 4  # the decoder's graph of an I frame waits
-            assert graphs.replayed == phases + pictures
+            assert graphs.replays == phases + pictures
             Simulated.launches = Simulated.waits = 0
             for frame, expected in zip(decode_gop(there, payload, height, width, FRAMES), decoded, strict=True):
                 assert np.array_equal(frame, expected)
-        assert graphs.replayed == phases + pictures + len(PHASES) * FRAMES + FRAMES - 1
+        assert graphs.replays == phases + pictures + len(PHASES) * FRAMES + FRAMES - 1
         launches.append(Simulated.launches)
         assert Simulated.waits <= FRAMES * (2 * steps + 6)
     assert launches[1] < 1.2 * launches[0]
@@ -268,7 +268,7 @@ def test_a_graph_that_errs_is_not_used(monkeypatch, caplog):
             there = on_device()
             for frame, expected in zip(decode_gop(there, payload, 57, 75, FRAMES), decoded, strict=True):
                 assert np.array_equal(frame, expected)
-        assert there.network.prior.graphs.replayed == 0
+        assert there.network.graphs.replays == 0
     for reason in ("they do not give what they were made of", "not here", "no room for a graph"):
         assert f"no CUDA graphs: {reason}" in caplog.text
 
@@ -293,7 +293,7 @@ def trained(tmp_path, steps, on="cpu", graphs=True, **changes):
         waits.append(Simulated.waits)
     measures = [(row["type"], row["active"], sums.tolist()) for row, sums in trainer.measures.pending]
     weights = [t.tolist() for t in [*trainer.network.parameters(), *trainer.parameters.average.values()]]
-    return measures, weights, launches, waits, trainer.steps.graphs.replayed
+    return measures, weights, launches, waits, trainer.steps.graphs.replays
 
 
 def test_steps_of_training_are_the_same_on_a_device(tmp_path):

@@ -1,4 +1,4 @@
-"""The shape of a model: everything that is not a weight."""
+"""The sizes of a model's networks, which its file holds beside the weights."""
 
 from dataclasses import asdict, dataclass, fields
 
@@ -8,7 +8,7 @@ class ModelConfig:
     """Sizes of the networks. The decoder and the prior of a stream depend on all of them but `name`.
 
     Attributes:
-        name: of the model.
+        name: what the model is called.
         fine_width, fine_blocks: channels and blocks of encoder and decoder on patches of 8x8 pixels.
         width, blocks: channels and blocks of encoder and decoder on tokens of 16x16 pixels.
         prior_width, prior_blocks: channels and blocks of the prior.
@@ -24,7 +24,7 @@ class ModelConfig:
     prior_blocks: int = 3
     prior_head: int = 384
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes = {k: v for k, v in asdict(self).items() if k != "name"}
         for key, value in sizes.items():
             # the L1 norm of more channels than 511 could pass what float32 holds exactly
@@ -35,11 +35,12 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "ModelConfig":
-        """Raises ValueError for unknown keys and for sizes that are out of range."""
+        """A configuration from what `to_dict` gives. Raises ValueError for unknown keys and sizes out of range."""
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"unknown key in the model configuration: {', '.join(sorted(unknown))}")
         return cls(**values)
 
     def to_dict(self) -> dict:
+        """The attributes by name, as a model file holds them."""
         return asdict(self)

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
-_MOST = 16  # graphs that a network keeps: each holds the memory that its kernels work in
-_TRIALS = 2
 
 
 class _Graph:
@@ -26,7 +24,7 @@ class _Graph:
         self.trials = 0
 
     def __call__(self, x: tuple[Tensor, ...]) -> list[Tensor]:
-        for kept, new in zip(self.inputs, x):
+        for kept, new in zip(self.inputs, x, strict=True):
             kept.copy_(new)
         self.graph.replay()
         return [t.clone() for t in self.outputs]
@@ -35,46 +33,43 @@ class _Graph:
 class Graphs:
     """Runs functions of tensors, on a GPU as graphs where the shapes were the same before.
 
-    What such a function does may depend on its name, on the shapes of its arguments and on tensors that stay where they
+    What such a function does may depend on its key, on the shapes of its arguments and on tensors that stay where they
     are; no value may reach the host in it. A graph is used alone once it gave the same as the function, bit for bit, in
     `trials` calls. If one does not, or cannot be made, there are no graphs.
 
     Args:
-        most: graphs that are kept.
+        max_graphs: graphs that are kept, each with the memory that its kernels work in; the oldest goes first.
         trials: how often a graph has to give what the function gives, of other values each time. 0 for functions that
             change what they read, as a step of training does, and so cannot be called twice.
         shared: all graphs work in the same memory. They may then not run side by side.
 
     Attributes:
-        replayed: calls that a graph alone answered.
+        replays: calls that a graph alone answered.
         usable: whether graphs are made.
     """
 
-    def __init__(self, most: int = _MOST, trials: int = _TRIALS, shared: bool = False) -> None:
-        self.replayed = 0
-        self.most, self.trials, self.shared = most, trials, shared
-        self._graphs: dict[tuple, _Graph | None] = {}
-        self._pool: Any = None
+    def __init__(self, max_graphs: int = 16, trials: int = 2, shared: bool = False) -> None:
+        self.max_graphs, self.trials, self.shared = max_graphs, trials, shared
+        self.replays = 0
         self.usable = True
+        self._graphs: dict[Hashable, _Graph | None] = {}  # None: was called once, and may come again
+        self._pool: Any = None
         self._lock = threading.Lock()
 
-    def __deepcopy__(self, memo: dict) -> "Graphs":
-        return Graphs(self.most, self.trials, self.shared)  # a copy of a network has weights of its own
-
-    def run(self, name: Hashable, function: Callable[..., list[Tensor]], *x: Tensor) -> list[Tensor]:
-        """function(*x), all on one device; `name` tells functions apart."""
+    def run(self, key: Hashable, function: Callable[..., list[Tensor]], *x: Tensor) -> list[Tensor]:
+        """function(*x), all on one device. `key` and the shapes and types of x tell functions apart."""
         if x[0].device.type == "cpu" or not self.usable:
             return function(*x)
         with self._lock:
-            key = (name, *((t.shape, t.dtype) for t in x))
+            key = (key, *((t.shape, t.dtype) for t in x))
             if key not in self._graphs:  # what comes but once is not worth a graph
-                while len(self._graphs) >= self.most:
+                while len(self._graphs) >= self.max_graphs:
                     del self._graphs[next(iter(self._graphs))]
                 self._graphs[key] = None
                 return function(*x)
             graph = self._graphs[key] = self._graphs[key] or self._captured(function, x)
             if graph and graph.trials == self.trials:
-                self.replayed += 1
+                self.replays += 1
                 return graph(x)
             expected = function(*x)
             if graph:
@@ -89,6 +84,7 @@ class Graphs:
         self._pool = None
 
     def _captured(self, function: Callable[..., list[Tensor]], x: tuple[Tensor, ...]) -> _Graph | None:
+        """A graph of function(*x); None, and no graphs from here on, if it cannot be made."""
         try:
             if self.shared and self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()

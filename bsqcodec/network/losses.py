@@ -1,4 +1,4 @@
-"""Measures of distortion that are trained for, beside the squared error."""
+"""Perceptual measures of distortion that networks are trained for: MS-SSIM and ST-LPIPS."""
 
 import functools
 import importlib.util
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..errors import BsqError
 
-SCALES = (0.0448, 0.2856, 0.3001, 0.3695)  # of MS-SSIM; their weights (Wang et al. 2003), the last two joined
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.3695)  # of MS-SSIM (Wang et al. 2003), the last two joined
+LUMINANCE_CONSTANT, CONTRAST_CONSTANT = 0.01**2, 0.03**2  # keep the quotients finite (Wang et al. 2003)
 
 
 def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
@@ -21,7 +22,7 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     x, y: pixels 0..255, (B, 3, H, W), sides of at least 8. It has four scales, which need sides of 64, and else as many
     as fit.
     """
-    weights = SCALES[: (min(x.shape[2:]) // 8).bit_length()]
+    weights = SCALE_WEIGHTS[: (min(x.shape[2:]) // 8).bit_length()]
     x, y = x / 255, y / 255
     scales = []
     for i in range(len(weights)):
@@ -31,10 +32,10 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     sizes = [scale.shape[2] for scale in scales]
     mx, my, squares, xy = torch.cat(scales, 2).split(3, 1)
     product, means = mx * my, torch.addcmul(mx * mx, my, my)
-    structure = ((2 * (xy - product) + 0.03**2) / (squares - means + 0.03**2)).split(sizes, 2)
-    luminance = (2 * product[..., -sizes[-1] :] + 0.01**2) / (means[..., -sizes[-1] :] + 0.01**2)
+    structure = ((2 * (xy - product) + CONTRAST_CONSTANT) / (squares - means + CONTRAST_CONSTANT)).split(sizes, 2)
+    luminance = (2 * product[..., -sizes[-1] :] + LUMINANCE_CONSTANT) / (means[..., -sizes[-1] :] + LUMINANCE_CONSTANT)
     similar = torch.stack([s.mean((1, 2)) for s in (*structure[:-1], structure[-1] * luminance)]).clamp(min=1e-4)
-    powers = [s ** (weight / sum(weights)) for s, weight in zip(similar.unbind(), weights)]
+    powers = [s ** (weight / sum(weights)) for s, weight in zip(similar.unbind(), weights, strict=True)]
     return functools.reduce(torch.mul, powers)
 
 
@@ -47,7 +48,7 @@ def st_lpips(x: Tensor, y: Tensor, net: str = "alex") -> Tensor:
     with torch.autocast(x.device.type, torch.bfloat16, enabled=torch.is_grad_enabled()):
         features = [network.net(network.scaling_layer(picture / 127.5 - 1)) for picture in (x, y)]
         total = torch.zeros(len(x), device=x.device)
-        for layer, a, b in zip(network.lins, *features):
+        for layer, a, b in zip(network.lins, *features, strict=True):
             total = total + layer((_unit(a) - _unit(b)).square()).float().mean((1, 2, 3))
     return total
 
@@ -66,7 +67,7 @@ def st_lpips_network(net: str) -> nn.Module:
     unused = [name for name in ("torchvision", "IPython", "torchsummary") if importlib.util.find_spec(name) is None]
     for name in unused:
         module = types.ModuleType(name)
-        module.models = module.embed = module.summary = None  # type: ignore[attr-defined]
+        vars(module).update(models=None, embed=None, summary=None)
         sys.modules[name] = module
     try:
         from stlpips_pytorch import stlpips

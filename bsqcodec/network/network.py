@@ -1,25 +1,34 @@
-"""The networks of a model behind one face: a frame's coefficients chosen, coded, and turned into pixels again."""
+"""The networks of a model behind one face: a frame's coefficients chosen, coded, and turned into pixels again.
+
+The last of four modules to be read in this order: quantiser.py, tokenizer.py, prior.py, network.py.
+"""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from . import latent_search as refine
+from . import latent_search, tiling
 from .config import ModelConfig
-from .export import decoding, restore
+from .cuda_graphs import Graphs
+from .export import decoder_tensors, restore
 from .layers import bf16_is_fast
 from .objective import Objective
 from .patches import TOKEN
 from .prior import Prior
-from .quantiser import STEP_BITS, Coder, Quantiser, log2_step
-from .tiling import bands, pixels
-from .tokenizer import Condition, Context, Decoder
-from .unrounded import Frame, Unrounded
+from .quantiser import Coder, Quantiser, log2_step
+from .tokenizer import MID_GRAY, Condition, Context, Decoder
+from .unrounded import Batch, Unrounded
+
+PRIOR_HALO = 8  # rows of tokens that a search needs beside the decoder's: windows of the prior have 8
 
 
 class Network:
-    """Frozen weights on a device.
+    """The networks of a model with frozen weights on a device: all that other packages need of them.
+
+    An encoder and a decoder both go, frame by frame, through `context`, `code` and `decode`; before `code` an encoder
+    chooses the coefficients with `encode`. What `context`, `code` and `decode` give is the same on every machine, bit
+    for bit. Nothing is kept from one frame to the next, but for CUDA graphs.
 
     Args:
         config: sizes of the networks.
@@ -27,6 +36,8 @@ class Network:
         objective: what the model was trained for, and what a search for better coefficients minimises.
         device: where to work.
         dtype: in which type of number decoder and prior hold their integers: float32, or int64 for the oracle of tests.
+
+    Raises AssertionError if sums of the networks could pass what is exact.
     """
 
     def __init__(
@@ -35,10 +46,11 @@ class Network:
     ):  # fmt: skip
         self.config, self.objective, self.device = config, objective, device
         self._tensors = tensors
-        here = {name: t.to(device) for name, t in decoding(tensors).items()}
+        here = {name: t.to(device) for name, t in decoder_tensors(tensors).items()}
+        self.graphs = Graphs()
         self.quantiser = Quantiser(here, device)
         self.decoder = Decoder(here, self.quantiser, dtype)
-        self.prior = Prior(here, self.decoder, dtype)
+        self.prior = Prior(here, self.quantiser, self.graphs, dtype)
         self._unrounded: Unrounded | None = None
 
     def oracle(self) -> "Network":
@@ -56,7 +68,7 @@ class Network:
         return self._unrounded
 
     def n_coded(self, quality: int) -> int:
-        """Coefficients that a token has at a quality 1..100."""
+        """Coefficients of a token that are coded at a quality 1..100; the others are 0."""
         return self.quantiser.n_coded[quality - 1]
 
     def step(self, quality: int) -> float:
@@ -80,73 +92,75 @@ class Network:
 
         picture: integers 0..255, float32 (1, 3, H, W). effort: steps of a search for better ones than the encoder's.
         """
-        dtype = torch.bfloat16 if bf16_is_fast(self.device) else torch.float32
-        network = self.unrounded
-        level = torch.full((1,), float(log2_step(condition.quality)), device=self.device)
-        tune = torch.full((1,), float(condition.tune), device=self.device)
-        b_frame = torch.full((1,), float(condition.frame_type == 2), device=self.device)
-
-        def frame(run: slice) -> Frame:
-            rows = pixels(run)
-            prediction = None if context.prediction is None else context.prediction[:, :, rows].float() + 128
-            return network.condition(
-                picture[:, :, rows], level, tune, prediction, b_frame, self.n_coded(condition.quality), dtype,
-                context.classes[:, run], not effort,
-            )  # fmt: skip
-
-        def choose(run: slice) -> Tensor:
-            one = frame(run)
-            if effort:
-                return refine.search(network, one, picture[:, :, pixels(run)], self.objective, effort)
-            return network.coefficients(one)
-
-        most = refine.MOST if effort else None
-        grid = context.classes.shape[1:]
+        network, grid, halo = self.unrounded, context.classes.shape[1:], self.decoder.halo  # the encoder's is the same
         if not effort:
-            return self._in_bands(choose, grid, self._reach(effort), most)
+
+            def choose(run: slice) -> Tensor:
+                return network.coefficients(self._batch(picture, context, condition, run, encode_only=True))
+
+            return _in_bands(choose, grid, halo, tiling.MAX_TOKENS_PER_BAND)
+
+        def search(run: slice) -> Tensor:
+            batch = self._batch(picture, context, condition, run)
+            return latent_search.search(network, batch, picture[:, :, tiling.pixel_rows(run)], self.objective, effort)
+
         with torch.inference_mode(False), torch.enable_grad():  # of tensors that were made without it there are copies
-            picture, level, tune, b_frame = picture.clone(), level.clone(), tune.clone(), b_frame.clone()
-            context = context.copy()
-            return self._in_bands(choose, grid, self._reach(effort), most)
+            picture, context = picture.clone(), context.clone()
+            return _in_bands(search, grid, halo + PRIOR_HALO, latent_search.MAX_TOKENS_PER_BAND)
 
-    def _reach(self, effort: int) -> int:
-        # of the encoder as of the decoder, whose blocks are as many; a search sees the prior, too
-        return self.decoder.halo + (8 if effort else 0)
+    def _batch(
+        self, picture: Tensor, context: Context, condition: Condition, run: slice, encode_only: bool = False
+    ) -> Batch:
+        """Rows `run` of the tokens of a frame, as the networks in real numbers take them."""
 
-    @staticmethod
-    def _in_bands(work: Callable[[slice], Tensor], grid: torch.Size, reach: int, most: int | None) -> Tensor:
-        rows, columns = grid
-        parts = [work(run)[:, keep] for run, keep in bands(rows, columns, reach, most)]
-        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+        def each(value: float) -> Tensor:
+            return torch.full((1,), float(value), device=self.device)
+
+        rows = tiling.pixel_rows(run)
+        prediction = None if context.prediction is None else context.prediction[:, :, rows].float() + MID_GRAY
+        return self.unrounded.prepare(
+            picture[:, :, rows], each(float(log2_step(condition.quality))), each(condition.tune), prediction,
+            each(condition.frame_type == 2), self.n_coded(condition.quality),
+            torch.bfloat16 if bf16_is_fast(self.device) else torch.float32, context.classes[:, run], encode_only,
+        )  # fmt: skip
 
     def code(
         self, context: Context, condition: Condition, coder: Coder, coefficients: Tensor | None = None,
-        worth: float = 0.0,
+        error_cost: float = 0.0,
     ) -> Tensor:  # fmt: skip
-        """Encode (`coefficients` given) or decode the coefficients of a frame: `Prior.run`."""
-        return self.prior.run(context, condition, coder, coefficients, worth)
+        """Encode (`coefficients` given) or decode the coefficients of a frame. Returns those that were coded, int32
+        (1, H/16, W/16, n_coded).
+
+        coder: gets the probabilities of bits and writes or reads these. coefficients: integers, or with `error_cost`
+        real numbers, which are rounded. error_cost: bits that a squared error of one quantiser step is worth.
+        """
+        return self.prior.run(context, condition, coder, coefficients, error_cost)
 
     def decode(self, coefficients: Tensor, context: Context, condition: Condition) -> Tensor:
         """Pixels of a frame, uint8 (1, 3, H, W).
 
-        coefficients: integers (1, H/16, W/16, n_coded). A large picture is decoded in bands of rows: memory then depends
-        on the size of a band and not of the picture.
+        coefficients: integers (1, H/16, W/16, n_coded). A large picture is decoded in bands of rows: memory then
+        depends on the size of a band and not of the picture.
         """
         classes, mean, views, prediction = context
 
-        def band(y: Tensor, classes: Tensor, mean: Tensor, *predicted: Tensor) -> list[Tensor]:
+        def decode_band(y: Tensor, classes: Tensor, mean: Tensor, *predicted: Tensor) -> list[Tensor]:
             known = Context(classes, mean, *(predicted or (None, None)))
             return [self.decoder(y, known, condition).to(torch.uint8)]
 
-        def work(run: slice) -> Tensor:
+        def decode_rows(run: slice) -> Tensor:
             inputs = [coefficients[:, run], classes[:, run], mean[:, run]]
             if views is not None and prediction is not None:
-                inputs += [views[:, run], prediction[:, :, pixels(run)]]
-            picture = self.prior.graphs.run(("decoder", condition), band, *inputs)[0]
+                inputs += [views[:, run], prediction[:, :, tiling.pixel_rows(run)]]
+            picture = self.graphs.run(("decoder", condition), decode_band, *inputs)[0]
             return picture.unflatten(2, (-1, TOKEN)).transpose(1, 2)  # (1, rows, 3, TOKEN, W)
 
-        out = self._in_bands(work, classes.shape[1:], self.decoder.halo, None)
+        out = _in_bands(decode_rows, classes.shape[1:], self.decoder.halo, tiling.MAX_TOKENS_PER_BAND)
         return out.transpose(1, 2).flatten(2, 3)
 
 
-__all__ = ["TOKEN", "Coder", "Condition", "Context", "Network", "STEP_BITS", "Unrounded"]
+def _in_bands(work: Callable[[slice], Tensor], grid: torch.Size, halo: int, max_tokens: int) -> Tensor:
+    """`work` on rows of tokens, (1, rows, ...), for all rows of a grid, band by band."""
+    rows, columns = grid
+    parts = [work(run)[:, keep] for run, keep in tiling.bands(rows, columns, halo, max_tokens)]
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]

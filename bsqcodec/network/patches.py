@@ -1,13 +1,18 @@
-"""Pictures as tokens of 16x16 pixels and patches of 8x8, and back. Exact for every type of number."""
+"""Pictures as tokens of 16x16 pixels and patches of 8x8, and back. Exact for every type of number.
+
+A patch is seen, and corrected, with a ring of two pixels around it: 12x12 pixels, of which those of neighbours overlap.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TOKEN = 16  # pixels
-FINE = 8  # pixels of a patch, four of which make a token
+TOKEN = 16  # side of a token in pixels
+PATCH = TOKEN // 2  # side of a patch, four of which make a token
+PATCH_VALUES = 3 * PATCH**2
 RING = 2  # pixels around a patch that it sees, and writes to
-RINGED = 3 * (FINE + 2 * RING) ** 2  # values of a patch with its ring
+RINGED_SIDE = PATCH + 2 * RING
+RINGED_VALUES = 3 * RINGED_SIDE**2  # of a patch with its ring
 PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))  # order of coding of the tokens in a cell of 2x2
 
 
@@ -30,11 +35,11 @@ def unpatch(x: Tensor) -> Tensor:
 def quarters(t: Tensor) -> Tensor:
     """Tokens (B, h, w, 768) as patches of 8x8 pixels, (B, 2 h, 2 w, 192)."""
     b, h, w, _ = t.shape
-    return t.view(b, h, w, 3, 2, FINE, 2, FINE).permute(0, 1, 4, 2, 6, 3, 5, 7).reshape(b, 2 * h, 2 * w, 192)
+    return t.view(b, h, w, 3, 2, PATCH, 2, PATCH).permute(0, 1, 4, 2, 6, 3, 5, 7).reshape(b, 2 * h, 2 * w, PATCH_VALUES)
 
 
 def quarter(t: Tensor) -> Tensor:
-    """A row of values of each token for its four patches, (B, h, w, C) to (B, 2 h, 2 w, C)."""
+    """Give the values of a token to each of its four patches, (B, h, w, C) to (B, 2 h, 2 w, C)."""
     b, h, w, c = t.shape
     return t[:, :, None, :, None].expand(b, h, 2, w, 2, c).reshape(b, 2 * h, 2 * w, c)
 
@@ -61,7 +66,7 @@ def rings(x: Tensor) -> Tensor:
     x = x.view(b, 3, h // 8, 8, w)
     x = torch.cat([x[:, :, :-1], x[:, :, 1:, :4]], 3).view(b, 3, h // 8 - 1, 12, w // 8, 8)
     x = torch.cat([x[..., :-1, :], x[..., 1:, :4]], 5)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(b, h // 8 - 1, w // 8 - 1, RINGED)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(b, h // 8 - 1, w // 8 - 1, RINGED_VALUES)
 
 
 def canvas(grid: torch.Size, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -72,18 +77,19 @@ def canvas(grid: torch.Size, dtype: torch.dtype, device: torch.device) -> tuple[
 
 
 def windows(x: Tensor) -> Tensor:
-    """What `rings` has of a picture, as a view of its `canvas`, (B, H/8, W/8, 3, 12, 12). Fills the margin."""
+    """The patches of a picture with their rings, as a view of its `canvas`, (B, H/8, W/8, 3, 12, 12).
+
+    Fills the margin."""
     x[:, :, :RING], x[:, :, -RING:] = x[:, :, RING : RING + 1], x[:, :, -RING - 1 : -RING]
     x[..., :RING], x[..., -RING:] = x[..., RING : RING + 1], x[..., -RING - 1 : -RING]
-    size = FINE + 2 * RING
-    return x.unfold(2, size, FINE).unfold(3, size, FINE).permute(0, 2, 3, 1, 4, 5)
+    return x.unfold(2, RINGED_SIDE, PATCH).unfold(3, RINGED_SIDE, PATCH).permute(0, 2, 3, 1, 4, 5)
 
 
 def add_windows(seen: Tensor, t: Tensor) -> None:
     """Add patches of 12x12 pixels, (B, H/8, W/8, 432), to what `windows` sees. What overlaps adds up."""
     t = t.unflatten(-1, seen.shape[3:])
-    for rows in slice(FINE), slice(FINE, None):
-        for columns in slice(FINE), slice(FINE, None):  # in each of the four no two patches overlap
+    for rows in slice(PATCH), slice(PATCH, None):
+        for columns in slice(PATCH), slice(PATCH, None):  # in each of the four no two patches overlap
             seen[..., rows, columns] += t[..., rows, columns]
 
 
@@ -98,7 +104,7 @@ def overlap(t: Tensor) -> Tensor:
 
 
 def padded(x: Tensor, pad: tuple[int, ...]) -> Tensor:
-    """As `F.pad`, which copies where there is nothing to pad."""
+    """Pad like `F.pad`, but return x itself where there is nothing to pad."""
     return F.pad(x, pad) if any(pad) else x
 
 
@@ -112,6 +118,6 @@ def cells(x: Tensor) -> Tensor:
 def uncells(x: Tensor) -> Tensor:
     """The inverse of `cells`."""
     b, h, w, _, c = x.shape
-    raster = sorted(zip(PHASES, x.unbind(3)), key=lambda item: item[0])
+    raster = sorted(zip(PHASES, x.unbind(3), strict=True), key=lambda item: item[0])
     x = torch.stack([values for _, values in raster], 3).view(b, h, w, 2, 2, c)
     return x.transpose(2, 3).reshape(b, 2 * h, 2 * w, c)

@@ -1,5 +1,7 @@
 """The autoregressive prior: mean and scale of every coefficient, given all that was decoded, in exact integers.
 
+Read quantiser.py and tokenizer.py before it, network.py after it.
+
 Tokens are grouped in cells of 2x2 and decoded in four phases, (0,0) (1,1) (0,1) (1,0); inside a token the
 coefficients come in up to six groups. A token of phase k is predicted from the tokens of earlier phases in its own
 cell, from the prediction of the frame in the cell, and, through windowed attention, from what the tokens of phases
@@ -7,7 +9,6 @@ cell, from the prediction of the frame in the cell, and, through windowed attent
 whatever its size.
 """
 
-import itertools
 from functools import partial
 from typing import NamedTuple
 
@@ -15,22 +16,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .blocks import WINDOW, AttentionBlock
 from .cuda_graphs import Graphs
-from .layers import (
-    ACT_BITS,
-    RES_BITS,
-    AttentionBlock,
-    AttentionCache,
-    Linear,
-    Tensors,
-    linear,
-    normalise,
-    of_some,
-    scale,
-)
+from .layers import ACT_BITS, RES_BITS, Linear, Tensors, linear, normalise, of_nonzero, scale, stack_depth
 from .patches import PHASES, cells, padded
-from .quantiser import COEFFICIENTS, MEAN_BITS, SCALE_HIGH, SCALE_LOW, TABLE_ROWS, Coder, decide, groups
-from .tokenizer import VIEW_BITS, VIEW_MAX, Condition, Context, Decoder, count, view_columns, whole_views
+from .quantiser import (
+    COEFFICIENTS,
+    GROUPS,
+    MEAN_BITS,
+    SCALE_BITS,
+    SCALE_HIGH,
+    SCALE_LOW,
+    TABLE_ROWS,
+    Coder,
+    Quantiser,
+    groups,
+)
+from .rdoq import round_to_cheaper
+from .tokenizer import Condition, Context, features
+from .views import VIEW_BITS, VIEW_MAX, ViewLayers, whole_views
 
 HEAD_BITS = 8  # of the sum that the last layer sees
 HEAD_MAX = 1 << 20
@@ -38,71 +42,104 @@ HIDDEN_MAX = 511  # of the last layer's inputs, ACT_BITS
 TABLE_BITS = 10  # of means and scales before they are rounded
 TABLE_MAX = 1 << 22
 MEAN_MAX = 1 << 19
+assert HEAD_BITS > ACT_BITS and RES_BITS > 0
 
 
 class _Group(NamedTuple):
-    """A step of the coding: its coefficients, the layer that sees those before it, the layer that speaks."""
+    """The layers of a group: one that sees the group before it, if there is any, one that gives its distributions."""
 
-    place: slice
     seen: Linear | None
     out: Linear
 
 
 class Prior:
-    """The prior for all conditions.
+    """The prior of a model, for all conditions.
+
+    `run` both encodes and decodes: it says how likely the bits of a step are, a `Coder` writes or reads them, and what
+    they are informs the next step. It keeps nothing from one frame to the next.
 
     Args:
         tensors: the integers of a model on their device.
-        decoder: whose features and quantiser it shares.
+        quantiser: its tables.
+        graphs: what runs the blocks of a phase.
         dtype: float32, or int64 for the oracle.
+
+    Attributes:
+        phase: what the input of each phase gets, (4, width).
+        table: means, then scales, that the last layer starts from, int64 (3 frame types, 2 tunes, TABLE_ROWS, 2 * 768).
     """
 
-    def __init__(self, tensors: Tensors, decoder: Decoder, dtype: torch.dtype):
-        self.decoder, self.quantiser, self.dtype = decoder, decoder.quantiser, dtype
-        self.device = decoder.device
-        self.graphs = Graphs()
-        self._tensors = tensors
-        self._cut: dict = {}
+    def __init__(self, tensors: Tensors, quantiser: Quantiser, graphs: Graphs, dtype: torch.dtype):
+        self.quantiser, self.graphs = quantiser, graphs
+        self.see = ViewLayers(tensors, dtype)
         self.phase = tensors["p_phase"].to(dtype)
-        self.table = tensors["p_bias"].to(torch.int64)  # (3, 2, TABLE_ROWS, 2 * COEFFICIENTS)
+        self.table = tensors["p_bias"].to(torch.int64)
         self.feature = linear(tensors, "p_feature", dtype)
-        self.blocks = [
-            AttentionBlock(tensors, f"prior16.{i}", dtype, AttentionBlock.WINDOW // 2 * (i % 2))
-            for i in range(count(tensors, "prior16"))
-        ]
+        depth = stack_depth(tensors, "prior16")
+        self.blocks = [AttentionBlock(tensors, f"prior16.{i}", dtype, WINDOW // 2 * (i % 2)) for i in range(depth)]
         self.head = linear(tensors, "p_head", dtype, out_bits=HEAD_BITS, low=-HEAD_MAX, high=HEAD_MAX)
 
-    def _view(self, name: str, n_coded: int) -> Linear:
-        found = self._cut.get((name, n_coded))
-        if found is None:
-            columns = view_columns(n_coded, self.device)
-            found = linear(self._tensors, name, self.dtype, columns, in_bits=VIEW_BITS, in_max=VIEW_MAX)
-            self._cut[name, n_coded] = found
-        return found
+        def group(i: int) -> _Group:
+            seen = None if not i else linear(
+                tensors, f"p_seen.{i - 1}", dtype, in_bits=VIEW_BITS, in_max=VIEW_MAX,
+                out_bits=HEAD_BITS, low=-HEAD_MAX, high=HEAD_MAX,
+            )  # fmt: skip
+            out = linear(
+                tensors, f"p_out.{i}", dtype, in_max=HIDDEN_MAX, out_bits=TABLE_BITS, low=-TABLE_MAX, high=TABLE_MAX
+            )
+            return _Group(seen, out)
 
-    def _groups(self, n_coded: int) -> list[_Group]:
-        found = self._cut.get(("groups", n_coded))
-        if found is None:
-            found = []
-            for i, place in enumerate(groups(n_coded)):
-                seen = None
-                if i:
-                    seen = linear(
-                        self._tensors, f"p_seen.{i - 1}", self.dtype, in_bits=VIEW_BITS, in_max=VIEW_MAX,
-                        out_bits=HEAD_BITS, low=-HEAD_MAX, high=HEAD_MAX,
-                    )  # fmt: skip
-                out = linear(
-                    self._tensors, f"p_out.{i}", self.dtype, in_max=HIDDEN_MAX,
-                    out_bits=TABLE_BITS, low=-TABLE_MAX, high=TABLE_MAX,
-                )  # fmt: skip
-                found.append(_Group(place, seen, out))
-            self._cut["groups", n_coded] = found
-        return found
+        self.groups = [group(i) for i in range(len(GROUPS))]
 
-    def bias(self, condition: Condition, n_coded: int) -> Tensor:
-        """What the last layer starts from, (2, n_coded): means, then scales, TABLE_BITS; interpolated by the quality."""
+    @torch.inference_mode()
+    def run(
+        self, context: Context, condition: Condition, coder: Coder, y: Tensor | None = None, error_cost: float = 0.0
+    ) -> Tensor:
+        """Encode (`y` given) or decode the coefficients of one frame step by step.
+
+        context: of one frame (B = 1). y: (1, H, W, n_coded), integers, or with `error_cost` real numbers, of which each
+        is rounded when its distribution is known (`round_to_cheaper`). `coder` gets the probabilities of every step.
+        Returns the coefficients that were coded, int32 (1, H, W, n_coded) on the model's device: 0 where the prior was
+        certain of it.
+        """
+        n_coded = self.quantiser.n_coded[condition.quality - 1]
+        _, height, width = context.classes.shape
+        base = self._base(context, condition, n_coded)
+        bias = self._bias(condition, n_coded).to(torch.int32)
+        out = base.new_zeros((1, 2 * base.shape[1], 2 * base.shape[2], n_coded), dtype=torch.int32)
+        given = None if y is None else y.to("cpu", torch.float32 if error_cost else torch.int64)
+        known: list[Tensor] = []
+        for k, (i, j) in enumerate(PHASES):
+            head, *known = self.graphs.run(f"phase {k}", partial(self._phase, k), base + self.phase[k], *known)
+            rows, columns = (height - i + 1) // 2, (width - j + 1) // 2  # cells whose token lies inside the grid
+            if rows and columns:
+                coded = out[:, i::2, j::2][:, :rows, :columns]
+                here = None if given is None else given[:, i::2, j::2].flatten(0, 2)
+                values = self._code_phase(head[:, :rows, :columns].flatten(0, 2), bias, coder, here, error_cost)
+                coded.copy_(values.view(coded.shape))
+            if k < len(PHASES) - 1:
+                see = self.see(f"p_known.{k}", n_coded).stream
+                base = base + of_nonzero(lambda y, see=see: [see(whole_views(y))], out[:, i::2, j::2])[0]
+        return out[:, :height, :width].contiguous()
+
+    def _base(self, context: Context, condition: Condition, n_coded: int) -> Tensor:
+        """What every phase starts from, the residual stream of the cells: features and prediction of their tokens."""
+        _, height, width = context.classes.shape
+        pad = (0, 0, 0, width % 2, 0, height % 2)
+        # of an I frame no mean is known before its coefficients
+        mean = context.mean if condition.frame_type else torch.zeros_like(context.mean)
+        tokens = features(self.quantiser, condition, mean, context.classes)
+        base = self.feature.stream(cells(padded(tokens, pad)).flatten(3))
+        if context.views is not None:
+            views = cells(padded(context.views, pad))
+            for i in range(len(PHASES)):
+                base = base + self.see(f"p_prediction.{i}", n_coded).stream(views[:, :, :, i])
+        return base
+
+    def _bias(self, condition: Condition, n_coded: int) -> Tensor:
+        """What the last layer starts from, (2, n_coded) of TABLE_BITS: means, scales; interpolated by the quality."""
         table = self.table[condition.frame_type, condition.tune].view(TABLE_ROWS, 2, COEFFICIENTS)[..., :n_coded]
-        n = (TABLE_ROWS - 1) * (100 - condition.quality)
+        n = (TABLE_ROWS - 1) * (100 - condition.quality)  # row, in 1/99
         row = min(n // 99, TABLE_ROWS - 2)
         part = n - 99 * row
         return (table[row] * (99 - part) + table[row + 1] * part + 49) // 99
@@ -112,80 +149,46 @@ class Prior:
 
         Returns the sum that the last layer sees, and the keys and values with those of this phase.
         """
-        cache = AttentionCache(phase, dict(zip(self.blocks, zip(known[0::2], known[1::2]))))
-        for block in self.blocks:
-            x = block(x, cache)
-        head = self.head(normalise(x))
-        return [head, *itertools.chain.from_iterable(cache.store.values())]
+        keys_values: list[Tensor] = []
+        for i, block in enumerate(self.blocks):
+            x, k, v = block(x, phase, known[2 * i : 2 * i + 2])
+            keys_values += k, v
+        return [self.head(normalise(x)), *keys_values]
 
-    @torch.inference_mode()
-    def run(
-        self, context: Context, condition: Condition, coder: Coder, y: Tensor | None = None, worth: float = 0.0
-    ) -> Tensor:
-        """Encode (`y` given) or decode the coefficients of one frame step by step.
+    def _code_phase(self, total: Tensor, bias: Tensor, coder: Coder, y: Tensor | None, error_cost: float) -> Tensor:
+        """Code the tokens of a phase group by group; total: the sum that the last layer sees, (tokens, head)."""
+        out = bias.new_zeros(len(total), bias.shape[1])
+        nonzero = np.zeros(0, np.int64)  # tokens where the last group is not all 0: in the others it changes nothing
+        before = slice(0)
+        for place, group in zip(groups(bias.shape[1]), self.groups, strict=False):  # the last ones may not be coded
+            if group.seen is not None and len(nonzero):
+                at = torch.from_numpy(nonzero).to(out.device)
+                seen = group.seen(whole_views(out[at, before]))
+                total[at] = (total[at] + seen).clamp_(-HEAD_MAX, HEAD_MAX)
+            hidden = scale(total, ACT_BITS - HEAD_BITS, 0, HIDDEN_MAX)
+            # below 2**23: exact in float32
+            mean, spread = (group.out(hidden).unflatten(-1, (2, -1)) + bias[:, place]).unbind(1)
+            part = None if y is None else y[:, place]
+            out[:, place], nonzero = self._code_group(mean, spread, coder, part, error_cost)
+            before = place
+        return out
 
-        context: of one frame (B = 1). y: (1, H, W, n_coded), integers, or with `worth` real numbers, of which each is
-        rounded when its distribution is known (`quantiser.decide`). `coder` is told the probabilities of every step.
-        Returns the coefficients that were coded, int32 (1, H, W, n_coded) on the model's device.
-        """
-        n_coded = self.quantiser.n_coded[condition.quality - 1]
-        _, height, width = context.classes.shape
-        pad = (0, 0, 0, width % 2, 0, height % 2)
-        mean = context.mean if condition.frame_type else torch.zeros_like(context.mean)
-        features = self.decoder.features(condition, mean, context.classes)
-        base = self.feature.stream(cells(padded(features, pad)).flatten(3))
-        if context.views is not None:
-            views = cells(padded(context.views, pad))
-            for i in range(4):
-                base = base + self._view(f"p_prediction.{i}", n_coded).stream(views[:, :, :, i])
-        hc, wc = base.shape[1:3]
-        bias = self.bias(condition, n_coded).to(torch.int32)
-        steps = self._groups(n_coded)
-        out = torch.zeros((1, 2 * hc, 2 * wc, n_coded), dtype=torch.int32, device=self.device)
-        truth = None if y is None else y.to("cpu", torch.float32 if worth else torch.int64)
-        known_keys: list[Tensor] = []
-        for k, (i, j) in enumerate(PHASES):
-            rows, columns = (height - i + 1) // 2, (width - j + 1) // 2  # cells whose token lies inside the grid
-            head, *known_keys = self.graphs.run(
-                f"phase {k}", partial(self._phase, k), base + self.phase[k], *known_keys
-            )
-            total = head[:, :rows, :columns].flatten(0, 2)
-            now = out[:, i::2, j::2][:, :rows, :columns]
-            here = None if truth is None else truth[:, i::2, j::2].flatten(0, 2)
-            new, some = total[:, :0], np.zeros(0, np.int64)
-            for place, seen, speak in steps if len(total) else []:
-                if seen is not None and len(some):  # in most tokens all are 0 and change nothing
-                    at = torch.from_numpy(some).to(self.device)
-                    total[at] = (total[at] + seen(whole_views(new[at]))).clamp_(-HEAD_MAX, HEAD_MAX)
-                part = None if here is None else here[:, place]
-                new, some = self._code(speak, total, bias[:, place], coder, part, worth)
-                now[..., place] = new.view(*now.shape[:3], -1)
-            if k < 3:
-                see = self._view(f"p_known.{k}", n_coded).stream
-                base = base + of_some(lambda y, see=see: [see(whole_views(y))], out[:, i::2, j::2])[0]
-        return out[:, :height, :width].contiguous()
-
-    def _code(
-        self, speak: Linear, total: Tensor, bias: Tensor, coder: Coder, y: Tensor | None, worth: float
+    def _code_group(
+        self, mean: Tensor, spread: Tensor, coder: Coder, y: Tensor | None, error_cost: float
     ) -> tuple[Tensor, np.ndarray]:
         """One group of all tokens of a phase: its coefficients, int32 (tokens, n), and the tokens where some are not 0.
 
-        Of most coefficients the prior is certain; only the others come to the host.
+        Of most coefficients the prior is certain; only the others come to the host. mean, spread: with TABLE_BITS.
         """
-        hidden = scale(total, ACT_BITS - HEAD_BITS, 0, HIDDEN_MAX)
-        m, spread = (speak(hidden).unflatten(-1, (2, -1)) + bias).unbind(1)  # below 2**23: exact in float32
-        m = scale(m, MEAN_BITS - TABLE_BITS, -MEAN_MAX, MEAN_MAX)
-        spread = scale(spread, 3 - TABLE_BITS, SCALE_LOW, SCALE_HIGH)
-        at = self.quantiser.coded(m, spread)
-        some = torch.stack([t.flatten()[at].to(torch.int32) for t in (m, spread)] + [at.to(torch.int32)])
-        mean, scales, places = some.cpu().numpy()
+        mean = scale(mean, MEAN_BITS - TABLE_BITS, -MEAN_MAX, MEAN_MAX)
+        spread = scale(spread, SCALE_BITS - TABLE_BITS, SCALE_LOW, SCALE_HIGH)
+        at = self.quantiser.uncertain(mean, spread)
+        uncertain = torch.stack([t.flatten()[at].to(torch.int32) for t in (mean, spread)] + [at.to(torch.int32)])
+        means, scales, places = uncertain.cpu().numpy()
         chosen = None if y is None else y.numpy().ravel()[places]
-        if chosen is not None and worth:
-            chosen = decide(chosen, mean, scales, worth)
-        values = self.quantiser.code(mean, scales, coder, chosen)
-        new = torch.zeros(m.shape, dtype=torch.int32, device=m.device)
-        new.view(-1)[at] = torch.from_numpy(values.astype(np.int32)).to(m.device)
-        return new, np.unique(places[values != 0] // m.shape[1])
-
-
-assert HEAD_BITS > ACT_BITS and RES_BITS > 0
+        if chosen is not None and error_cost:
+            chosen = round_to_cheaper(chosen, means, scales, error_cost)
+        values = self.quantiser.code(means, scales, coder, chosen)
+        out = torch.zeros(mean.shape, dtype=torch.int32, device=mean.device)
+        out.view(-1)[at] = torch.from_numpy(values.astype(np.int32)).to(mean.device)
+        return out, np.unique(places[values != 0] // mean.shape[1])

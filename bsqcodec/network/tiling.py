@@ -8,22 +8,21 @@ from collections.abc import Iterator
 
 from .patches import TOKEN
 
-MOST = 1 << 15  # tokens of a band; each takes about 60 kB in the decoder
+MAX_TOKENS_PER_BAND = 1 << 15  # each token takes about 60 kB in the decoder
 
 
-def bands(rows: int, columns: int, reach: int, most: int | None = None) -> Iterator[tuple[slice, slice]]:
+def bands(rows: int, columns: int, halo: int, max_tokens: int) -> Iterator[tuple[slice, slice]]:
     """Cut a grid of tokens into bands: (rows to run on, rows of these to keep).
 
-    reach: the halo. most: tokens of a band with its halo, if that leaves a row to keep; MOST unless given.
+    halo: rows on each side that are run and not kept. max_tokens: of a band with its halo, if a row is left to keep.
     """
-    most = MOST if most is None else most
-    height = rows if rows * columns <= most else max(1, most // columns - 2 * reach)
+    height = rows if rows * columns <= max_tokens else max(1, max_tokens // columns - 2 * halo)
     for top in range(0, rows, height):
         bottom = min(top + height, rows)
-        first = max(0, top - reach)
-        yield slice(first, min(rows, bottom + reach)), slice(top - first, bottom - first)
+        first = max(0, top - halo)
+        yield slice(first, min(rows, bottom + halo)), slice(top - first, bottom - first)
 
 
-def pixels(rows: slice) -> slice:
-    """The rows of pixels of rows of tokens."""
+def pixel_rows(rows: slice) -> slice:
+    """The rows of pixels in rows of tokens."""
     return slice(rows.start * TOKEN, rows.stop * TOKEN)

@@ -1,20 +1,24 @@
-"""Coefficients to frames: the decoder, in exact integers.
+"""Coefficients to frames: the decoder, in exact integers. Read quantiser.py before it, prior.py after it.
 
-    coefficients -> inverse transform * step + prediction -> + correction -> frame
+    coefficients -> inverse transform * step + prediction -> + correction -> smoothing -> frame
                  -> blocks on tokens -> blocks on patches --------^
 
 An I frame is predicted as mid-gray, of which no network sees anything. All grids are channels-last.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .blocks import ShiftBlock
+from .deblocking import smooth
 from .layers import (
+    ACT_BITS,
     ACT_MAX,
+    LIMIT,
     Matrix,
-    ShiftBlock,
     Tensors,
     at_once,
     divide,
@@ -22,32 +26,37 @@ from .layers import (
     linear,
     multiply_shift,
     normalise,
-    of_some,
+    of_nonzero,
     parts,
     scale,
+    stack_depth,
 )
-from .patches import FINE, RINGED, TOKEN, add_windows, canvas, quarter, split, tokens, windows
-from .quantiser import COEFFICIENTS, LOWEST, STEP_BITS, WEIGHT_BITS, Quantiser
+from .patches import add_windows, canvas, quarter, split, tokens, windows
+from .quantiser import COEFFICIENTS, LOWEST_CLASS, STEP_BITS, WEIGHT_BITS, Quantiser
+from .views import VALUE_MAX, VIEW_ONE, ViewLayers, views, whole_views
 
+MID_GRAY = 128
 PIXEL_BITS = 4  # fractional bits of pixels before the last rounding
 PIXEL_MAX = 1 << 13  # of a pixel before it, from mid-gray
 TRANSFORM_BITS = 12
 ANALYSIS_BITS = 11  # one bit less: inputs are larger
-VIEW_BITS = 6  # views have the unit 1/60; weights that see them are kept times 64/60
-VIEW_ONE, VIEW_MAX = 60, 120
 CORRECTION_BITS, CORRECTION_MAX = 10, 1 << 13  # of a quantiser step
 FEATURES = 7  # mean, class of contrast, level, 1, predicted, tune, B frame
-FEATURE_ONE = 32
-_DIGIT = 128  # coefficients are transformed digit by digit
-# 2**(5 - c / 2) for classes -3..3: pixels with PIXEL_BITS times this / 256 are in units of the contrast
-_UNIT = (91, 64, 45, 32, 23, 16, 11)
+FEATURE_ONE = 1 << ACT_BITS
+DIGIT_BITS = 7  # coefficients are transformed digit by digit: each is small enough for a product in int8
+DIGIT = 1 << DIGIT_BITS
+MORE_DIGITS = 2  # three hold any coefficient
+# 2**(5 - c / 2) for classes -3..3: pixels with PIXEL_BITS times this, with UNIT_BITS, are in units of the contrast
+UNIT = (91, 64, 45, 32, 23, 16, 11)
+UNIT_BITS = 8
+RING_BITS = 4  # of pixels in units of the contrast
 
 
 class Condition(NamedTuple):
     """What a frame is coded as.
 
     Attributes:
-        frame_type: 0 for a frame without prediction, 1 for a P frame, 2 for a B frame.
+        frame_type: 0 for a frame without prediction (I), 1 for a P frame, 2 for a B frame.
         quality: 1..100.
         tune: 0 perceptual, 1 psnr.
     """
@@ -72,37 +81,35 @@ class Context(NamedTuple):
     views: Tensor | None
     prediction: Tensor | None
 
-    def copy(self) -> "Context":
-        """Of tensors that gradients may pass, whatever those of this one are."""
+    def clone(self) -> "Context":
+        """The same in tensors of their own. Gradients may pass them, even if those of this one have none."""
         several = (None if t is None else t.clone() for t in (self.views, self.prediction))
         return Context(self.classes.clone(), self.mean.clone(), *several)
 
 
-def views(y: Tensor) -> Tensor:
-    """Three bounded views of values in units of 1/60 step, (..., C) to (..., 3 C), within +-120.
+def features(quantiser: Quantiser, condition: Condition, mean: Tensor, classes: Tensor) -> Tensor:
+    """The conditioning of each token, within +-127 with ACT_BITS, (B, h, w, FEATURES).
 
-    y within +-1 step, a quarter of it within +-4, a twentieth within +-40.
+    mean: of the token, pixels from mid-gray, (B, h, w, 1); classes: (B, h, w).
     """
-    if y.is_floating_point():
-        parts = y, ((y + 2) * 0.25).floor_(), ((y + 10) * 0.05).floor_()
-    else:
-        parts = y, (y + 2) >> 2, torch.div(y + 10, 20, rounding_mode="floor")
-    return torch.cat([part.clamp(-high, high) for part, high in zip(parts, (VIEW_ONE, VIEW_ONE, VIEW_MAX))], -1)
+    f = mean.new_zeros((*classes.shape, FEATURES))
+    f[..., 0] = mean.squeeze(-1).clamp(-ACT_MAX, ACT_MAX)
+    f[..., 1] = classes * FEATURE_ONE
+    f[..., 2] = quantiser.level[condition.quality - 1]
+    f[..., 3] = FEATURE_ONE
+    f[..., 4] = FEATURE_ONE * (condition.frame_type > 0)
+    f[..., 5] = FEATURE_ONE * condition.tune
+    f[..., 6] = FEATURE_ONE * (condition.frame_type == 2)
+    return f
 
 
-def whole_views(y: Tensor) -> Tensor:
-    """`views` of 60 y, for integers y."""
-    return torch.cat([y.clamp(-1, 1) * 60, y.clamp(-4, 4) * 15, y.clamp(-40, 40) * 3], -1)
-
-
-def view_columns(n_coded: int, device: torch.device) -> Tensor:
-    """Columns of a matrix on three views of all coefficients that see the first `n_coded`."""
-    k = torch.arange(n_coded, device=device)
-    return torch.cat([k, k + COEFFICIENTS, k + 2 * COEFFICIENTS])
+def _mean(samples: Tensor) -> Tensor:
+    """Of the samples of a token, (..., 768), rounded, in their type, (..., 1)."""
+    return divide(samples.sum(-1, keepdim=True), torch.full_like(samples[..., :1], COEFFICIENTS)).to(samples.dtype)
 
 
 class Decoder:
-    """The inverse of the encoder for frames; needs nothing that depends on the size of a picture.
+    """Coefficients to pixels, and a prediction to what is known of a frame.
 
     Args:
         tensors: the integers of a model on their device.
@@ -112,17 +119,18 @@ class Decoder:
 
     def __init__(self, tensors: Tensors, quantiser: Quantiser, dtype: torch.dtype):
         self.quantiser, self.dtype = quantiser, dtype
-        self.device = tensors["basis"].device
-        self._tensors = tensors
-        self._cut: dict = {}
-        self.unit = torch.tensor(_UNIT, device=self.device, dtype=dtype)
+        self.wide = torch.int64 if dtype == torch.int64 else torch.float64  # for integers beyond 2**24
+        self.see = ViewLayers(tensors, dtype)
+        self._basis = tensors["basis"]
+        self._transforms: dict[tuple[str, int, int], Matrix] = {}
+        self.unit = torch.tensor(UNIT, device=self._basis.device, dtype=dtype)
         self.feature = linear(tensors, "d_feature", dtype)
         self.split = linear(tensors, "d_split", dtype)
-        self.pixels = linear(tensors, "d_pixels", dtype, in_bits=4)
-        self.reference = linear(tensors, "d_reference", dtype, in_bits=4)
+        self.pixels = linear(tensors, "d_pixels", dtype, in_bits=RING_BITS)
+        self.reference = linear(tensors, "d_reference", dtype, in_bits=RING_BITS)
         self.out = linear(tensors, "d_out", dtype, out_bits=CORRECTION_BITS, low=-CORRECTION_MAX, high=CORRECTION_MAX)
-        self.blocks = [ShiftBlock(tensors, f"d16.{i}", dtype) for i in range(count(tensors, "d16"))]
-        self.fine_blocks = [ShiftBlock(tensors, f"d8.{i}", dtype) for i in range(count(tensors, "d8"))]
+        self.blocks = [ShiftBlock(tensors, f"d16.{i}", dtype) for i in range(stack_depth(tensors, "d16"))]
+        self.fine_blocks = [ShiftBlock(tensors, f"d8.{i}", dtype) for i in range(stack_depth(tensors, "d8"))]
 
     @property
     def halo(self) -> int:
@@ -130,26 +138,18 @@ class Decoder:
         patch, and the borders that are smoothed one token."""
         return len(self.blocks) + -(-(len(self.fine_blocks) + 2) // 2) + 1
 
-    def _of(self, name: str, *key: int):
-        """What depends on the number of coded coefficients or on the tune, made when it is needed first."""
-        found = self._cut.get((name, *key))
-        if found is None:
-            t, n_coded = self._tensors, key[0]
-            if name in ("d_in", "d_prediction"):
-                columns = view_columns(n_coded, self.device)
-                found = linear(t, name, self.dtype, columns, in_bits=VIEW_BITS, in_max=VIEW_MAX)
+    def _transform(self, name: str, n_coded: int, tune: int) -> Matrix:
+        """The "synthesis" of samples from coefficients, or their "analysis", with the weights of the frequencies."""
+        key = name, n_coded, tune
+        if key not in self._transforms:
+            basis, weight = self._basis[:, :n_coded].to(torch.int64), self.quantiser.weight[tune, :n_coded]
+            if name == "synthesis":
+                matrix = Matrix(multiply_shift(basis, weight, WEIGHT_BITS).to(self.dtype), DIGIT // 2)
             else:
-                basis = t["basis"][:, :n_coded].to(torch.int64)
-                weight = self.quantiser.weight[key[1], :n_coded]
-                if name == "synthesis":
-                    found = Matrix(
-                        (basis * weight + (1 << (WEIGHT_BITS - 1)) >> WEIGHT_BITS).to(self.dtype), _DIGIT // 2
-                    )
-                else:
-                    shift = TRANSFORM_BITS - ANALYSIS_BITS
-                    found = Matrix(divide(basis << WEIGHT_BITS - shift, weight).T.to(self.dtype), ACT_MAX)
-            self._cut[(name, *key)] = found
-        return found
+                inverse = divide(basis << WEIGHT_BITS - (TRANSFORM_BITS - ANALYSIS_BITS), weight)
+                matrix = Matrix(inverse.T.to(self.dtype), ACT_MAX)
+            self._transforms[key] = matrix
+        return self._transforms[key]
 
     def context(self, condition: Condition, prediction: Tensor | None, classes: Tensor | None) -> Context:
         """What is known of a frame from its prediction, integers 0..255 (B, 3, H, W), or, for an I frame, from the
@@ -158,127 +158,91 @@ class Decoder:
             assert classes is not None
             return Context(classes, torch.zeros_like(classes, dtype=self.dtype).unsqueeze(-1), None, None)
         classes = self.quantiser.classes(prediction)
-        prediction = (prediction - 128).to(torch.int8)
-        analysis = self._of("analysis", self.quantiser.n_coded[condition.quality - 1], condition.tune)
+        prediction = (prediction - MID_GRAY).to(torch.int8)
+        n_coded = self.quantiser.n_coded[condition.quality - 1]
+        analysis = self._transform("analysis", n_coded, condition.tune)
         step = self.quantiser.steps(condition.quality, condition.tune, classes).unsqueeze(-1)
+        view_dtype = self.see("d_prediction", n_coded).matrix.in_dtype
 
         def see(p: Tensor, step: Tensor) -> list[Tensor]:
             p = p.flatten(3).to(self.dtype)
-            mean = divide(p.sum(-1, keepdim=True), torch.full_like(p[..., :1], COEFFICIENTS)).to(self.dtype)
-            y = analysis.product(p.clamp(-ACT_MAX, ACT_MAX))
-            exact = torch.int64 if self.dtype == torch.int64 else torch.float64
-            # 60 / 2**11 * 2**10 = 30
-            y = divide(y.to(exact) * (60 << STEP_BITS >> ANALYSIS_BITS), step.to(exact))
-            return [mean, views(y.clamp_(-20 * VIEW_MAX, 20 * VIEW_MAX).to(self.dtype)).to(kind)]
+            y = analysis.product(p.clamp(-ACT_MAX, ACT_MAX)).to(self.wide)
+            y = divide(y * (VIEW_ONE << STEP_BITS >> ANALYSIS_BITS), step.to(self.wide))
+            return [_mean(p), views(y.clamp_(-VALUE_MAX, VALUE_MAX).to(self.dtype)).to(view_dtype)]
 
-        kind = self._of("d_prediction", analysis.n_out).matrix.kind
         mean, seen = in_parts(see, tokens(prediction), step)
         return Context(classes, mean, seen, prediction)
 
-    def features(self, condition: Condition, mean: Tensor, classes: Tensor) -> Tensor:
-        """The conditioning of each token, within +-127 with 5 fractional bits, (B, h, w, FEATURES)."""
-        f = mean.new_zeros((*classes.shape, FEATURES))
-        f[..., 0] = mean.squeeze(-1).clamp(-ACT_MAX, ACT_MAX)
-        f[..., 1] = classes * FEATURE_ONE
-        f[..., 2] = self.quantiser.level[condition.quality - 1]
-        f[..., 3] = FEATURE_ONE
-        f[..., 4] = FEATURE_ONE * (condition.frame_type > 0)
-        f[..., 5] = FEATURE_ONE * condition.tune
-        f[..., 6] = FEATURE_ONE * (condition.frame_type == 2)
-        return f
-
     def __call__(self, y: Tensor, context: Context, condition: Condition) -> Tensor:
         """y: coefficients, integers (B, H/16, W/16, n_coded). Returns pixels 0..255, (B, 3, H, W)."""
-        q, n_coded, tune = self.quantiser, y.shape[-1], condition.tune
-        step = q.steps(condition.quality, tune, context.classes).unsqueeze(-1)
-        unit = self.unit[context.classes - LOWEST].unsqueeze(-1)
-        synthesis, d_in = self._of("synthesis", n_coded, tune), self._of("d_in", n_coded)
-        coded, inside = canvas(y.shape[:3], self.dtype, y.device)
-        exact = torch.int64 if self.dtype == torch.int64 else torch.float64
-
-        def first(y: Tensor, step: Tensor) -> list[Tensor]:
-            """What the coefficients alone make of pixels, and of what the blocks start from."""
-            # digits to the base 128, -64..63: small enough for the product; three of them hold any coefficient, and
-            # most have but one. On a GPU the host does not ask.
-            rest = (y + _DIGIT // 2) >> 7
-            total = synthesis.product(y - _DIGIT * rest).to(exact)
-            for digit in (1, 2):
-                if not at_once(y) and not rest.any():
-                    break
-                high = (rest + _DIGIT // 2) >> 7
-                total = total + synthesis.product(rest - _DIGIT * high).to(exact) * _DIGIT**digit
-                rest = high
-            total = total.clamp_(-(1 << 24), 1 << 24)
-            pixels = multiply_shift(total, step.to(exact), TRANSFORM_BITS + STEP_BITS - PIXEL_BITS).to(self.dtype)
-            return [pixels, d_in.stream(whole_views(y))]
-
-        def coarse(y: Tensor, step: Tensor, classes: Tensor, inside: Tensor, *predicted: Tensor) -> list[Tensor]:
-            """Writes the frame without correction; returns the means of its tokens and what the blocks start from."""
-            pixels, x = of_some(first, y.to(torch.int32), step)
-            if predicted:
-                pixels = pixels + predicted[0].flatten(3).to(self.dtype) * (1 << PIXEL_BITS)
-                x = x + self._of("d_prediction", n_coded).stream(predicted[1])
-            pixels = pixels.clamp_(-PIXEL_MAX, PIXEL_MAX)
-            mean = divide(pixels.sum(-1, keepdim=True), torch.full_like(pixels[..., :1], COEFFICIENTS)).to(self.dtype)
-            inside.copy_(pixels.view_as(inside))
-            f = self.features(condition, scale(mean, -PIXEL_BITS, -ACT_MAX, ACT_MAX), classes)
-            return [mean, x + self.feature.stream(f)]
-
+        step = self.quantiser.steps(condition.quality, condition.tune, context.classes).unsqueeze(-1)
+        picture, inside = canvas(y.shape[:3], self.dtype, y.device)
         known = []
         if context.prediction is not None and context.views is not None:
             known = [tokens(context.prediction), context.views]
-        mean, x = in_parts(coarse, y, step, context.classes, tokens(inside), *known)
+        mean, x = in_parts(partial(self._draft, condition), y, step, context.classes, tokens(inside), *known)
         for block in self.blocks:
             x = block(x)
         x = in_parts(lambda x: split(self.split.stream(normalise(x))), x)
-        seen = [windows(coded)]
-        if context.prediction is not None:
-            predicted, within = canvas(y.shape[:3], torch.int8, y.device)
-            within.copy_(context.prediction)
-            seen.append(windows(predicted))
-
-        for rows, middle, contrast, *rings in parts(x, quarter(mean), quarter(unit), *seen):
-            for layer, ring, bits in zip((self.pixels, self.reference), rings, (0, PIXEL_BITS)):
-                ring = ring.flatten(3).to(self.dtype) * (1 << bits)
-                # within 2**13 * 91 * 2: exact in float32
-                rows.add_(layer.stream(scale(ring.sub_(middle).mul_(contrast), -8, -ACT_MAX, ACT_MAX)))
+        draft = windows(picture)
+        self._see_patches(x, mean, draft, context)
         for block in self.fine_blocks:
             x = block(x)
-
-        for rows, steps, ring in parts(x, quarter(step), seen[0]):
-            correction = self.out(normalise(rows)).to(exact)
-            correction = multiply_shift(correction, steps.to(exact), CORRECTION_BITS + STEP_BITS - PIXEL_BITS)
+        for rows, steps, ring in parts(x, quarter(step), draft):
+            correction = self.out(normalise(rows)).to(self.wide)
+            correction = multiply_shift(correction, steps.to(self.wide), CORRECTION_BITS + STEP_BITS - PIXEL_BITS)
             add_windows(ring, correction.to(self.dtype))
-        return smooth(scale(inside.add_(128 << PIXEL_BITS), -PIXEL_BITS, 0, 255), q.smooth[condition.quality - 1])
+        pixels = scale(inside.add_(MID_GRAY << PIXEL_BITS), -PIXEL_BITS, 0, 255)
+        return smooth(pixels, self.quantiser.smooth[condition.quality - 1])
 
+    def _draft(
+        self, condition: Condition, y: Tensor, step: Tensor, classes: Tensor, inside: Tensor, *predicted: Tensor
+    ) -> list[Tensor]:
+        """Write the frame without correction to `inside`, tokens of PIXEL_BITS. Returns the means of its tokens and the
+        residual stream that the blocks start from.
 
-def smooth(x: Tensor, most: int) -> Tensor:
-    """Soften the borders of tokens, which else would show as blocks, by at most `most`, 0..2, on each side.
+        predicted: pixels of the prediction's tokens and their views, of a P or B frame.
+        """
+        pixels, x = of_nonzero(partial(self._invert, condition.tune), y.to(torch.int32), step)
+        if predicted:
+            pixels = pixels + predicted[0].flatten(3).to(self.dtype) * (1 << PIXEL_BITS)
+            x = x + self.see("d_prediction", y.shape[-1]).stream(predicted[1])
+        pixels = pixels.clamp_(-PIXEL_MAX, PIXEL_MAX)
+        mean = _mean(pixels)
+        inside.copy_(pixels.view_as(inside))
+        f = features(self.quantiser, condition, scale(mean, -PIXEL_BITS, -ACT_MAX, ACT_MAX), classes)
+        return [mean, x + self.feature.stream(f)]
 
-    x: pixels 0..255, integers (B, 3, H, W), which is used up. First along rows, then along columns; p1 p0 | q0 q1 are
-    the pixels around a border. Steeper differences than blocks make, edges of the picture's own, stay as they are
-    (compare ITU-T H.264, 8.7.2).
-    """
-    if not most:
-        return x
-    for axis in (3, 2):
-        count = x.shape[axis] // TOKEN - 1
-        if count < 1:
-            continue
-        borders = x.narrow(axis, TOKEN - 3, x.shape[axis] - TOKEN + 3).unfold(axis, 6, TOKEN)
-        p2, p1, p0, q0, q1, q2 = borders.clone().unbind(-1)
-        soft = (p0 - q0).abs() < 6 * most
-        d = scale(4 * (q0 - p0) + p1 - q1, -3, -most, most) * soft
-        half = most >> 1
-        more_p = scale(p2 + p0 - 2 * p1 + 2 * d, -2, -half, half) * soft
-        more_q = scale(q2 + q0 - 2 * q1 - 2 * d, -2, -half, half) * soft
-        borders.copy_(torch.stack([p2, p1 + more_p, p0 + d, q0 - d, q1 + more_q, q2], -1))
-    return x.clamp_(0, 255)
+    def _invert(self, tune: int, y: Tensor, step: Tensor) -> list[Tensor]:
+        """What the coefficients alone make of the samples of tokens, and of the residual stream."""
+        synthesis = self._transform("synthesis", y.shape[-1], tune)
+        # digits to the base 128, -64..63. Most coefficients have but one; on a GPU the host does not ask.
+        rest = (y + DIGIT // 2) >> DIGIT_BITS
+        total = synthesis.product(y - DIGIT * rest).to(self.wide)
+        for i in range(1, MORE_DIGITS + 1):
+            if not at_once(y) and not rest.any():
+                break
+            high = (rest + DIGIT // 2) >> DIGIT_BITS
+            total = total + synthesis.product(rest - DIGIT * high).to(self.wide) * DIGIT**i
+            rest = high
+        total = total.clamp_(-LIMIT, LIMIT)
+        pixels = multiply_shift(total, step.to(self.wide), TRANSFORM_BITS + STEP_BITS - PIXEL_BITS).to(self.dtype)
+        return [pixels, self.see("d_in", y.shape[-1]).stream(whole_views(y))]
 
+    def _see_patches(self, x: Tensor, mean: Tensor, draft: Tensor, context: Context) -> None:
+        """Add to the residual stream of the patches, x, what their rings show of the draft and of the prediction.
 
-def count(tensors: Tensors, stack: str) -> int:
-    """How many blocks a stack has."""
-    return len({name.split(".")[1] for name in tensors if name.startswith(f"{stack}.")})
-
-
-__all__ = ["FINE", "RINGED", "TOKEN", "Condition", "Context", "Decoder", "count", "views", "whole_views"]
+        mean: of each token of the draft; draft: its `windows`.
+        """
+        seen = [draft]
+        if context.prediction is not None:
+            predicted, inside = canvas(context.classes.shape, torch.int8, x.device)
+            inside.copy_(context.prediction)
+            seen.append(windows(predicted))
+        unit = self.unit[context.classes - LOWEST_CLASS].unsqueeze(-1)
+        for rows, middle, contrast, *rings in parts(x, quarter(mean), quarter(unit), *seen):
+            # the prediction has whole pixels
+            for layer, ring, bits in zip((self.pixels, self.reference), rings, (0, PIXEL_BITS), strict=False):
+                ring = ring.flatten(3).to(self.dtype) * (1 << bits)
+                # within 2**13 * 91 * 2: exact in float32
+                rows.add_(layer.stream(scale(ring.sub_(middle).mul_(contrast), -UNIT_BITS, -ACT_MAX, ACT_MAX)))

@@ -20,14 +20,14 @@ from ..output import replacing
 from ..settings import DEFAULT_MODEL
 from ..types import MODEL_ID_BYTES
 from .config import ModelConfig
-from .export import decoding, integers, restore
+from .export import decoder_tensors, integers, restore
 from .network import Network
 from .objective import Objective
 from .unrounded import Unrounded
 
 
 def device_of(name: str) -> torch.device:
-    """ "auto" is the GPU where there is one. Raises BsqError for a device that is not there."""
+    """The device of this name; "auto" is the GPU where there is one. Raises BsqError for a device that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -39,18 +39,19 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-# of the configuration: what a decoder depends on, and nothing that may be added to it later
-HASHED = ("fine_width", "fine_blocks", "width", "blocks", "prior_width", "prior_blocks", "prior_head")
+# Keys of the configuration that count in a model's id: what a decoder depends on. No later one may count, or released
+# models would change their ids.
+HASHED_KEYS = ("fine_width", "fine_blocks", "width", "blocks", "prior_width", "prior_blocks", "prior_head")
 
 
 class Model:
     """Weights on a device, ready to code.
 
     Attributes:
-        name: the file's stem.
-        id: 8 bytes that a stream carries.
+        name: stem of the model file.
+        id: the 8 bytes that name the model in a stream.
         network: the networks behind one face.
-        device: where they are.
+        device: where the networks are.
     """
 
     def __init__(
@@ -64,15 +65,15 @@ class Model:
 
 
 def model_id(config: ModelConfig, tensors: dict[str, Tensor]) -> bytes:
-    """First 8 bytes of SHA-256 over the configuration's `HASHED` keys and all integers of decoder and prior, by name.
+    """First 8 bytes of SHA-256 over the configuration's `HASHED_KEYS` and all integers of decoder and prior, by name.
 
     Each tensor counts with its name, its shape, the bytes of its smallest type (1, 2, 4 or 8) and its values in that
     type, little-endian.
     """
     h = hashlib.sha256()
     values = config.to_dict()
-    h.update(json.dumps([[key, values[key]] for key in HASHED], separators=(",", ":")).encode())
-    tensors = decoding(tensors)
+    h.update(json.dumps([[key, values[key]] for key in HASHED_KEYS], separators=(",", ":")).encode())
+    tensors = decoder_tensors(tensors)
     for name in sorted(tensors):
         t = narrow(tensors[name])
         h.update(f"{name}{list(t.shape)}{t.element_size()}".encode())
@@ -96,16 +97,13 @@ def save_model(network: Unrounded, path: str | Path, objective: Objective | None
         "id": identity.hex(),
         "encoder": encoder_hash(stored),
     }
-    with (
-        replacing(path) as part,
-        open(part, "wb") as file,
-    ):  # a file of the library's own making only its owner can read
+    with replacing(path) as part, open(part, "wb") as file:  # only its owner could read what `save_file` makes
         file.write(safetensors.torch.save(stored, metadata=metadata))
     return identity
 
 
 def narrow(t: Tensor) -> Tensor:
-    """The smallest integer type that holds the values."""
+    """The same integers in the smallest type that holds them, contiguous."""
     for dtype in (torch.int8, torch.int16, torch.int32):
         info = torch.iinfo(dtype)
         if t.numel() == 0 or (t.min() >= info.min and t.max() <= info.max):
@@ -114,8 +112,9 @@ def narrow(t: Tensor) -> Tensor:
 
 
 def encoder_hash(stored: dict[str, Tensor]) -> str:
+    """SHA-256 of the names and values of the encoder's tensors, in hexadecimal."""
     h = hashlib.sha256()
-    for name in sorted(stored.keys() - decoding(stored).keys()):
+    for name in sorted(stored.keys() - decoder_tensors(stored).keys()):
         h.update(name.encode())
         h.update(stored[name].contiguous().numpy().tobytes())
     return h.hexdigest()
@@ -142,10 +141,11 @@ def _load(path: Path, modified: int, size: int, device: str) -> Model:
 
 
 def _read(path: Path) -> tuple[ModelConfig, dict[str, Tensor], Objective, bytes]:
+    """Configuration, integers, objective and id of a model file; ModelError if it is damaged."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            stored = {key: file.get_tensor(key) for key in file.keys()}
+            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
         objective = Objective.from_dict(json.loads(metadata["objective"]))
         identity = model_id(config, stored)

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from ..network.layers import bf16_is_fast
-from ..network.unrounded import Mat, Norm, Unrounded
+from ..network.unrounded import Unrounded
+from ..network.unrounded_layers import Mat, Norm
 from .config import TrainConfig
 from .optimisers import Adam, Muon
 

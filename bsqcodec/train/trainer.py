@@ -27,7 +27,8 @@ from ..errors import BsqError
 from ..gop.motion import BLOCK
 from ..model_files import find_file
 from ..network.config import ModelConfig
-from ..network.unrounded import Unrounded, initialise, karhunen_loeve
+from ..network.initialise import initialise, karhunen_loeve
+from ..network.unrounded import Unrounded
 from ..network.weights import device_of, read_network, save_model
 from ..output import replacing
 from .config import BANDS, TrainConfig

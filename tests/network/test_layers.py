@@ -1,7 +1,6 @@
-"""The integers are the same however they are computed."""
+"""Exact integer arithmetic: the integers are the same however they are computed."""
 
 from fractions import Fraction
-from math import floor
 
 import pytest
 import torch
@@ -13,28 +12,22 @@ from bsqcodec.network.layers import (
     LIMIT,
     RES_BITS,
     RES_MAX,
-    AttentionBlock,
-    AttentionCache,
     Linear,
     Matrix,
-    ShiftBlock,
     divide,
     in_parts,
     multiply_shift,
     normalise,
-    of_some,
+    of_nonzero,
     scale,
 )
-
-
-def half_up(x) -> int:
-    return floor(Fraction(x) + Fraction(1, 2))
+from helpers import half_up
 
 
 def test_divide_rounds_half_up_exactly():
     n = torch.tensor([7, -7, 5, -5, 2**50 + 1, -(2**50) - 1, 3 * 2**40, 0])
     d = torch.tensor([2, 2, 3, 3, 2, 2, 2**41, 5])
-    expected = [half_up(Fraction(a, b)) for a, b in zip(n.tolist(), d.tolist())]
+    expected = [half_up(Fraction(a, b)) for a, b in zip(n.tolist(), d.tolist(), strict=True)]
     assert divide(n, d).tolist() == expected
     assert divide(n.double(), d.double()).tolist() == expected
 
@@ -56,7 +49,9 @@ def test_multiply_shift_is_exact_where_float32_is_not():
         [torch.randint(1, 1 << 21, (2000,), generator=g), torch.tensor([1 << 21, 1 << 21, 1 << 17, 1 << 17])]
     )
     for bits in (18, 25):
-        expected = torch.tensor([half_up(Fraction(a * b, 1 << bits)) for a, b in zip(x.tolist(), factor.tolist())])
+        expected = torch.tensor(
+            [half_up(Fraction(a * b, 1 << bits)) for a, b in zip(x.tolist(), factor.tolist(), strict=True)]
+        )
         assert torch.equal(multiply_shift(x, factor, bits), expected)
         assert torch.equal(multiply_shift(x.float(), factor.double(), bits), expected.float())
 
@@ -73,8 +68,8 @@ def test_fast_products_are_exact_in_every_shape_and_layout(rows):
                 if inner * limit * 127 >= LIMIT:
                     weight = weight // 16
                 for layout in (x, x.float(), x.to(torch.int8), x.T.contiguous().T):
-                    for kind in (torch.int64, torch.float32):
-                        product = Matrix(weight.to(kind)).product(layout)
+                    for dtype in (torch.int64, torch.float32):
+                        product = Matrix(weight.to(dtype)).product(layout)
                         assert torch.equal(product.long(), x @ weight.T)
 
 
@@ -87,14 +82,14 @@ def test_linear_is_the_same_in_int8_float32_and_int64(into, monkeypatch):
     weight[0], weight[1] = 127, -127
     shift = torch.randint(3, 19, (outer,), generator=g)
     shift[2], shift[3] = 3, 18
-    most = into.get("in_max", ACT_MAX)
-    x = torch.randint(-most, most + 1, (2, 5, 7, inner), generator=g)
-    x[0, 0, 0], x[0, 0, 1] = most, -most
+    in_max = into.get("in_max", ACT_MAX)
+    x = torch.randint(-in_max, in_max + 1, (2, 5, 7, inner), generator=g)
+    x[0, 0, 0], x[0, 0, 1] = in_max, -in_max
     right = shift + into.get("in_bits", ACT_BITS) - into.get("out_bits", RES_BITS)
     low, high = into.get("low", -RES_MAX), into.get("high", RES_MAX)
     expected = torch.tensor(
         [
-            [min(max(half_up(Fraction(v, 1 << r)), low), high) for v, r in zip(row, right.tolist())]
+            [min(max(half_up(Fraction(v, 1 << r)), low), high) for v, r in zip(row, right.tolist(), strict=True)]
             for row in (x.flatten(0, 2) @ weight.T).tolist()
         ]
     ).view(2, 5, 7, outer)
@@ -117,7 +112,7 @@ def test_int8_products_are_made_where_a_cpu_has_them(monkeypatch):
         x = torch.randint(-127, 128, (4, 15), generator=g)
         matrix = Matrix(weight.float())
         assert matrix.weight is None and matrix.halves == (most > 127)
-        product = matrix.product(x.to(matrix.kind))
+        product = matrix.product(x.to(matrix.in_dtype))
         assert product.dtype == torch.int32 and torch.equal(product.long(), x @ weight.T)
     wide = 4 * x.to(torch.int32) - 3
     weight = weight >> 6
@@ -168,82 +163,9 @@ def test_normalise_equals_python_integers(width):
     assert normalise(x.float()).tolist() == expected
 
 
-def block_tensors(width: int, name: str, seed: int = 0) -> dict[str, torch.Tensor]:
-    g = torch.Generator().manual_seed(seed)
-
-    def weight(rows, columns):
-        return torch.randint(-127, 128, (rows, columns), generator=g).to(torch.int8)
-
-    inner, outer = (7 * width, 5 * width) if name == "attention" else (3 * width, 3 * width)
-    span = (2 * AttentionBlock.WINDOW - 1) ** 2 * AttentionBlock.PHASES**2
-    return {
-        "x.a.w": weight(inner, width),
-        "x.a.shift": torch.randint(8, 11, (inner,), generator=g).to(torch.int8),
-        "x.b.w": weight(width, outer),
-        "x.b.shift": torch.randint(9, 12, (width,), generator=g).to(torch.int8),
-        "x.bias": torch.randint(-1000, 1000, (width // 32, span), generator=g).to(torch.int16),
-    }
-
-
-@pytest.mark.parametrize("offset", [0, 2])
-@pytest.mark.parametrize("grid", [(1, 1), (5, 7), (8, 4)])
-def test_attention_in_float32_and_int8_equals_int64(offset, grid, monkeypatch):
-    """All four phases, windows whose cells lie outside the grid, one and many windows at once."""
-    tensors = block_tensors(64, "attention")
-    g = torch.Generator().manual_seed(1)
-    x = torch.randint(-3000, 3000, (4, 2, *grid, 64), generator=g)
-    x[0, 0, 0, 0] = RES_MAX
-
-    def run(dtype):
-        block = AttentionBlock(tensors, "x", dtype, offset)
-        store, out = {}, []
-        for phase in range(4):
-            cache = AttentionCache(phase, store)
-            out.append(block(x[phase].to(dtype), cache).long())
-        return torch.stack(out)
-
-    expected = run(torch.int64)
-    assert (expected - x).abs().max() > 100
-    assert torch.equal(run(torch.float32), expected)
-    monkeypatch.setattr(layers, "_SCORES", 1)
-    monkeypatch.setattr(layers, "_CHUNK", 3)
-    assert torch.equal(run(torch.float32), expected)
-    monkeypatch.setattr(layers, "int8_is_exact", lambda: False)
-    assert torch.equal(run(torch.float32), expected)
-
-
-def test_attention_against_the_definition():
-    """One query, written out: r = max(0, 255 + floor((s - max) / 64)), e = floor(r r / 256), round(sum e v / sum e)."""
-    block = AttentionBlock(block_tensors(32, "attention"), "x", torch.float32, 0)
-    g = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randint(-127, 128, (1, 1, n, 32), generator=g) for n in (16, 64, 64))
-    bias = torch.randint(-1000, 1000, (1, 16, 64), generator=g)
-    got = block._attend(q.float(), k.float(), v.float(), bias.float(), None)[0, 0]
-    for i in range(16):
-        s = [
-            sum(a * b for a, b in zip(q[0, 0, i].tolist(), key)) + c
-            for key, c in zip(k[0, 0].tolist(), bias[0, i].tolist())
-        ]
-        e = [max(0, 255 + (t - max(s)) // 64) ** 2 // 256 for t in s]
-        for c in range(32):
-            assert got[i, c] == half_up(Fraction(sum(w * row[c] for w, row in zip(e, v[0, 0].tolist())), sum(e)))
-
-
-@pytest.mark.parametrize("grid", [(1, 1), (5, 7)])
-def test_shift_block_in_float32_and_int8_equals_int64(grid, monkeypatch):
-    tensors = block_tensors(38, "shift")
-    x = torch.randint(-3000, 3000, (2, *grid, 38), generator=torch.Generator().manual_seed(1))
-    expected = ShiftBlock(tensors, "x", torch.int64)(x.clone())
-    assert not torch.equal(expected, x)
-    monkeypatch.setattr(layers, "_CHUNK", 3)
-    assert torch.equal(ShiftBlock(tensors, "x", torch.float32)(x.float()).long(), expected)
-    monkeypatch.setattr(layers, "int8_is_exact", lambda: False)
-    assert torch.equal(ShiftBlock(tensors, "x", torch.float32)(x.float()).long(), expected)
-
-
 def test_a_few_rows_at_a_time_give_what_all_do(monkeypatch):
     x = torch.arange(2 * 7 * 3 * 4).view(2, 7, 3, 4)
-    monkeypatch.setattr(layers, "_CHUNK", 12)
+    monkeypatch.setattr(layers, "_CHUNK_TOKENS", 12)
     assert torch.equal(in_parts(lambda a: 2 * a, x), 2 * x)
     a, b = in_parts(lambda a, b: [a + b, a - b], x, x[..., :1])
     assert torch.equal(a, x + x[..., :1]) and torch.equal(b, x - x[..., :1])
@@ -258,7 +180,7 @@ def test_tokens_that_are_0_are_left_out():
         return [3 * x, x[..., :1] + x[..., 1:] * more]
 
     for every in x, x + 5:
-        a, b = of_some(layers, every, every[..., :1] + 2)
+        a, b = of_nonzero(layers, every, every[..., :1] + 2)
         assert torch.equal(a, 3 * every)
         assert torch.equal(b, every[..., :1] + every[..., 1:] * (every[..., :1] + 2))
     assert seen == [2, 2]  # tokens of two, rows of all
