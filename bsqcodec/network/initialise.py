@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .patches import TOKEN, patches
+from .patches import TOKEN, to_tokens
 from .quantiser import COEFFICIENTS, TABLE_ROWS
 from .quantiser_tables import FREQUENCY_EXPONENT
 from .tokenizer import MID_GRAY
@@ -27,7 +27,7 @@ def karhunen_loeve(photos: Tensor) -> tuple[Tensor, Tensor]:
     total = torch.zeros(COEFFICIENTS, COEFFICIENTS, dtype=torch.float64, device=photos.device)
     tokens = 0
     for photo in photos.split(1):
-        x = patches(photo.float() - MID_GRAY).flatten(0, 2)
+        x = to_tokens(photo.float() - MID_GRAY).flatten(0, 2)
         total += (x.T @ x).double()
         tokens += len(x)
     variance, basis = torch.linalg.eigh(total / tokens)

@@ -16,42 +16,42 @@ RINGED_VALUES = 3 * RINGED_SIDE**2  # of a patch with its ring
 PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))  # order of coding of the tokens in a cell of 2x2
 
 
-def tokens(x: Tensor) -> Tensor:
-    """A picture (B, 3, H, W), sides multiples of 16, seen as (B, H/16, W/16, 3, 16, 16)."""
+def token_view(x: Tensor) -> Tensor:
+    """A picture (B, 3, H, W), sides multiples of 16, as a view of its tokens, (B, H/16, W/16, 3, 16, 16)."""
     return x.unflatten(2, (-1, TOKEN)).unflatten(4, (-1, TOKEN)).permute(0, 2, 4, 1, 3, 5)
 
 
-def patches(x: Tensor) -> Tensor:
-    """(B, 3, H, W), sides multiples of 16, to (B, H/16, W/16, 768): of each token R, G and B, row by row."""
-    return tokens(x).flatten(3)
+def to_tokens(x: Tensor) -> Tensor:
+    """A picture (B, 3, H, W), sides multiples of 16, to tokens (B, H/16, W/16, 768): of each R, G and B, row by row."""
+    return token_view(x).flatten(3)
 
 
-def unpatch(x: Tensor) -> Tensor:
-    """The inverse of `patches`."""
+def from_tokens(x: Tensor) -> Tensor:
+    """Tokens (B, H/16, W/16, 768) to a picture (B, 3, H, W): the inverse of `to_tokens`."""
     b, h, w, _ = x.shape
     return x.view(b, h, w, 3, TOKEN, TOKEN).permute(0, 3, 1, 4, 2, 5).reshape(b, 3, h * TOKEN, w * TOKEN)
 
 
-def quarters(t: Tensor) -> Tensor:
-    """Tokens (B, h, w, 768) as patches of 8x8 pixels, (B, 2 h, 2 w, 192)."""
+def to_patches(t: Tensor) -> Tensor:
+    """Tokens (B, h, w, 768) to patches of 8x8 pixels, (B, 2 h, 2 w, 192)."""
     b, h, w, _ = t.shape
     return t.view(b, h, w, 3, 2, PATCH, 2, PATCH).permute(0, 1, 4, 2, 6, 3, 5, 7).reshape(b, 2 * h, 2 * w, PATCH_VALUES)
 
 
-def quarter(t: Tensor) -> Tensor:
+def per_patch(t: Tensor) -> Tensor:
     """Give the values of a token to each of its four patches, (B, h, w, C) to (B, 2 h, 2 w, C)."""
     b, h, w, c = t.shape
     return t[:, :, None, :, None].expand(b, h, 2, w, 2, c).reshape(b, 2 * h, 2 * w, c)
 
 
 def merge(t: Tensor) -> Tensor:
-    """The channels of four patches side by side, (B, 2 h, 2 w, C) to (B, h, w, 4 C)."""
+    """Put the channels of a token's four patches side by side, (B, 2 h, 2 w, C) to (B, h, w, 4 C)."""
     b, h, w, c = t.shape
     return t.view(b, h // 2, 2, w // 2, 2, c).transpose(2, 3).reshape(b, h // 2, w // 2, 4 * c)
 
 
 def split(t: Tensor) -> Tensor:
-    """The inverse of `merge`."""
+    """Share the channels of a token among its four patches, (B, h, w, 4 C) to (B, 2 h, 2 w, C): undoes `merge`."""
     b, h, w, c = t.shape
     return t.view(b, h, w, 2, 2, c // 4).transpose(2, 3).reshape(b, 2 * h, 2 * w, c // 4)
 
@@ -61,12 +61,13 @@ def rings(x: Tensor) -> Tensor:
 
     Beyond its border the picture goes on as at the border.
     """
-    x = F.pad(x, (2, 6, 2, 6), mode="replicate")  # the last 4 are never read
+    x = F.pad(x, (RING, PATCH - RING) * 2, mode="replicate")  # what is beyond the ring is never read
     b, _, h, w = x.shape
-    x = x.view(b, 3, h // 8, 8, w)
-    x = torch.cat([x[:, :, :-1], x[:, :, 1:, :4]], 3).view(b, 3, h // 8 - 1, 12, w // 8, 8)
-    x = torch.cat([x[..., :-1, :], x[..., 1:, :4]], 5)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(b, h // 8 - 1, w // 8 - 1, RINGED_VALUES)
+    rows, columns = h // PATCH, w // PATCH
+    x = x.view(b, 3, rows, PATCH, w)
+    x = torch.cat([x[:, :, :-1], x[:, :, 1:, : 2 * RING]], 3).view(b, 3, rows - 1, RINGED_SIDE, columns, PATCH)
+    x = torch.cat([x[..., :-1, :], x[..., 1:, : 2 * RING]], 5)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(b, rows - 1, columns - 1, RINGED_VALUES)
 
 
 def canvas(grid: torch.Size, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -79,14 +80,15 @@ def canvas(grid: torch.Size, dtype: torch.dtype, device: torch.device) -> tuple[
 def windows(x: Tensor) -> Tensor:
     """The patches of a picture with their rings, as a view of its `canvas`, (B, H/8, W/8, 3, 12, 12).
 
-    Fills the margin."""
+    Fills the margin with the pixels at the border.
+    """
     x[:, :, :RING], x[:, :, -RING:] = x[:, :, RING : RING + 1], x[:, :, -RING - 1 : -RING]
     x[..., :RING], x[..., -RING:] = x[..., RING : RING + 1], x[..., -RING - 1 : -RING]
     return x.unfold(2, RINGED_SIDE, PATCH).unfold(3, RINGED_SIDE, PATCH).permute(0, 2, 3, 1, 4, 5)
 
 
 def add_windows(seen: Tensor, t: Tensor) -> None:
-    """Add patches of 12x12 pixels, (B, H/8, W/8, 432), to what `windows` sees. What overlaps adds up."""
+    """Add ringed patches, (B, H/8, W/8, 432), to what `windows` sees. Where they overlap they add up."""
     t = t.unflatten(-1, seen.shape[3:])
     for rows in slice(PATCH), slice(PATCH, None):
         for columns in slice(PATCH), slice(PATCH, None):  # in each of the four no two patches overlap
@@ -94,13 +96,16 @@ def add_windows(seen: Tensor, t: Tensor) -> None:
 
 
 def overlap(t: Tensor) -> Tensor:
-    """The sum of patches of 12x12 pixels, 8 apart, (B, H/8, W/8, 432), as a picture (B, 3, H, W)."""
+    """The sum of ringed patches, (B, H/8, W/8, 432), 8 pixels apart, as a picture (B, 3, H, W)."""
     b, h, w, _ = t.shape
-    own, next_one = t.reshape(b, h, w, 3, 12, 12).permute(0, 3, 1, 4, 2, 5).split([8, 4], -1)
-    x = F.pad(own, (0, 0, 0, 1)) + F.pad(next_one, (0, 4, 1, 0))
-    own, next_one = x.reshape(b, 3, h, 12, 8 * w + 8).split([8, 4], 3)
-    x = F.pad(own, (0, 0, 0, 0, 0, 1)) + F.pad(next_one, (0, 0, 0, 4, 1, 0))
-    return x.reshape(b, 3, 8 * h + 8, 8 * w + 8)[:, :, 2 : 8 * h + 2, 2 : 8 * w + 2]
+    own, beyond = PATCH, 2 * RING  # rows and columns of a patch, and those that lie in the place of the next one
+    t = t.reshape(b, h, w, 3, RINGED_SIDE, RINGED_SIDE).permute(0, 3, 1, 4, 2, 5)
+    here, next_one = t.split([own, beyond], -1)
+    x = F.pad(here, (0, 0, 0, 1)) + F.pad(next_one, (0, own - beyond, 1, 0))
+    here, next_one = x.reshape(b, 3, h, RINGED_SIDE, (w + 1) * PATCH).split([own, beyond], 3)
+    x = F.pad(here, (0, 0, 0, 0, 0, 1)) + F.pad(next_one, (0, 0, 0, own - beyond, 1, 0))
+    x = x.reshape(b, 3, (h + 1) * PATCH, (w + 1) * PATCH)
+    return x[:, :, RING : RING + h * PATCH, RING : RING + w * PATCH]
 
 
 def padded(x: Tensor, pad: tuple[int, ...]) -> Tensor:
@@ -109,14 +114,14 @@ def padded(x: Tensor, pad: tuple[int, ...]) -> Tensor:
 
 
 def cells(x: Tensor) -> Tensor:
-    """(B, H, W, C) tokens, H and W even, to (B, H/2, W/2, 4, C) in the order of `PHASES`."""
+    """Tokens (B, H, W, C), H and W even, to cells of four, (B, H/2, W/2, 4, C), in the order of `PHASES`."""
     b, h, w, c = x.shape
     rows = [row.unbind(3) for row in x.view(b, h // 2, 2, w // 2, 2, c).unbind(2)]
     return torch.stack([rows[i][j] for i, j in PHASES], 3)
 
 
 def uncells(x: Tensor) -> Tensor:
-    """The inverse of `cells`."""
+    """Cells (B, H/2, W/2, 4, C) to tokens (B, H, W, C): the inverse of `cells`."""
     b, h, w, _, c = x.shape
     raster = sorted(zip(PHASES, x.unbind(3), strict=True), key=lambda item: item[0])
     x = torch.stack([values for _, values in raster], 3).view(b, h, w, 2, 2, c)

@@ -114,9 +114,9 @@ class Quantiser:
         return self._step[tune, quality - 1][classes - LOWEST_CLASS]
 
     def uncertain(self, mean: Tensor, scale: Tensor) -> Tensor:
-        """Places of the coefficients that have a plane at all, int64, in the order of `flatten`: about one in ten.
+        """Places of the coefficients that the prior is not certain to be 0, int64, in the order of `flatten`.
 
-        Of the others the prior is certain that they are 0.
+        These, about one in ten, have a bit plane at least; the others are 0, and nothing is coded for them.
 
         mean, scale: integers of one shape, as for `code`, on the model's device.
         """
@@ -124,13 +124,13 @@ class Quantiser:
         return (reach.flatten() > int(HALF_INTERVALS[0])).nonzero().squeeze(1)
 
     def code(self, mean: np.ndarray, scale: np.ndarray, coder: Coder, y: np.ndarray | None = None) -> np.ndarray:
-        """Code the planes of coefficients that do not depend on each other, coarse planes first. Returns them, int64.
+        """Code the planes of coefficients that do not depend on each other, coarse planes first.
 
-        A coefficient has so many planes that a value beyond them is less than 2**-10 likely. At the bound of its
-        planes, which values of the tails share, it is told whether it passes it and by how much.
+        A coefficient has so many planes that a value beyond them is less than 2**-10 likely. Last, for those whose planes
+        give their bound, it is coded whether the value passes it, and by how much.
 
         mean, scale: int32 (n,), from the prior, of coefficients that are `uncertain`. y: int64 (n,), the coefficients,
-        when encoding.
+        when encoding. Returns the coefficients, int64 (n,).
         """
         planes = np.searchsorted(HALF_INTERVALS, self._host_tail[scale - SCALE_LOW] + np.abs(mean)).clip(max=PLANES)
         mean, inverse, bound = mean.astype(np.int64), self._inverse[scale - SCALE_LOW], PLANE_BOUNDS[planes]

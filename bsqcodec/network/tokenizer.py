@@ -31,7 +31,7 @@ from .layers import (
     scale,
     stack_depth,
 )
-from .patches import add_windows, canvas, quarter, split, tokens, windows
+from .patches import add_windows, canvas, per_patch, split, token_view, windows
 from .quantiser import COEFFICIENTS, LOWEST_CLASS, STEP_BITS, WEIGHT_BITS, Quantiser
 from .views import VALUE_MAX, VIEW_ONE, ViewLayers, views, whole_views
 
@@ -170,7 +170,7 @@ class Decoder:
             y = divide(y * (VIEW_ONE << STEP_BITS >> ANALYSIS_BITS), step.to(self.wide))
             return [_mean(p), views(y.clamp_(-VALUE_MAX, VALUE_MAX).to(self.dtype)).to(view_dtype)]
 
-        mean, seen = in_parts(see, tokens(prediction), step)
+        mean, seen = in_parts(see, token_view(prediction), step)
         return Context(classes, mean, seen, prediction)
 
     def __call__(self, y: Tensor, context: Context, condition: Condition) -> Tensor:
@@ -179,8 +179,8 @@ class Decoder:
         picture, inside = canvas(y.shape[:3], self.dtype, y.device)
         known = []
         if context.prediction is not None and context.views is not None:
-            known = [tokens(context.prediction), context.views]
-        mean, x = in_parts(partial(self._draft, condition), y, step, context.classes, tokens(inside), *known)
+            known = [token_view(context.prediction), context.views]
+        mean, x = in_parts(partial(self._draft, condition), y, step, context.classes, token_view(inside), *known)
         for block in self.blocks:
             x = block(x)
         x = in_parts(lambda x: split(self.split.stream(normalise(x))), x)
@@ -188,7 +188,7 @@ class Decoder:
         self._see_patches(x, mean, draft, context)
         for block in self.fine_blocks:
             x = block(x)
-        for rows, steps, ring in parts(x, quarter(step), draft):
+        for rows, steps, ring in parts(x, per_patch(step), draft):
             correction = self.out(normalise(rows)).to(self.wide)
             correction = multiply_shift(correction, steps.to(self.wide), CORRECTION_BITS + STEP_BITS - PIXEL_BITS)
             add_windows(ring, correction.to(self.dtype))
@@ -240,7 +240,7 @@ class Decoder:
             inside.copy_(context.prediction)
             seen.append(windows(predicted))
         unit = self.unit[context.classes - LOWEST_CLASS].unsqueeze(-1)
-        for rows, middle, contrast, *rings in parts(x, quarter(mean), quarter(unit), *seen):
+        for rows, middle, contrast, *rings in parts(x, per_patch(mean), per_patch(unit), *seen):
             # the prediction has whole pixels
             for layer, ring, bits in zip((self.pixels, self.reference), rings, (0, PIXEL_BITS), strict=False):
                 ring = ring.flatten(3).to(self.dtype) * (1 << bits)

@@ -28,16 +28,16 @@ from .patches import (
     RINGED_VALUES,
     TOKEN,
     cells,
+    from_tokens,
     merge,
     overlap,
     padded,
-    patches,
-    quarter,
-    quarters,
+    per_patch,
     rings,
     split,
+    to_patches,
+    to_tokens,
     uncells,
-    unpatch,
 )
 from .quantiser import COEFFICIENTS, GROUPS, TABLE_ROWS, groups
 from .quantiser_tables import FREQUENCY_EXPONENT, GAMMA, LEVEL_CENTRE, LEVEL_SPREAD
@@ -214,8 +214,8 @@ class Unrounded(nn.Module):
         gamma = GAMMA[1] + (GAMMA[0] - GAMMA[1]) * perceptual
         step = 2 ** (log2_step[:, None, None] + gamma * c).unsqueeze(-1)
         weight = 2 ** (perceptual.unsqueeze(-1) * FREQUENCY_EXPONENT[0] * self.frequency[:n_coded])
-        source = patches(x - MID_GRAY)
-        known = None if prediction is None else patches(prediction - MID_GRAY)
+        source = to_tokens(x - MID_GRAY)
+        known = None if prediction is None else to_tokens(prediction - MID_GRAY)
         mean = (source if known is None else known).mean(-1)
         one = torch.ones_like(c)
         level = ((log2_step - LEVEL_CENTRE) / LEVEL_SPREAD)[:, None, None].expand_as(c)
@@ -238,10 +238,10 @@ class Unrounded(nn.Module):
             mean, d = batch.source.mean(-1, keepdim=True), batch.source
         else:
             mean, d = batch.prediction.mean(-1, keepdim=True), batch.source - batch.prediction
-        z = self.e_in(quarters(((batch.source - mean) * batch.unit).clamp(-PATCH_MAX, PATCH_MAX).to(dtype)))
-        z = z + quarter(self.e_feature(batch.features.to(dtype)))
+        z = self.e_in(to_patches(((batch.source - mean) * batch.unit).clamp(-PATCH_MAX, PATCH_MAX).to(dtype)))
+        z = z + per_patch(self.e_feature(batch.features.to(dtype)))
         if batch.prediction is not None:
-            z = z + self.e_residual(quarters((d * batch.unit).clamp(-PATCH_MAX, PATCH_MAX).to(dtype)))
+            z = z + self.e_residual(to_patches((d * batch.unit).clamp(-PATCH_MAX, PATCH_MAX).to(dtype)))
         for block in self.e8:
             z = block(z)
         z = self.e_merge(merge(z))
@@ -292,7 +292,7 @@ class Unrounded(nn.Module):
         z = split(self.d_split(self.d_norm(z)))
 
         def ringed(t: Tensor) -> Tensor:
-            t = (rings(unpatch(t)) - quarter(mean)) * quarter(batch.unit)
+            t = (rings(from_tokens(t)) - per_patch(mean)) * per_patch(batch.unit)
             return bounded(t, -PATCH_MAX, PATCH_MAX).to(dtype)
 
         z = z + self.d_pixels(ringed(linear))
@@ -300,8 +300,8 @@ class Unrounded(nn.Module):
             z = z + self.d_reference(ringed(batch.prediction))
         for block in self.d8:
             z = block(z)
-        correction = self.d_out(self.d_last(z)).float() * quarter(batch.step)
-        return unpatch(linear) + overlap(correction) + MID_GRAY
+        correction = self.d_out(self.d_last(z)).float() * per_patch(batch.step)
+        return from_tokens(linear) + overlap(correction) + MID_GRAY
 
     def prior(self, q: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean, in quantiser steps, and log2 of the scale of every coefficient's logistic distribution, both the shape

@@ -7,15 +7,15 @@ from bsqcodec.network.patches import (
     add_windows,
     canvas,
     cells,
+    from_tokens,
     merge,
     overlap,
-    patches,
-    quarter,
-    quarters,
+    per_patch,
     rings,
     split,
+    to_patches,
+    to_tokens,
     uncells,
-    unpatch,
     windows,
 )
 
@@ -23,13 +23,13 @@ from bsqcodec.network.patches import (
 def test_patches_are_inverted():
     g = torch.Generator().manual_seed(0)
     x = torch.rand(2, 3, 32, 48, generator=g)
-    t = patches(x)
-    assert torch.equal(unpatch(t), x)
+    t = to_tokens(x)
+    assert torch.equal(from_tokens(t), x)
     assert torch.equal(t[1, 1, 2], x[1, :, 16:32, 32:48].flatten())
-    small = quarters(t)
+    small = to_patches(t)
     assert torch.equal(small[1, 3, 4], x[1, :, 24:32, 32:40].flatten())
     assert torch.equal(merge(split(t)), t)
-    assert torch.equal(quarter(t)[:, 1::2, ::2], t) and torch.equal(quarter(t)[:, ::2, 1::2], t)
+    assert torch.equal(per_patch(t)[:, 1::2, ::2], t) and torch.equal(per_patch(t)[:, ::2, 1::2], t)
 
 
 def test_rings_see_around_and_overlap_adds_up():
