@@ -19,7 +19,8 @@ from ..network.weights import Model, load_model
 from ..selftest import checksums, selftest
 from ..settings import TUNES
 from ..types import MediaInfo
-from .speed import QUALITY, pictures, watched
+from .clock import Clock, watched
+from .speed import QUALITY, pictures
 
 QUALITIES = (15, 30, 45, 60, 75, 90)
 GROUP = 5  # frames of a stream that is compared
@@ -47,7 +48,7 @@ def checks(
     return found
 
 
-def _speed(model: Model, clock: Any, size: str, frames: int) -> dict[str, Any]:
+def _speed(model: Model, clock: Clock, size: str, frames: int) -> dict[str, Any]:
     """Seconds per frame of encoding and decoding in memory, by part: of a first run, which warms up, and of a second.
 
     clock: that of `watched` for this model.

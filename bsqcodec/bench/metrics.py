@@ -13,12 +13,15 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from ..errors import BsqError
 
 MS_SSIM_MINIMUM = 161  # shorter side in pixels: five scales of an 11x11 window
+SSIM_MINIMUM = 11  # shorter side in pixels: one window
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -30,11 +33,12 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def psnr_yuv(a: np.ndarray, b: np.ndarray) -> float:
-    """(6 PSNR(Y) + PSNR(U) + PSNR(V)) / 8 in dB; planes as `yuv_planes` makes them."""
+    """PSNR in YUV, (6 PSNR(Y) + PSNR(U) + PSNR(V)) / 8 in dB; planes as `yuv_planes` makes them."""
     from skimage.metrics import peak_signal_noise_ratio
 
     with np.errstate(divide="ignore"):
-        y, u, v = (float(peak_signal_noise_ratio(p, q, data_range=255)) for p, q in zip(yuv_planes(a), yuv_planes(b)))
+        pairs = zip(yuv_planes(a), yuv_planes(b), strict=True)
+        y, u, v = (float(peak_signal_noise_ratio(p, q, data_range=255)) for p, q in pairs)
     return (6 * y + u + v) / 8
 
 
@@ -51,7 +55,6 @@ def yuv_planes(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
     """MS-SSIM, the mean over R, G and B, 0..1. NaN if a side is shorter than MS_SSIM_MINIMUM."""
     import pytorch_msssim
-    import torch
 
     if min(a.shape[:2]) < MS_SSIM_MINIMUM:
         return math.nan
@@ -60,10 +63,10 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """SSIM (Gaussian window, sigma 1.5), the mean over R, G and B. NaN if a side is shorter than 11."""
+    """SSIM (Gaussian window, sigma 1.5), the mean over R, G and B. NaN if a side is shorter than SSIM_MINIMUM."""
     from skimage.metrics import structural_similarity
 
-    if min(a.shape[:2]) < 11:
+    if min(a.shape[:2]) < SSIM_MINIMUM:
         return math.nan
     return float(
         structural_similarity(
@@ -82,43 +85,38 @@ def lpips(a: np.ndarray, b: np.ndarray) -> float:
     return _distance(_lpips_network(), a, b)
 
 
-def _tensor(x: np.ndarray):
-    import torch
-
+def _tensor(x: np.ndarray) -> torch.Tensor:
+    """float32 (1, 3, H, W), 0..255."""
     return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))[None].float()
 
 
-def _distance(network, a: np.ndarray, b: np.ndarray) -> float:
-    import torch
-
+def _distance(network: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], a: np.ndarray, b: np.ndarray) -> float:
     with torch.inference_mode():
         return float(network(_tensor(a) / 127.5 - 1, _tensor(b) / 127.5 - 1))
 
 
 @functools.lru_cache(1)
-def _st_lpips_network():
+def _st_lpips_network() -> torch.nn.Module:
     from ..network.losses import st_lpips_network
 
     return _remember(st_lpips_network("vgg"))
 
 
 @functools.lru_cache(1)
-def _lpips_network():
+def _lpips_network() -> torch.nn.Module:
     import lpips as package
 
     return _remember(package.LPIPS(net="vgg", verbose=False))
 
 
-def _remember(network):
-    """Keep the features of the last two pictures: all points of a curve are compared with the same source."""
-    import torch
-
+def _remember(network: Any) -> torch.nn.Module:
+    """Let an LPIPS network keep the features of two pictures: all points of a curve are compared with one source."""
     # more than twice as fast on a CPU than with planes of channels
     network = network.requires_grad_(False).to(memory_format=torch.channels_last)
     forward = network.net.forward
 
     @functools.lru_cache(2)
-    def features(data: bytes, shape: tuple[int, ...]):
+    def features(data: bytes, shape: tuple[int, ...]) -> Any:
         x = torch.frombuffer(bytearray(data), dtype=torch.float32).view(shape)
         return forward(x.contiguous(memory_format=torch.channels_last))
 
@@ -127,6 +125,7 @@ def _remember(network):
 
 
 def _missing_modules(*names: str) -> str:
+    """The command that installs those of the modules that are missing, or ""."""
     missing = [n for n in names if importlib.util.find_spec(n) is None]
     packages = [{"skimage": "scikit-image"}.get(n, n).replace("_", "-") for n in missing]
     return f"pip install {' '.join(packages)}" if missing else ""
@@ -136,8 +135,6 @@ def _missing_lpips() -> str:
     missing = _missing_modules("lpips", "torchvision")
     if missing:
         return missing
-    import torch
-
     if not list(Path(torch.hub.get_dir(), "checkpoints").glob("vgg16-*.pth")):
         return "its VGG weights are not in torch's cache"
     return ""
@@ -150,7 +147,19 @@ def _missing_vmaf() -> str:
     return "" if "libvmaf" in filters else "the ffmpeg on the PATH has no libvmaf"
 
 
+class Accumulator(Protocol):
+    """A metric of two videos, computed frame by frame."""
+
+    def add(self, source: np.ndarray, decoded: np.ndarray) -> None:
+        """Take the next frame of both, uint8 (H, W, 3)."""
+
+    def value(self) -> float:
+        """The metric over all frames."""
+
+
 class _Mean:
+    """Mean of a metric of single frames."""
+
     def __init__(self, function: Callable[[np.ndarray, np.ndarray], float]):
         self.function = function
         self.values: list[float] = []
@@ -163,9 +172,9 @@ class _Mean:
 
 
 class _Vmaf:
-    """Writes both videos as raw RGB to a temporary folder and lets ffmpeg compare them as 4:2:0 BT.709."""
+    """VMAF by ffmpeg, which compares both videos as 4:2:0 BT.709; they wait as raw RGB in a temporary folder."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="bsqcodec-vmaf-")
         self.paths = [Path(self.folder.name, name) for name in ("decoded.rgb", "source.rgb")]
         self.files = [path.open("wb") for path in self.paths]
@@ -173,8 +182,8 @@ class _Vmaf:
 
     def add(self, source: np.ndarray, decoded: np.ndarray) -> None:
         self.size = f"{source.shape[1]}x{source.shape[0]}"
-        for file, frame in zip(self.files, (decoded, source)):
-            file.write(np.ascontiguousarray(frame))
+        for file, frame in zip(self.files, (decoded, source), strict=True):
+            file.write(frame.tobytes())
 
     def value(self) -> float:
         for file in self.files:
@@ -197,15 +206,15 @@ class Metric:
     Attributes:
         key: its name in result files, CompressAI's where CompressAI has one.
         label: for tables and axes.
-        make: gives an accumulator with add(source, decoded) and value().
-        missing: says what is not there to compute it, or "".
-        decibels: -10 log10(1 - x) is the scale on which it is plotted and compared.
-        lower_is_better: a distance.
+        make: gives a new accumulator.
+        missing: gives the reason why it cannot be computed here, or "".
+        decibels: whether -10 log10(1 - x) is the scale on which it is plotted and compared.
+        lower_is_better: whether it is a distance.
     """
 
     key: str
     label: str
-    make: Callable
+    make: Callable[[], Accumulator]
     missing: Callable[[], str]
     decibels: bool = False
     lower_is_better: bool = False
@@ -238,7 +247,10 @@ BY_KEY = {m.key: m for m in METRICS.values()}
 
 
 def select(names: Iterable[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Names that can be computed here, and a line for each that cannot. Raises BsqError for an unknown name."""
+    """Names of metrics that can be computed here, and a line for each that cannot.
+
+    Raises BsqError for an unknown name.
+    """
     chosen, skipped = [], []
     for name in dict.fromkeys(names):
         if name not in METRICS:
@@ -256,10 +268,10 @@ def measure(source: Iterable[np.ndarray], decoded: Iterable[np.ndarray], names: 
 
     Args:
         source, decoded: uint8 (H, W, 3) RGB each.
-        names: of METRICS.
+        names: keys of METRICS.
 
     Returns:
-        Result key to value; NaN where frames are too small for a metric.
+        Key in result files to value; NaN where frames are too small for a metric.
 
     Raises:
         BsqError: sizes or numbers of frames differ.

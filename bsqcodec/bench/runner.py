@@ -1,12 +1,10 @@
-"""Runs (item, codec, point) triples, keeps what is done, and averages it into curves."""
+"""Encodes, decodes and measures every (item, codec, point), and keeps the records of what is done."""
 
 import contextlib
 import json
-import math
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,17 +12,23 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 
-from ..errors import BsqError
+from ..errors import BsqError, first_line
 from ..jobs.cluster import connect
-from .anchors import Bsq, Codec
-from .datasets import Item, frames_of
+from .codec import Codec
+from .datasets import Item
+from .frames import frames_of
+from .machine import peak_memory, reset_peak_memory
 from .metrics import METRICS, measure
+from .ours import Bsq
 
 CACHE = "cache.jsonl"
+
+Record = dict[str, Any]  # of one task, as `run_task` makes it
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,13 @@ class Task:
     """One point of one codec's curve for one item.
 
     Attributes:
-        options: the codec's own words for its options; part of the key, so that a change of them is a new triple.
-        frames: at most that many are coded; 0 is all.
-        threads: of torch: our codec and some metrics. Anchors always run on one.
+        item: the image or video.
+        codec: with its settings.
+        options: the codec's words for its options; part of the key, so that a change of them makes another task.
+        point: quality setting of the codec.
+        metrics: names in METRICS.
+        frames: largest number of frames that are coded; 0 is all.
+        threads: of torch, for our codec and some metrics. Anchors always run on one.
     """
 
     item: Item
@@ -47,13 +55,14 @@ class Task:
 
     @property
     def key(self) -> str:
+        """What tells a task from every other one, but for its metrics."""
         item = self.item
         parts = (item.name, item.size, item.crc, self.codec.name, self.options, f"{self.point:g}", self.frames)
         return " | ".join(map(str, parts))
 
 
-def run_task(task: Task) -> dict[str, Any]:
-    """Encode, decode and measure; returns a record. What fails gives a record with "error" in place of results."""
+def run_task(task: Task) -> Record:
+    """Encode, decode and measure; returns a record, which has "error" in place of results if anything failed."""
     record = {"key": task.key, "item": task.item.name, "codec": task.codec.name, "point": task.point}
     try:
         return record | _run(task)
@@ -64,31 +73,29 @@ def run_task(task: Task) -> dict[str, Any]:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
-def _run(task: Task) -> dict[str, Any]:
-    import torch
-
+def _run(task: Task) -> Record:
     torch.set_num_threads(task.threads)
     item, codec = task.item, task.codec
     load_seconds = codec.load()
     if codec.options() != task.options:  # a cluster whose machines differ
         raise BsqError(f"the worker would run {codec.options()}, not {task.options}")
     source = _Timed(_source(task))
-    _reset_peak()
+    reset_peak_memory()
     start = time.perf_counter()
     chunks = codec.encode(source, item.fps, task.point)
     encode_seconds = time.perf_counter() - start - source.seconds
-    encode_peak = _peak()
+    encode_peak = peak_memory()
     with tempfile.TemporaryDirectory(prefix="bsqcodec-bench-") as folder:
         raw = Path(folder, "decoded.rgb")
-        _reset_peak()
+        reset_peak_memory()
         decoded = _Timed(codec.decode(chunks, item.height, item.width))
         with raw.open("wb") as file:
             for frame in decoded:
                 file.write(frame.tobytes())
-        decode_peak = _peak()
+        decode_peak = peak_memory()
         shape = (-1, item.height, item.width, 3)
         values = measure(_source(task), np.memmap(raw, np.uint8, "r").reshape(shape), task.metrics)
     size = sum(map(len, chunks))
@@ -113,12 +120,12 @@ def _source(task: Task) -> Iterator[np.ndarray]:
 
 
 class _Timed:
-    """An iterator that counts items and the seconds spent inside the one it wraps."""
+    """An iterator of frames that counts them, and the seconds spent inside the iterator that it wraps."""
 
     def __init__(self, inner: Iterator[np.ndarray]):
         self.inner, self.seconds, self.count = inner, 0.0, 0
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[np.ndarray]:
         return self
 
     def __next__(self) -> np.ndarray:
@@ -131,27 +138,9 @@ class _Timed:
         return frame
 
 
-def _reset_peak() -> None:
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak() -> float:
-    """Peak resident memory of this process in MiB: since `_reset_peak` on Linux, since its start elsewhere."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return math.nan
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
-
-
-def read_cache(path: Path) -> dict[str, dict[str, Any]]:
+def read_cache(path: Path) -> dict[str, Record]:
     """Finished records by key. A line that was cut off is left out."""
-    records = {}
+    records: dict[str, Record] = {}
     if path.exists():
         for line in path.read_text().splitlines():
             with contextlib.suppress(json.JSONDecodeError):
@@ -165,22 +154,26 @@ def run(
     folder: Path,
     jobs: int = 1,
     dask: str = "",
-    progress: Callable[[dict[str, Any]], None] = lambda record: None,
-) -> list[dict[str, Any]]:
-    """Run what is not done yet.
+    progress: Callable[[Record], None] = lambda record: None,
+) -> list[Record]:
+    """Run the tasks that are not done yet.
 
     Args:
+        tasks: in any order.
         folder: holds the cache, to which each record is added as soon as it is there.
-        jobs: processes on this machine.
+        jobs: number of processes on this machine.
         dask: address of a dask.distributed scheduler to use instead; its workers must see the same files.
         progress: called with each record, old or new, as it comes.
 
     Returns:
-        One record a task, in the order of the tasks.
+        One record per task, in the order of the tasks.
+
+    Raises:
+        BsqError: a process died, or the cluster gave up.
     """
     folder.mkdir(parents=True, exist_ok=True)
     cache = read_cache(folder / CACHE)
-    records: dict[str, dict[str, Any]] = {}
+    records: dict[str, Record] = {}
     todo = []
     for task in tasks:
         known = cache.get(task.key)
@@ -205,12 +198,12 @@ def run(
     return [records[task.key] for task in tasks]
 
 
-def _ends_in_newline(file) -> bool:
+def _ends_in_newline(file: BinaryIO) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
 
 
-def _processes(tasks: list[Task], jobs: int) -> Iterator[dict[str, Any]]:
+def _processes(tasks: list[Task], jobs: int) -> Iterator[Record]:
     if not tasks:
         return
     context = multiprocessing.get_context("spawn")
@@ -221,7 +214,7 @@ def _processes(tasks: list[Task], jobs: int) -> Iterator[dict[str, Any]]:
     except BrokenProcessPool:
         raise BsqError("a worker process died, perhaps for want of memory; what was finished is kept") from None
     except BaseException:
-        # nobody waits for what they are at
+        # the records that the processes are working on would be lost anyway
         for process in multiprocessing.active_children():
             process.terminate()
         raise
@@ -234,11 +227,11 @@ def _ignore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _dask(tasks: list[Task], address: str) -> Iterator[dict[str, Any]]:
+def _dask(tasks: list[Task], address: str) -> Iterator[Record]:
     client = connect(address)
     from dask.distributed import as_completed as completed
 
-    with client, client.as_current():  # of which `completed` is
+    with client, client.as_current():  # `completed` waits for the current client
         try:
             for _, record in completed(client.map(run_task, tasks, pure=False), with_results=True):
                 yield record
@@ -254,7 +247,10 @@ def tasks_for(
     frames: int,
     threads: int,
 ) -> list[Task]:
-    """All triples, item by item. `points` overrides the default points of the codecs it names."""
+    """The tasks of all items, codecs and points, item by item.
+
+    `points` holds points by codec name, in place of that codec's default ones; the rest is as in `Task`.
+    """
     described = [(codec, codec.options()) for codec in codecs]
     return [
         Task(item, codec, options, float(point), metrics, frames, threads)
@@ -262,58 +258,3 @@ def tasks_for(
         for codec, options in described
         for point in dict.fromkeys(points.get(codec.name, codec.points))
     ]
-
-
-def results(
-    codec: Codec, items: Iterable[Item], records: Iterable[dict[str, Any]], metrics: Iterable[str]
-) -> dict[str, Any]:
-    """One codec's result in CompressAI's format with extra keys beside.
-
-    Args:
-        items: those to average over; every one must have a record of this codec for each point.
-        records: without errors.
-
-    Returns:
-        "name", "description", "results" (key to list, points in rising rate: means over items of bits a pixel and of
-        each metric, "encoding_time" and "decoding_time" in seconds an item, for videos also "bitrate" in kbit/s),
-        "points" (encoder settings), "items" (item name to lists like "results"), "timing". A metric that some item
-        was too small for is left out.
-    """
-    items = list(items)
-    mine: dict[str, list[dict[str, Any]]] = {item.name: [] for item in items}
-    for record in records:
-        if record["codec"] == codec.name and record["item"] in mine:
-            mine[record["item"]].append(record)
-    fps = {item.name: item.fps for item in items}
-    keys = [METRICS[name].key for name in metrics]
-    points = sorted({r["point"] for rs in mine.values() for r in rs}, reverse=not codec.rising)
-    per_item = {}
-    for name, rows in mine.items():
-        rows.sort(key=lambda r: points.index(r["point"]))
-        lists = {"bpp": [r["bpp"] for r in rows]}
-        if fps[name]:
-            lists["bitrate"] = [r["bytes"] * 8 / 1000 / (r["frames"] / fps[name]) for r in rows]
-        lists |= {key: [r["metrics"][key] for r in rows] for key in keys}
-        lists["encoding_time"] = [r["encode_seconds"] for r in rows]
-        lists["decoding_time"] = [r["decode_seconds"] for r in rows]
-        per_item[name] = {k: v for k, v in lists.items() if not any(map(math.isnan, v))}
-    shared = [k for k in next(iter(per_item.values())) if all(k in lists for lists in per_item.values())]
-    every = [r for rows in mine.values() for r in rows]
-    frames = sum(r["frames"] for r in every)
-    return {
-        "name": codec.label,
-        "description": every[0]["options"],
-        "results": {k: np.mean([lists[k] for lists in per_item.values()], axis=0).tolist() for k in shared},
-        "points": points,
-        "parameter": codec.parameter,
-        "timing": {
-            "encode_seconds_per_frame": sum(r["encode_seconds"] for r in every) / frames,
-            "decode_seconds_per_frame": sum(r["decode_seconds"] for r in every) / frames,
-            "load_seconds": max(r["load_seconds"] for r in every),
-            "encode_peak_mib": max(r["encode_peak_mib"] for r in every),
-            "decode_peak_mib": max(r["decode_peak_mib"] for r in every),
-            "device": every[0]["device"],
-            "threads": every[0]["threads"],
-        },
-        "items": per_item,
-    }

@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from bsqcodec.bench import speed
+from bsqcodec.bench import clock, speed
 from helpers import exit_status
 
 
@@ -24,7 +25,7 @@ def test_parts_make_up_the_whole(result):
         width, height = entry["size"]
         for what, wanted in (("encode", {"read"}), ("decode", {"write"})):
             parts = entry["parts"][what]
-            assert {"tokenizer", "prior", "range coder"} | wanted <= set(parts) <= set(speed.PARTS)
+            assert {"tokenizer", "prior", "range coder"} | wanted <= set(parts) <= set(clock.PARTS)
             assert ("motion" in parts) == (entry["frames"] > 1)
             assert all(seconds > 0 for seconds in parts.values()) and sum(parts.values()) <= entry[what]
             alone = entry[what] - parts.get("read", 0) - parts.get("write", 0)
@@ -62,18 +63,14 @@ def test_growth_compares_videos_of_as_many_frames():
 
 def test_time_inside_another_part_counts_once(monkeypatch):
     now = iter(range(100))
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: float(next(now)))
-    clock = speed._Clock()
-    with clock.part("prior"):  # 0
-        with clock.part("range coder"):  # 1 to 2
-            pass
-    # 3
-    assert clock.seconds == {"prior": 2.0, "range coder": 1.0}
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: float(next(now)))
+    parts = clock.Clock()
+    with parts.part("prior"), parts.part("range coder"):  # from 0 to 3 and from 1 to 2
+        pass
+    assert parts.seconds == {"prior": 2.0, "range coder": 1.0}
 
 
 def test_pictures_of_a_file_are_scaled_and_repeated(tmp_path):
-    from PIL import Image
-
     Image.fromarray(np.full((20, 30, 3), 77, np.uint8)).save(tmp_path / "x.png")
     frames = speed.pictures(str(tmp_path / "x.png"), 16, 8, 3)
     assert len(frames) == 3 and all(f.shape == (8, 16, 3) and (f == 77).all() for f in frames)
