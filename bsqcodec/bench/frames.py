@@ -1,54 +1,50 @@
-"""Frames of a file or folder as the benchmark sees them: uint8 (H, W, 3) RGB."""
+"""Frames of a file or folder as the benchmark sees them: uint8 (H, W, 3) RGB.
+
+Media files are read by `media.open_source`, as the program reads them. Raw .yuv files, which have no header and which
+the program does not take, are read here.
+"""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
-from PIL import Image
 
 from ..api import Decoder
-from ..errors import BsqError, first_line
-from ..media import colour
-from ..suffixes import IMAGE_SUFFIXES
+from ..errors import BsqError
+from ..media import colour, open_source
+from ..media.base import reason_of
+from ..types import Frame
 
 RAW_SUFFIX = ".yuv"
+_DEFAULT_RAW_RATE = "25"
+_SAMPLES_PER_PIXEL = {"420": 1.5, "422": 2, "444": 3}
 
 
 def frames_of(path: Path, limit: int | None = None) -> Iterator[np.ndarray]:
-    """Frames of an image, a video, a folder of images, or a .bsq file, each uint8 (H, W, 3) RGB.
+    """Frames of an image, a video, a folder of images, or a .bsq file.
 
     Args:
-        limit: at most that many frames.
+        path: of the file or folder.
+        limit: largest number of frames; None is all.
 
     Raises:
-        BsqError: the file cannot be read, or the images of a folder differ in size.
+        BsqError: the file cannot be read, or its frames differ in size.
     """
     if not path.exists():
         raise BsqError(f"no such file: {path}")
-    if path.is_dir():
-        reader: Callable[[Path], Iterator[np.ndarray]] = _folder_frames
-    elif path.suffix.lower() in IMAGE_SUFFIXES:
-        reader = _image_frames
-    elif path.suffix.lower() == ".bsq":
-        reader = _bsq_frames
-    else:
-        reader = _video_frames
-    return islice(reader(path), limit)
+    readers = {".bsq": _bsq_frames, RAW_SUFFIX: _raw_frames}
+    return islice(readers.get(path.suffix.lower(), _media_frames)(path), limit)
 
 
 def frame_rate(path: Path) -> float:
-    """Frames per second of an image (0), a video, or a folder of images (25)."""
-    if path.is_dir():
-        return 25.0
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return 0.0
-    with _open_video(path) as container:
-        stream = container.streams.video[0]
-        return float(stream.average_rate or stream.guessed_rate or 25)
+    """Frames per second of an image (0), a video, or a folder of images. Raises BsqError if it cannot be read."""
+    if path.suffix.lower() == RAW_SUFFIX:
+        return float(raw_format(path)["framerate"])
+    with open_source(str(path), audio=False) as source:
+        return float(source.info.frame_rate or 0)
 
 
 def raw_format(path: Path) -> dict[str, str]:
@@ -65,28 +61,20 @@ def raw_format(path: Path) -> dict[str, str]:
     rate = re.search(r"_(\d+(?:\.\d+)?)(?:fps|hz)?(?=_|$)", rest, re.IGNORECASE)
     chroma = re.search(r"4(?:44|22|20)", rest)
     bits = re.search(r"(8|10)[ _-]?bit", rest, re.IGNORECASE)
-    fps = rate[1] if rate and not (chroma and rate[1] == chroma[0]) else "25"
+    fps = rate[1] if rate and not (chroma and rate[1] == chroma[0]) else _DEFAULT_RAW_RATE
     deep = bits is not None and bits[1] == "10"
     pixel_format = f"yuv{chroma[0] if chroma else '420'}p{'10le' if deep else ''}"
     return {"video_size": f"{size[1]}x{size[2]}", "framerate": fps, "pixel_format": pixel_format}
 
 
-def _image_frames(path: Path) -> Iterator[np.ndarray]:
+def _media_frames(path: Path) -> Iterator[np.ndarray]:
     try:
-        with Image.open(path) as image:
-            yield np.array(image.convert("RGB"))
-    except Exception as error:
-        raise BsqError(f"{path.name} is broken or not an image ({first_line(error)})") from None
-
-
-def _folder_frames(path: Path) -> Iterator[np.ndarray]:
-    shape = None
-    for file in sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
-        for frame in _image_frames(file):
-            if shape not in (None, frame.shape):
-                raise BsqError(f"{path.name}: {file.name} differs in size from the images before it")
-            shape = frame.shape
-            yield frame
+        with open_source(str(path), audio=False) as source:
+            for item in source:
+                if isinstance(item, Frame):
+                    yield item.rgb
+    except BsqError as error:  # results may be passed on, so they do not tell where the files are
+        raise BsqError(str(error).replace(str(path), path.name)) from None
 
 
 def _bsq_frames(path: Path) -> Iterator[np.ndarray]:
@@ -95,25 +83,17 @@ def _bsq_frames(path: Path) -> Iterator[np.ndarray]:
             yield frame.rgb
 
 
-def _open_video(path: Path) -> Any:
-    if path.suffix.lower() == ".yuv":
-        options = raw_format(path)
-        width, height = map(int, options["video_size"].split("x"))
-        samples = {"20": 1.5, "22": 2, "44": 3}[options["pixel_format"][4:6]]
-        frame = int(width * height * samples) * (2 if "10le" in options["pixel_format"] else 1)
-        if path.stat().st_size % frame:
-            raise BsqError(f"{path.name} is not a whole number of {options['video_size']} frames")
-        return av.open(str(path), format="rawvideo", options=options)
-    return av.open(str(path))
-
-
-def _video_frames(path: Path) -> Iterator[np.ndarray]:
+def _raw_frames(path: Path) -> Iterator[np.ndarray]:
+    """Frames of a raw .yuv file, taken for BT.709, limited range."""
+    options = raw_format(path)
+    width, height = map(int, options["video_size"].split("x"))
+    bytes_per_sample = 2 if options["pixel_format"].endswith("10le") else 1
+    size = int(width * height * _SAMPLES_PER_PIXEL[options["pixel_format"][3:6]]) * bytes_per_sample
+    if path.stat().st_size % size:
+        raise BsqError(f"{path.name} is not a whole number of {options['video_size']} frames")
     try:
-        with _open_video(path) as container:
-            if not container.streams.video:
-                raise BsqError(f"{path.name} has no video stream")
+        with av.open(str(path), format="rawvideo", options=options) as container:
             for frame in container.decode(video=0):
-                stated = int(frame.colorspace)
-                yield colour.to_rgb(frame, stated if stated in colour.MATRICES else colour.BT709)
+                yield colour.to_rgb(frame, colour.BT709)
     except (av.FFmpegError, OSError) as error:
-        raise BsqError(f"{path.name} is broken or not a video ({first_line(error)})") from None
+        raise BsqError(f"{path.name} cannot be read: {reason_of(error)}") from None

@@ -148,4 +148,4 @@ def test_compare(pictures, clip, tmp_path):
     )
     assert "no such file" in run("compare", clip, "nothing.png")[1]
     (tmp_path / "bad.mkv").write_bytes(b"nothing in here")
-    assert "broken or not a video" in run("compare", clip, tmp_path / "bad.mkv")[1]
+    assert "bad.mkv is not a media file that can be read" in run("compare", clip, tmp_path / "bad.mkv")[1]
