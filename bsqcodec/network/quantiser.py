@@ -19,6 +19,7 @@ distribution with that mean and scale, from one table of the sigmoid, gives the 
 travel in the model file (quantiser_tables.py).
 """
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -60,12 +61,8 @@ def log2_step(quality: Tensor | int) -> Tensor:
 
 def groups(n_coded: int) -> list[slice]:
     """The groups that hold any of the first `n_coded` coefficients."""
-    out, start = [], 0
-    for n in GROUPS:
-        if start < n_coded:
-            out.append(slice(start, min(start + n, n_coded)))
-        start += n
-    return out
+    ends = itertools.accumulate(GROUPS)
+    return [slice(end - n, min(end, n_coded)) for n, end in zip(GROUPS, ends, strict=True) if end - n < n_coded]
 
 
 class Quantiser:
@@ -126,8 +123,8 @@ class Quantiser:
     def code(self, mean: np.ndarray, scale: np.ndarray, coder: Coder, y: np.ndarray | None = None) -> np.ndarray:
         """Code the planes of coefficients that do not depend on each other, coarse planes first.
 
-        A coefficient has so many planes that a value beyond them is less than 2**-10 likely. Last, for those whose planes
-        give their bound, it is coded whether the value passes it, and by how much.
+        A coefficient has so many planes that a value beyond them is less than 2**-10 likely. Those whose planes hold the
+        bound then get a code of whether, and by how much, the value passes it.
 
         mean, scale: int32 (n,), from the prior, of coefficients that are `uncertain`. y: int64 (n,), the coefficients,
         when encoding. Returns the coefficients, int64 (n,).
