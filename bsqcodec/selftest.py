@@ -44,16 +44,20 @@ class Report:
         return f"{ran}: {f'{len(self.differences)} differ' if self.differences else 'this machine decodes exactly'}"
 
 
-def vectors() -> list[dict[str, Any]]:
-    """The conformance streams: "file", "model" (id), "frames", "bits" and "pictures" (MD5 each). Raises BsqError."""
+def conformance_streams() -> list[dict[str, Any]]:
+    """What each conformance stream must decode to.
+
+    Returns for each stream "file" (its name in FOLDER), "model" (the id in hexadecimal), "frames" (their number), and
+    "bits" and "pictures" (the MD5 sums that `checksums` takes). Raises BsqError if the streams are not installed.
+    """
     try:
-        return json.loads((FOLDER / "vectors.json").read_text())
+        return json.loads((FOLDER / "streams.json").read_text())
     except (OSError, ValueError) as e:
         raise BsqError("the conformance streams are not installed") from e
 
 
 def checksums(data: bytes, model: Model) -> tuple[dict[str, Any], int]:
-    """What `vectors` holds of a stream, as this machine decodes it, and the number of bits decoded.
+    """The entry of a stream in `conformance_streams`, as this machine decodes it, and the number of bits decoded.
 
     "bits": MD5 of, for each frame in the order of coding, its frame type and quality (a byte each), its vectors (int16,
     little-endian) or classes of contrast (int8), and its coefficients (int32, little-endian). "pictures": MD5 of the
@@ -86,23 +90,23 @@ def selftest(device: str = "auto") -> Report:
     """Run everything. Raises BsqError if the streams or a model are not installed."""
     report = Report()
     models: dict[str, Model] = {}
-    for vector in vectors():
-        identity = vector["model"]
+    for stream in conformance_streams():
+        identity = stream["model"]
         if identity not in models:
             models[identity] = find_model(bytes.fromhex(identity), device_of(device))
         try:
-            found, bits = checksums((FOLDER / vector["file"]).read_bytes(), models[identity])
+            found, bits = checksums((FOLDER / stream["file"]).read_bytes(), models[identity])
         except (OSError, BsqError) as e:
-            report.differences.append(f"{vector['file']}: {e}")
+            report.differences.append(f"{stream['file']}: {e}")
             continue
         report.streams, report.frames, report.bits = (
             report.streams + 1,
             report.frames + found["frames"],
             report.bits + bits,
         )
-        wrong = [key for key in found if found[key] != vector[key]]
+        wrong = [key for key in found if found[key] != stream[key]]
         if wrong:
-            report.differences.append(f"{vector['file']}: other {' and '.join(wrong)}")
+            report.differences.append(f"{stream['file']}: other {' and '.join(wrong)}")
     for model in models.values():
         report.differences += oracle(model)
     return report

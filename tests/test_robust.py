@@ -332,15 +332,16 @@ def test_fuzz_a_little(tmp_path):
 
 
 def listed():
+    """The conformance streams; none where they are not installed, so that the tests can be collected."""
     try:
-        return selftest_module.vectors()
+        return selftest_module.conformance_streams()
     except BsqError:
         return []
 
 
-def test_there_are_vectors():
+def test_there_are_conformance_streams():
     """`python tests/conformance/make.py` writes those of a new model."""
-    models = {bytes.fromhex(v["model"]) for v in listed()}
+    models = {bytes.fromhex(stream["model"]) for stream in listed()}
     assert models == packaged_ids().keys(), "a model that was released once stays, with its streams"
     assert models and len(listed()) >= 13 * len(models)
 
@@ -348,14 +349,14 @@ def test_there_are_vectors():
 _models: dict[str, Model] = {}
 
 
-@pytest.mark.parametrize("vector", listed(), ids=lambda v: v["file"])
-def test_vector_decodes(vector):
-    identity = vector["model"]
+@pytest.mark.parametrize("listed_stream", listed(), ids=lambda listed_stream: listed_stream["file"])
+def test_conformance_stream_decodes(listed_stream):
+    identity = listed_stream["model"]
     if identity not in _models:
         _models[identity] = find_model(bytes.fromhex(identity))
-    data = (selftest_module.FOLDER / vector["file"]).read_bytes()
+    data = (selftest_module.FOLDER / listed_stream["file"]).read_bytes()
     found, bits = selftest_module.checksums(data, _models[identity])
-    assert {"file": vector["file"], **found} == vector and bits > 0
+    assert {"file": listed_stream["file"], **found} == listed_stream and bits > 0
 
 
 def test_selftest_tells_what_differs(model, tmp_path, monkeypatch, clip, capsys):
@@ -367,11 +368,11 @@ def test_selftest_tells_what_differs(model, tmp_path, monkeypatch, clip, capsys)
     (tmp_path / "b.bsq").write_bytes(clip[:-30])
     monkeypatch.setattr(selftest_module, "FOLDER", tmp_path)
     monkeypatch.setattr(selftest_module, "find_model", lambda *_: model)
-    (tmp_path / "vectors.json").write_text(json.dumps([{"file": "a.bsq", **entry}]))
+    (tmp_path / "streams.json").write_text(json.dumps([{"file": "a.bsq", **entry}]))
     report = selftest_module.selftest("cpu")
     assert not report.differences and report.bits == bits and "decodes exactly" in report.summary()
     wrong = [{"file": "a.bsq", **entry, "bits": "0"}, {"file": "b.bsq", **entry}]
-    (tmp_path / "vectors.json").write_text(json.dumps(wrong))
+    (tmp_path / "streams.json").write_text(json.dumps(wrong))
     first, second = selftest_module.selftest("cpu").differences
     assert first == "a.bsq: other bits" and second.startswith("b.bsq: the stream is cut short")
     status, err = command(capsys, "selftest", "--device", "cpu")

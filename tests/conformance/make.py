@@ -22,11 +22,11 @@ from bsqcodec.selftest import checksums
 from bsqcodec.types import MediaInfo
 
 FOLDER = Path(bsqcodec.__file__).parent / "conformance"
-MOST = 150_000  # bytes of a model
+MAX_BYTES = 150_000  # of all streams of a model together
 
 
-def moving(picture: np.ndarray, frames: int, height: int, width: int) -> list[np.ndarray]:
-    """Crops along a path."""
+def pan(picture: np.ndarray, frames: int, height: int, width: int) -> list[np.ndarray]:
+    """Crops of a picture along a straight path, each uint8 (height, width, 3)."""
     return [picture[2 * t : 2 * t + height, 3 * t : 3 * t + width] for t in range(frames)]
 
 
@@ -47,28 +47,28 @@ def contents() -> dict[str, tuple[list[np.ndarray], list[int], int]]:
         "noise-q100": (np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8), 100),
     }
     found = {name: ([picture], [quality], 1) for name, (picture, quality) in still.items()}
-    walk = moving(astronaut[100:], 6, 80, 112)
-    cut = moving(astronaut, 3, 64, 64) + moving(cat, 3, 64, 64)
+    walk = pan(astronaut[100:], 6, 80, 112)
+    cut = pan(astronaut, 3, 64, 64) + pan(cat, 3, 64, 64)
     found["motion-q40"] = (walk, [40] * 6, 4)
     found["low-delay-q40"] = (walk, [40] * 6, 4)
     found["psnr-motion-q55"] = (walk, [55] * 6, 6)
-    found["motion-odd-q85"] = (moving(coffee[150:, 200:], 4, 33, 47), [85] * 4, 32)
+    found["motion-odd-q85"] = (pan(coffee[150:, 200:], 4, 33, 47), [85] * 4, 32)
     found["cut-scene-q60"] = (cut, [60] * 6, 32)
-    found["many-qualities"] = (moving(cat[50:], 34, 16, 32), list(range(1, 101, 3)), 20)
+    found["many-qualities"] = (pan(cat[50:], 34, 16, 32), list(range(1, 101, 3)), 20)
     return found
 
 
 def main() -> None:
-    listed = FOLDER / "vectors.json"
-    vectors = json.loads(listed.read_text()) if listed.exists() else []
-    for identity in packaged_ids().keys() - {bytes.fromhex(v["model"]) for v in vectors}:
-        vectors += make(find_model(identity))
-    listed.write_text(json.dumps(vectors, indent=1) + "\n")
-    print(f"{len(vectors)} streams")
+    listed = FOLDER / "streams.json"
+    streams = json.loads(listed.read_text()) if listed.exists() else []
+    for identity in packaged_ids().keys() - {bytes.fromhex(stream["model"]) for stream in streams}:
+        streams += make(find_model(identity))
+    listed.write_text(json.dumps(streams, indent=1) + "\n")
+    print(f"{len(streams)} streams")
 
 
 def make(model: Model) -> list[dict[str, Any]]:
-    """Write the streams of a model; returns what `selftest.vectors` holds of them."""
+    """Write the streams of a model; returns their entries of `selftest.conformance_streams`."""
     made = []
     size = bits = 0
     for name, (frames, qualities, gop) in contents().items():
@@ -78,18 +78,18 @@ def make(model: Model) -> list[dict[str, Any]]:
         info, low_delay = MediaInfo(width, height, frame_rate=rate), name.startswith("low-delay")
         tune = "psnr" if name.startswith("psnr") else "perceptual"
         encoder = bsqcodec.Encoder(file, info, model=model, gop=gop, low_delay=low_delay, tune=tune)
-        for pts, (frame, quality) in enumerate(zip(frames, qualities)):
+        for pts, (frame, quality) in enumerate(zip(frames, qualities, strict=True)):
             encoder.quality = quality
             encoder.write(frame, pts)
         encoder.close()
-        stream = file.getvalue()
-        entry, count = checksums(stream, model)
+        content = file.getvalue()
+        entry, count = checksums(content, model)
         name = f"{model.id.hex()}-{name}.bsq"
-        (FOLDER / name).write_bytes(stream)
+        (FOLDER / name).write_bytes(content)
         made.append({"file": name, **entry})
-        size, bits = size + len(stream), bits + count
+        size, bits = size + len(content), bits + count
     print(f"model {model.name}: {len(made)} streams, {size} bytes, {bits} bits")
-    assert size < MOST
+    assert size < MAX_BYTES
     return made
 
 

@@ -145,9 +145,9 @@ def _add_models(folders: Path, last: int, start: Path | None, budget: int) -> No
 
     The run needs them only at its end; the one that it starts from is in the first folder already.
     """
-    from ...selftest import vectors  # which imports the range coder, and the lent machine may lack that
+    from ...selftest import conformance_streams  # which imports the range coder, and the lent machine may lack that
 
-    names = {packaged_ids().get(bytes.fromhex(vector["model"]), "") for vector in vectors()}
+    names = {packaged_ids().get(bytes.fromhex(stream["model"]), "") for stream in conformance_streams()}
     k, room = last, budget - total_size(folders / str(last))
     for path in (path for path in map(find_file, sorted(names)) if path.resolve() != start):
         size = path.stat().st_size
