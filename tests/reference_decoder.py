@@ -22,14 +22,12 @@ def numbers(text):
 
 
 TAPS = numbers("0 0 0 64 0 0 0 0 -1 4 -10 58 17 -5 1 0 -1 4 -11 40 40 -11 4 -1 0 1 -5 17 58 -10 4 -1").reshape(4, 8)
-VECTOR_START = numbers("""
-    4 38 63 13 38 62 73 54 64 111 101 91 64 148 137 115 94 167 192 161 3 30 31 8 34 64 59 52 52 117 96 87 54 143 120
-    105 60 142 145 113 45 147 205 138 45 81 108 65 82 138 135 117 100 182 177 154 149 200 215 198 139 107 117 182
-    188 190 190 150 112 70 75 128 145 133 107 130 95 81 107 132 110 191 162 135 113 87 102 227 220 213 199 175 119
-    128 71 82 85 76 98 89 96 21 64 128 128""")
-CLASS_START = numbers("74 115 141 154 220 128 128 128 15 26 38 51 118")
+VECTOR_START = numbers("""4 38 63 13 38 62 73 54 64 111 101 91 64 148 137 115 94 167 192 161 3 30 31 8 34 64 59 52 52
+    117 96 87 54 143 120 105 60 142 145 113 45 147 205 138 45 81 108 65 82 138 135 117 100 182 177 154 149 200 215 198
+    139 107 117 182 188 190 190 150 112 70 75 128 145 133 107 130 95 81 107 132 110 191 162 135 113 87 102 227 220 213
+    199 175 119 128 71 82 85 76 98 89 96 21 64 128 128""")
+CLASS_START, UNIT = numbers("74 115 141 154 220 128 128 128 15 26 38 51 118"), numbers("91 64 45 32 23 16 11")
 BOUNDS, PHASES = (0, 8, 32, 96, 192, 416, 768), ((0, 0), (1, 1), (0, 1), (1, 0))
-UNIT = numbers("91 64 45 32 23 16 11")
 SIZES = ("fine_width", "fine_blocks", "width", "blocks", "prior_width", "prior_blocks", "prior_head")
 
 
@@ -104,10 +102,9 @@ class Coder:  # section 3
     def bits(self, k):
         return np.array([self.bit(one) for one in k.tolist()], np.int64)
 
-    def decide(self, n, contexts):  # section 4
-        """One decision for many blocks; n: counts of all contexts; None: k = 32768."""
+    def decide(self, n, contexts):  # section 4: a decision for many blocks; n: counts of all contexts; None: k = 32768
         bits = [self.bit(32768 if i is None else min(max(65536 * n[i][1] // sum(n[i]), 1), 65535)) for i in contexts]
-        for i, bit in zip(contexts, bits):
+        for i, bit in zip(contexts, bits, strict=True):
             if i is not None:
                 n[i][bit] += 16
         for pair in n:
@@ -121,32 +118,32 @@ class Coder:  # section 3
         signs = [-1 if bit else 1 for bit in self.decide(n, [negative[j] for j in those])]
         e, going = dict.fromkeys(those, 0), those
         for i in range(len(more[0])):
-            going = [j for j, bit in zip(going, self.decide(n, [more[j][i] for j in going])) if bit]
+            going = [j for j, bit in zip(going, self.decide(n, [more[j][i] for j in going]), strict=True) if bit]
             e |= dict.fromkeys(going, i + 1)
-        return list(zip(those, signs, e.values()))
+        return list(zip(those, signs, e.values(), strict=True))
 
     def vectors(self, n, rows, columns, expected):  # section 5
         field = np.zeros((rows, columns, 2), np.int64)
         for step in pyramid(rows, columns):
             around = [[field[place].tolist() for place in places] for _, places in step]
-            s = [sum(sum(max(c) - min(c) for c in zip(*v)) >= k for k in (1, 3, 9, 33)) if v else 4 for v in around]
+            s = [int(np.digitize(np.ptp(v, 0).sum(), (1, 3, 9, 33))) if v else 4 for v in around]
             part = [0] * len(step)
             for c in (0, 1):
                 guess, t, side = [], [], []
-                for (block, _), near in zip(step, around):
+                for (block, _), near in zip(step, around, strict=True):
                     b = None if expected is None else int(expected[block][c])
                     v = sorted(vector[c] for vector in near) or [b or 0]
                     low, high = v[(len(v) - 1) // 2], v[len(v) // 2]
                     guess.append(low if b is None or abs(low - b) <= abs(high - b) else high)
                     t.append(3 if b is None else sum(abs(b - guess[-1]) >= limit for limit in (1, 3)))
                     side.append(61 if b is None else 61 + int(np.sign(b - guess[-1])))
-                zero = [4 * (5 * p + i) + j for p, i, j in zip(part, s, t)]
+                zero = [4 * (5 * p + i) + j for p, i, j in zip(part, s, t, strict=True)]
                 some = self.differences(n, zero, side, [[63 + 6 * one + min(i, 5) for i in range(11)] for one in s])
                 low = iter(self.decide(n, [None if i else 93 + e for _, _, e in some for i in range(e)]))
                 for j, sign, e in some:
                     guess[j] += sign * ((1 << e) + sum(next(low) << i for i in range(e - 1, -1, -1)))
                 part = [1 + (j in {j for j, _, _ in some}) for j in range(len(step))]
-                for value, (block, _) in zip(guess, step):
+                for value, (block, _) in zip(guess, step, strict=True):
                     field[block][c] = value
             assert abs(field).max() <= 2047, "a vector is out of range"
         return field
@@ -157,7 +154,7 @@ class Coder:  # section 3
             around = [[int(field[place]) for place in places] for _, places in step]
             guess = [(2 * sum(v) + len(v)) // (2 * len(v)) if v else 0 for v in around]
             s = [min(3, max(v) - min(v)) if v else 4 for v in around]
-            side = [6 + int(np.sign(sum(v) - len(v) * one)) for v, one in zip(around, guess)]
+            side = [6 + int(np.sign(sum(v) - len(v) * one)) for v, one in zip(around, guess, strict=True)]
             d = {j: sign * (e + 1) for j, sign, e in self.differences(n, s, side, [[8 + one] * 5 for one in s])}
             for j, (block, _) in enumerate(step):
                 field[block] = guess[j] + d.get(j, 0)
@@ -202,12 +199,11 @@ def pyramid(rows, columns):  # the blocks of each step, each with its neighbours
             grid = [(y, x) for y in range(0, rows, h) for x in range(0, columns, h) if y // h % 2 + x // h % 2 == odd]
             inside = [[(y + i, x + j) for i, j in near if -1 < y + i < rows and -1 < x + j < columns] for y, x in grid]
             if grid:
-                yield list(zip(grid, inside))
+                yield list(zip(grid, inside, strict=True))
 
 
 def compensate(canvas, field):
-    v = field.repeat(16, 0).repeat(16, 1)
-    height, width = v.shape[:2]
+    v, (_, height, width) = field.repeat(16, 0).repeat(16, 1), canvas.shape
     y, x = np.arange(height)[:, None] + (v[..., 0] >> 2), np.arange(width) + (v[..., 1] >> 2)
     ty, tx, total = TAPS[v[..., 0] & 3], TAPS[v[..., 1] & 3], np.zeros_like(canvas)
     for i, j in np.ndindex(8, 8):
@@ -248,11 +244,11 @@ class Model(dict):  # sections 7 and 8; matrices are float64 and transposed, oth
         (height, width, n), bias = x.shape, self[f"{s}.bias"]
         y = self.linear(f"{s}.a", norm(x), o=5, limit=127)
         q, *kv = np.moveaxis(y[..., : 3 * n].reshape(height, width, 3, n // 32, 32), 2, 0)
-        known.append(kv)
+        known.append(np.stack(kv))
         out, place = np.zeros_like(q), np.stack(np.mgrid[:height, :width], -1)
         for top, left in np.ndindex((height + shift + 3) // 4, (width + shift + 3) // 4):
             at = tuple(slice(max(0, 4 * i - shift), 4 * i - shift + 4) for i in (top, left))
-            keys, values = (np.concatenate([t[at].reshape(-1, n // 32, 32) for t in ts]) for ts in zip(*known))
+            keys, values = np.concatenate([kv[:, *at].reshape(2, -1, n // 32, 32) for kv in known], 1)
             dy, dx = np.moveaxis(place[at].reshape(-1, 1, 2) - place[at].reshape(-1, 2), -1, 0)
             index = [((dy + 3) * 7 + dx + 3) * 16 + 4 * phase + p for p in range(phase + 1)]
             queries = q[at].reshape(-1, n // 32, 32).transpose(1, 0, 2)
@@ -272,8 +268,7 @@ def views(y):
 
 
 def unite(tokens):  # (R, C, 768) to (3, 16 R, 16 C)
-    rows, columns, _ = tokens.shape
-    return tokens.reshape(rows, columns, 3, 16, 16).transpose(2, 0, 3, 1, 4).reshape(3, 16 * rows, 16 * columns)
+    return tokens.reshape(*tokens.shape[:2], 3, 16, 16).transpose(2, 0, 3, 1, 4).reshape(3, 16 * len(tokens), -1)
 
 
 def rings(tokens):  # the patches with their rings, (2 R, 2 C, 432)
@@ -282,10 +277,10 @@ def rings(tokens):  # the patches with their rings, (2 R, 2 C, 432)
     return windows.transpose(1, 2, 0, 3, 4).reshape(*windows.shape[1:3], 432)
 
 
-def decode_frame(model, coder, kind, quality, tune, prediction, classes):
+def decode_frame(model, coder, type_, quality, tune, prediction, classes):
     """The canvas. prediction: (3, 16 R, 16 C) of a frame of type 1 or 2; classes: of others, as the stream tells."""
     (rows, columns), p = classes.shape, np.zeros((*classes.shape, 768), np.int64)
-    if kind:
+    if type_:
         t = prediction.reshape(3, rows, 16, columns, 16).transpose(1, 3, 0, 2, 4).reshape(rows, columns, 768)
         g, p = t.reshape(rows, columns, 3, 256).sum(2), t - 128
         spread = 256 * (g * g).sum(-1) - g.sum(-1) ** 2
@@ -293,43 +288,18 @@ def decode_frame(model, coder, kind, quality, tune, prediction, classes):
     step, weight = model["quantiser.step"][tune, quality - 1][classes + 3][..., None], model["quantiser.weight"][tune]
     active, level, smooth = (model[f"quantiser.{name}"][quality - 1] for name in ("active", "level", "smooth"))
     seen = clip(div(30 * (clip(p, 127) @ div(model["basis"] << 11, weight)), step), 2400) * (np.arange(768) < active)
-    rest = [32 * classes, *(0 * classes + f for f in (level, 32, 32 * (kind > 0), 32 * tune, 32 * (kind == 2)))]
-    known = 0 * p, np.stack([clip(div(p.sum(-1), 768), 127), *rest], -1), views(seen)  # section 9
-    y, f, look = (np.pad(t, ((0, rows % 2), (0, columns % 2), (0, 0))) for t in known)
-    base = model.linear("p_feature", np.concatenate([f[i::2, j::2] for i, j in PHASES], -1))
-    for k, (i, j) in enumerate(PHASES if kind else ()):
-        base = base + model.linear(f"p_prediction.{k}", look[i::2, j::2], i=6)
-    i, table = min(10 * (100 - quality) // 99, 9), model["p_bias"][kind, tune]
-    f = 10 * (100 - quality) - 99 * i
-    bias = ((table[i] * (99 - f) + table[i + 1] * f + 49) // 99).reshape(2, 768)
-    caches = [[] for _ in range(model.sizes["prior_blocks"])]
-    for k, (i, j) in enumerate(PHASES):
-        x = base + model["p_phase"][k]
-        for b, before in enumerate(caches):
-            x = model.attention_block(f"prior16.{b}", b % 2 * 2, x, k, before)
-        here = y[i:rows:2, j:columns:2]  # those tokens that are coded
-        t = model.linear("p_head", norm(x), o=8, limit=1 << 20)[: here.shape[0], : here.shape[1]]
-        for g in range(BOUNDS.index(active)):
-            group = slice(BOUNDS[g], BOUNDS[g + 1])
-            both = model.linear(f"p_out.{g}", clip(r(t, 3), 0, 511), o=10, limit=1 << 22)
-            m, scale = np.moveaxis(both.reshape(*t.shape[:2], 2, both.shape[-1] // 2) + bias[:, group], 2, 0)
-            new = here[..., group] = coder.digits(model, clip(r(m, 5), 1 << 19), clip(r(scale, 7), -40, 72) + 40)
-            if g < 5:
-                t = clip(t + model.linear(f"p_seen.{g}", views(60 * new), i=6, o=8, limit=1 << 20), 1 << 20)
-        if k < 3:
-            base = base + model.linear(f"p_known.{k}", views(60 * y[i::2, j::2]), i=6)
-    y = y[:rows, :columns]  # section 10
-    x = clip(r(clip(y @ r(model["basis"] * weight, 12).T, 1 << 24) * step, 18) + 16 * p, 1 << 13)
+    rest = [32 * classes, *(0 * classes + f for f in (level, 32, 32 * (type_ > 0), 32 * tune, 32 * (type_ == 2)))]
+    features = np.stack([clip(div(p.sum(-1), 768), 127), *rest], -1)
+    y = coefficients(model, coder, type_, quality, tune, features, views(seen))
+    x = clip(r(clip(y @ r(model["basis"] * weight, 12).T, 1 << 24) * step, 18) + 16 * p, 1 << 13)  # section 10
     mean = div(x.sum(-1), 768)
-    a = model.linear("d_in", views(60 * y), i=6) + model.linear(
-        "d_feature", np.stack([clip(r(mean, 4), 127), *rest], -1)
-    )
-    a = model.shift_blocks("d16", "blocks", a + model.linear("d_prediction", views(seen), i=6) if kind else a)
+    a = model.linear("d_feature", np.stack([clip(r(mean, 4), 127), *rest], -1))
+    a = a + model.linear("d_in", views(60 * y), i=6)
+    a = model.shift_blocks("d16", "blocks", a + model.linear("d_prediction", views(seen), i=6) if type_ else a)
     b = model.linear("d_split", norm(a)).reshape(rows, columns, 2, 2, -1).transpose(0, 2, 1, 3, 4)
     mean, unit, steps = np.stack([mean, UNIT[classes + 3], step[..., 0]]).repeat(2, 1).repeat(2, 2)[..., None]
     b = b.reshape(2 * rows, 2 * columns, -1) + model.linear("d_pixels", clip(r((rings(x) - mean) * unit, 8), 127), i=4)
-    if kind:
-        b = b + model.linear("d_reference", clip(r((16 * rings(p) - mean) * unit, 8), 127), i=4)
+    b = b + model.linear("d_reference", clip(r((16 * rings(p) - mean) * unit, 8), 127), i=4) if type_ else b
     e = r(model.linear("d_out", norm(model.shift_blocks("d8", "fine_blocks", b)), o=10, limit=1 << 13) * steps, 16)
     total = np.pad(unite(x), ((0, 0), (2, 10), (2, 10)))
     for n in range(432):
@@ -345,6 +315,35 @@ def decode_frame(model, coder, kind, quality, tune, prediction, classes):
     return clip(out, 0, 255)
 
 
+def coefficients(model, coder, type_, quality, tune, f, look):  # section 9; f: features; look: views of the prediction
+    rows, columns, _ = f.shape
+    f, look = (np.pad(t, ((0, rows % 2), (0, columns % 2), (0, 0))) for t in (f, look))
+    y = np.zeros((*f.shape[:2], 768), np.int64)
+    base = model.linear("p_feature", np.concatenate([f[i::2, j::2] for i, j in PHASES], -1))
+    for k, (i, j) in enumerate(PHASES if type_ else ()):
+        base = base + model.linear(f"p_prediction.{k}", look[i::2, j::2], i=6)
+    i, table = min(10 * (100 - quality) // 99, 9), model["p_bias"][type_, tune]
+    f = 10 * (100 - quality) - 99 * i
+    bias = ((table[i] * (99 - f) + table[i + 1] * f + 49) // 99).reshape(2, 768)
+    caches = [[] for _ in range(model.sizes["prior_blocks"])]
+    for k, (i, j) in enumerate(PHASES):
+        x = base + model["p_phase"][k]
+        for b, before in enumerate(caches):
+            x = model.attention_block(f"prior16.{b}", b % 2 * 2, x, k, before)
+        here = y[i:rows:2, j:columns:2]  # those tokens that are coded
+        t = model.linear("p_head", norm(x), o=8, limit=1 << 20)[: here.shape[0], : here.shape[1]]
+        for g in range(BOUNDS.index(model["quantiser.active"][quality - 1])):
+            group = slice(BOUNDS[g], BOUNDS[g + 1])
+            both = model.linear(f"p_out.{g}", clip(r(t, 3), 0, 511), o=10, limit=1 << 22)
+            m, scale = np.moveaxis(both.reshape(*t.shape[:2], 2, both.shape[-1] // 2) + bias[:, group], 2, 0)
+            new = here[..., group] = coder.digits(model, clip(r(m, 5), 1 << 19), clip(r(scale, 7), -40, 72) + 40)
+            if g < 5:
+                t = clip(t + model.linear(f"p_seen.{g}", views(60 * new), i=6, o=8, limit=1 << 20), 1 << 20)
+        if k < 3:
+            base = base + model.linear(f"p_known.{k}", views(60 * y[i::2, j::2]), i=6)
+    return y[:rows, :columns]
+
+
 def between(a, b, level, head):  # section 2
     f = (a + b) // 2
     return [] if f == a else [(f, a, b, level, head), *between(a, f, level + 1, head), *between(f, b, level + 1, head)]
@@ -358,7 +357,7 @@ def decode_group(model, payload, frames, width, height):  # the frames in the or
     headers, coder = payload[4 : end : 1 + more], Coder(payload[end:])
     assert end <= len(payload) and headers[0] < 128 and all(0 < i & 127 < 101 for i in headers), "a header is wrong"
     order = [(0, None, None, 0, headers[0])]
-    for s, e, head in zip(anchors, anchors[1:], headers[1:]):
+    for s, e, head in zip(anchors[:-1], anchors[1:], headers[1:], strict=True):
         order += [(e, s, None, 0, head), *between(s, e, 1, head)]
     rows, columns, canvases, fields = -(-height // 16), -(-width // 16), {}, {None: {}}
     for f, a, b, level, head in order:
@@ -375,10 +374,10 @@ def decode_group(model, payload, frames, width, height):  # the frames in the or
                     expected = clip(div(np.sign(h - g) * (to - f) * fields[g][h], abs(h - g)), 2047)
             fields[f][to] = coder.vectors(contexts[b is not None], rows, columns, expected)
             parts.append(compensate(canvases[to], fields[f][to]))
-        kind = 0 if not parts else 1 if b is None else 2
+        type_ = 0 if not parts else 1 if b is None else 2
         prediction = (sum(parts) + len(parts) - 1) >> (len(parts) - 1) if parts else None
-        classes = np.zeros((rows, columns), np.int64) if kind else coder.classes(rows, columns)
-        canvases[f] = decode_frame(model, coder, kind, max(1, (head & 127) - drop * level), tune, prediction, classes)
+        classes = np.zeros((rows, columns), np.int64) if type_ else coder.classes(rows, columns)
+        canvases[f] = decode_frame(model, coder, type_, max(1, (head & 127) - drop * level), tune, prediction, classes)
     return [canvases[f][:, :height, :width].transpose(1, 2, 0).astype(np.uint8) for f in range(frames)]
 
 
