@@ -9,7 +9,11 @@ import struct
 import sys
 import zlib
 from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from os import PathLike
+from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -57,7 +61,7 @@ def random_network(config: ModelConfig = TINY) -> Unrounded:
 
 
 def _cosines() -> tuple[torch.Tensor, torch.Tensor]:
-    """A basis for `initialise`, a column a coefficient, and variances as of photographs, in falling order."""
+    """A basis for `initialise`, one column per coefficient, and variances as of photographs, in falling order."""
     i = torch.arange(16)
     dct = torch.cos(math.pi * (i + 0.5) * i[:, None] / 16) * torch.where(i == 0, 0.25, 8**-0.5)[:, None]
     colours = torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]])
@@ -70,6 +74,7 @@ def _cosines() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def random_model(config: ModelConfig = TINY, name: str = "tiny") -> Model:
+    """A model of `random_network`."""
     return Model(config, integers(random_network(config)), Objective(), name)
 
 
@@ -113,8 +118,8 @@ def psnr(a: np.ndarray | torch.Tensor, b: np.ndarray | torch.Tensor) -> float:
     return float(10 * np.log10(255**2 / error)) if error else math.inf
 
 
-def exit_status(*words) -> int:
-    """Run the command line in this process."""
+def exit_status(*words: str | int | float | PathLike) -> int:
+    """Exit status of the command line `bsqcodec WORDS`, run in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["bsqcodec", *map(str, words)])
         try:
@@ -124,13 +129,46 @@ def exit_status(*words) -> int:
     return 0
 
 
-def moving(frames, height=48, width=64):
-    """Crops of a photograph along a path, uint8 (frames, height, width, 3)."""
-    image = skdata.astronaut()[100:300, 150:400]
-    return np.stack([image[2 * t : 2 * t + height, 3 * t : 3 * t + width] for t in range(frames)])
+def photo(height: int, width: int, top: int = 100, left: int = 150) -> np.ndarray:
+    """A crop of a photograph of 512x512 pixels, uint8 (height, width, 3)."""
+    crop = skdata.astronaut()[top : top + height, left : left + width]
+    assert crop.shape == (height, width, 3), "the crop reaches beyond the photograph"
+    return np.ascontiguousarray(crop)
 
 
-def write_video(path, frames, pts=None, rate=25, audio=False, **attributes):
+def moving(
+    frames: int,
+    height: int = 48,
+    width: int = 64,
+    top: int = 100,
+    left: int = 150,
+    step: tuple[int, int] = (2, 3),
+) -> np.ndarray:
+    """Crops of a photograph along a path of `step` (down, right) per frame, uint8 (frames, height, width, 3)."""
+    down, right = step
+    return np.stack([photo(height, width, top + down * t, left + right * t) for t in range(frames)])
+
+
+def psnr(a: np.ndarray | torch.Tensor, b: np.ndarray | torch.Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of two pictures or clips of one shape, values 0..255; tensors are on the CPU."""
+    assert a.shape == b.shape
+    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    return float(10 * np.log10(255**2 / np.mean(difference**2)))
+
+
+def write_video(
+    path: str | Path,
+    frames: np.ndarray,
+    pts: Sequence[int] | None = None,
+    rate: int = 25,
+    audio: bool = False,
+    **attributes: object,
+) -> None:
+    """An H.264 video, 4:4:4, with half a second of AAC sound if asked for.
+
+    frames: uint8 (n, height, width, 3); pts: their times in ms [default: `rate` frames per second]; attributes: those
+    of the codec context of the video.
+    """
     with av.open(str(path), "w") as out:
         video = out.add_stream("libx264", rate=rate, options={"crf": "10"})
         video.height, video.width, video.pix_fmt = *frames.shape[1:3], "yuv444p"
@@ -166,12 +204,20 @@ PACKETS = [AudioPacket(-1024, 1024, b"one"), AudioPacket(0, 1024, b""), AudioPac
 GOPS = [((-5, 3003, 6006), b"payload"), ((6010,), b""), ((9000, 9001, 9500), b"x" * 300)]
 
 
-def checked(head):
+def checked(head: bytes) -> bytes:
+    """Bytes followed by their checksum, as headers and chunks are."""
     return head + struct.pack("<I", zlib.crc32(head))
 
 
-def stream(info=INFO, gops=GOPS, other=()):
-    """`other`: chunks, type and body, before each group and before the end."""
+def stream(
+    info: MediaInfo = INFO,
+    gops: Iterable[tuple[Sequence[int], bytes]] = GOPS,
+    other: Sequence[tuple[bytes, bytes]] = (),
+) -> bytes:
+    """A stream of the model MODEL, with PACKETS after each group if `info` has sound.
+
+    gops: times and payload of each group; other: chunks, type and body, before each group and before the end.
+    """
     file = io.BytesIO()
     writer = StreamWriter(file, MODEL, info)
     for pts, payload in gops:
@@ -188,21 +234,21 @@ def stream(info=INFO, gops=GOPS, other=()):
 
 
 class Pipe(io.RawIOBase):
-    """Gives its bytes once."""
+    """A file that gives its bytes once, as a pipe does, and at most `part` of them at a time."""
 
-    def __init__(self, data):
-        self.inner = io.BytesIO(data)
+    def __init__(self, data: bytes, part: int = 1 << 20):
+        self.inner, self.part = io.BytesIO(data), part
 
-    def readable(self):
+    def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer):
-        data = self.inner.read(len(buffer))
+    def readinto(self, buffer: Any) -> int:
+        data = self.inner.read(min(len(buffer), self.part))
         buffer[: len(data)] = data
         return len(data)
 
 
-def with_fields(change, more=b"", info=INFO):
+def with_fields(change: Callable[[list[int]], list[int]], more: bytes = b"", info: MediaInfo = INFO) -> bytes:
     """A stream whose header has other fields: `change` takes and gives those that are numbers; `more` follows them."""
     data = stream(info)
     fields, numbers = Fields(data[14 : 6 + data[5]]), []
