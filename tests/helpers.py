@@ -150,10 +150,16 @@ def moving(
 
 
 def psnr(a: np.ndarray | torch.Tensor, b: np.ndarray | torch.Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of two pictures or clips of one shape, values 0..255; tensors are on the CPU."""
+    """Peak signal-to-noise ratio in dB of two pictures or clips of one shape, values 0..255, tensors on the CPU."""
     assert a.shape == b.shape
-    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    return float(10 * np.log10(255**2 / np.mean(difference**2)))
+    error = np.mean((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else math.inf
+
+
+def same_pictures(found: Iterable[np.ndarray], expected: Iterable[np.ndarray]) -> bool:
+    """Whether two series have equally many pictures, and equal ones."""
+    found, expected = list(found), list(expected)
+    return len(found) == len(expected) and all(map(np.array_equal, found, expected))
 
 
 def write_video(

@@ -1,6 +1,6 @@
 """No blocks: what a decoded picture changes by across the borders of tokens is what it changes by inside them.
 
-python tests/test_blocks.py KODAK/kodim05.png ...    # the ratio of each picture at 0.1, 0.2 and 0.4 bits a pixel
+python tests/gop/test_blocks.py KODAK/kodim05.png ...    # the ratio of each picture at 0.1, 0.2 and 0.4 bits per pixel
 """
 
 import sys
@@ -15,8 +15,8 @@ from bsqcodec.network.weights import Model, load_model
 from bsqcodec.rate import find_quality
 from bsqcodec.settings import EncodeSettings
 
-RATES = 0.1, 0.2, 0.4  # bits a pixel
-MOST = {"perceptual": 1.15, "psnr": 1.25}  # times the ratio of the source
+RATES = 0.1, 0.2, 0.4  # bits per pixel
+MAX_RATIO = {"perceptual": 1.15, "psnr": 1.25}  # times the ratio of the source
 
 
 def border_ratio(picture: np.ndarray) -> float:
@@ -31,7 +31,7 @@ def border_ratio(picture: np.ndarray) -> float:
 
 
 def at_rate(model: Model, picture: np.ndarray, bpp: float, tune: str) -> tuple[float, np.ndarray]:
-    """The picture decoded at the highest quality that takes no more: bits a pixel, (H, W, 3)."""
+    """A picture at the highest quality that takes at most `bpp` bits per pixel: bits per pixel, decoded (H, W, 3)."""
     pixels = picture.shape[0] * picture.shape[1]
 
     def code(quality: int) -> tuple[float, np.ndarray]:
@@ -48,7 +48,7 @@ def test_borders_do_not_show(model, name, tune):
     picture = getattr(data, name)()[40:232, 60:316]
     for bpp in (0.1, 0.3):
         _, shown = at_rate(model, picture, bpp, tune)
-        assert border_ratio(shown) <= MOST[tune] * border_ratio(picture)
+        assert border_ratio(shown) <= MAX_RATIO[tune] * border_ratio(picture)
 
 
 def main() -> None:
@@ -58,7 +58,12 @@ def main() -> None:
         for tune in ("perceptual", "psnr"):
             found = [at_rate(model, picture, bpp, tune) for bpp in RATES]
             ratios = [border_ratio(shown) / border_ratio(picture) for _, shown in found]
-            print(path, tune, " ".join(f"{bpp:.3f} bpp {r:.3f}" for (bpp, _), r in zip(found, ratios)), flush=True)
+            print(
+                path,
+                tune,
+                " ".join(f"{bpp:.3f} bpp {r:.3f}" for (bpp, _), r in zip(found, ratios, strict=True)),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

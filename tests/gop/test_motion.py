@@ -2,29 +2,27 @@
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
 from torch import Tensor
 
 from bsqcodec.gop.motion import BLOCK, TAPS, compensate
 from bsqcodec.gop.motion_search import search_field
 from bsqcodec.stream.group import MAX_VECTOR
+from helpers import photo, psnr
 
 
 def search(cur: Tensor, ref: Tensor, lam: float, start: Tensor | None = None) -> Tensor:
+    """The motion vectors from frames to their references, (n, rows, columns, 2)."""
     return search_field(cur, ref, lam, start).v
 
 
-def picture(height: int, width: int, y: int = 100, x: int = 90) -> Tensor:
-    return torch.from_numpy(skimage.data.astronaut()[y : y + height, x : x + width].copy()).permute(2, 0, 1)[None]
-
-
-def psnr(a: Tensor, b: Tensor) -> float:
-    return float(10 * torch.log10(255**2 / (a.float() - b.float()).square().mean()))
+def picture(height: int, width: int, top: int = 100, left: int = 90) -> Tensor:
+    """A crop of a photograph, uint8 (1, 3, height, width)."""
+    return torch.from_numpy(photo(height, width, top, left)).permute(2, 0, 1)[None]
 
 
 def oracle(ref: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """One frame (3, H, W), int64, pixel rows and columns one tap at a time."""
+    """The prediction of one frame, int64 (3, H, W), one tap of rows and columns at a time."""
     _, h, w = ref.shape
     y, x = np.mgrid[:h, :w]
     v = vectors[y // BLOCK, x // BLOCK]
@@ -46,7 +44,7 @@ def test_compensation_is_exact(size: tuple[int, int]) -> None:
     grid = (2, -(-size[0] // BLOCK), -(-size[1] // BLOCK), 2)
     vectors = rng.integers(-90, 91, grid)
     vectors[1, 0, 0] = (-MAX_VECTOR, MAX_VECTOR)
-    expected = torch.from_numpy(np.stack([oracle(r, v) for r, v in zip(ref, vectors)]))
+    expected = torch.from_numpy(np.stack([oracle(r, v) for r, v in zip(ref, vectors, strict=True)]))
     found = compensate(torch.from_numpy(ref), torch.from_numpy(vectors))
     assert found.dtype == torch.float32 and torch.equal(found.long(), expected)
     again = compensate(torch.from_numpy(ref[1:]).float(), torch.from_numpy(vectors[1:]).int())
@@ -63,7 +61,7 @@ def test_zero_and_whole_vectors_copy() -> None:
 
 
 def test_wrong_shape() -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"vectors are \(1, 4, 4, 2\), not \(1, 4, 5, 2\)"):
         compensate(picture(64, 80), torch.zeros(1, 4, 4, 2))
 
 

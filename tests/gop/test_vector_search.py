@@ -2,20 +2,19 @@
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
 
 from bsqcodec.gop.motion_search import Field, search_field
 from bsqcodec.gop.vector_search import _grid, cheapest_vectors
 from bsqcodec.stream.motion_vectors import VectorCoder
 from bsqcodec.stream.range_coder import BitEncoder
+from helpers import photo
 
 
-def moving(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+def frame_and_reference(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Two frames: noise over a picture of which one half moves, so that errors alone make a rough field."""
     rng = np.random.default_rng(0)
-    image = skimage.data.astronaut()
-    before, now = image[90 : 90 + height, 80 : 80 + width].copy(), image[93 : 93 + height, 82 : 82 + width].copy()
+    before, now = photo(height, width, 90, 80), photo(height, width, 93, 82)
     now[: height // 2] = before[: height // 2]
     noisy = (np.clip(x + rng.normal(0, 12, x.shape), 0, 255).astype(np.uint8) for x in (now, before))
     cur, ref = (torch.from_numpy(x).permute(2, 0, 1)[None] for x in noisy)
@@ -23,6 +22,7 @@ def moving(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def code(coder: VectorCoder, vectors: np.ndarray) -> float:
+    """Bits that a field takes, which changes the state of its coder."""
     out = BitEncoder()
     coder.encode(vectors, out)
     return out.bits
@@ -43,7 +43,7 @@ def estimate(coder: VectorCoder, vectors: np.ndarray) -> float:
 
 @pytest.mark.parametrize("later", [False, True])
 def test_the_bits_that_it_goes_by_are_those_of_the_coder(later: bool) -> None:
-    cur, ref = moving(160, 224)
+    cur, ref = frame_and_reference(160, 224)
     vectors = search_field(cur, ref, 8.0).v[0].numpy()
     coder = VectorCoder()
     if later:
@@ -54,7 +54,7 @@ def test_the_bits_that_it_goes_by_are_those_of_the_coder(later: bool) -> None:
 
 @pytest.mark.parametrize("lam", [1000.0, 5000.0])
 def test_a_field_costs_less(lam: float) -> None:
-    cur, ref = moving(160, 224)
+    cur, ref = frame_and_reference(160, 224)
     first = search_field(cur, ref, 8.0)
     field, coder = search_field(cur, ref, 8.0), VectorCoder()
     vectors = cheapest_vectors(field, coder, lam)
@@ -68,7 +68,7 @@ def test_a_field_costs_less(lam: float) -> None:
 def test_no_single_change_to_a_neighbours_vector_is_better_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it adds up of a change, its own bits and those of the blocks predicted from it, is the whole of it."""
     monkeypatch.setattr("bsqcodec.gop.vector_search.PASSES", 50)
-    cur, ref = moving(96, 112)
+    cur, ref = frame_and_reference(96, 112)
     field, coder, lam = search_field(cur, ref, 8.0), VectorCoder(), 200.0
     vectors = cheapest_vectors(field, coder, lam)
 
@@ -87,7 +87,7 @@ def test_no_single_change_to_a_neighbours_vector_is_better_at_the_end(monkeypatc
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 270), (270, 16), (40, 33)])
 def test_any_size(size: tuple[int, int]) -> None:
-    cur, ref = moving(*size)
+    cur, ref = frame_and_reference(*size)
     coder = VectorCoder()
     for _ in range(2):
         vectors = cheapest_vectors(search_field(cur, ref, 4.0), coder, 100.0)
