@@ -89,21 +89,17 @@ def encode_file(
     """Encode a picture, a video, or a folder of frames into a .bsq file.
 
     Args:
-        source: as `media.open_source` takes it; "-" is y4m on standard input.
-        target: a file, or "-" for standard output.
+        source, target: as `media.open_source` takes it, and a file; "-" is y4m on standard input, standard output.
         settings, model, device, options: as `Encoder` takes them.
-        bpp: bits a pixel to aim at, audio left out, in place of a quality. A still image stays below, a video comes
-            near.
+        bpp: bits per pixel to aim at, audio left out, in place of a quality; images stay below, videos come near.
         size: bytes to aim at, audio included, alike.
         start, duration: part of the source, in seconds.
         force: replace `target` if it is there.
-        resume: go on with what an encode to `target` left that was killed; the result is the same as if it had not
-            been. What this one has done is left to resume if it is interrupted.
-        jobs: groups of pictures to encode at the same time, in processes of one thread that are started for it (so the
-            program's main module must be importable, as for all of `multiprocessing`); None: as many as are worth it.
-            The bytes are the same. Not with a rate, and not on a GPU.
-        dask: address of a dask.distributed scheduler whose workers encode the groups in place of `jobs`. They need this
-            package, and a model file under the same path.
+        resume: go on with what a killed encode to `target` left, to the same bytes; leave as much if interrupted.
+        jobs: groups of pictures to encode at the same time, to the same bytes, in processes of one thread (so that the
+            main module must be importable, as for all of `multiprocessing`); None: as many as are worth it. Not with a
+            rate, and not on a GPU.
+        dask: address of a dask.distributed scheduler whose workers, which need the model file too, do that instead.
 
     Raises BsqError in one line for all that can go wrong with files, ValueError as `Encoder` does. Nothing is left of a
     file that was not finished, but for `resume`.

@@ -8,8 +8,8 @@ import math
 import struct
 import sys
 import zlib
-from dataclasses import replace
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
@@ -102,20 +102,9 @@ def half_up(x: Fraction) -> int:
     return math.floor(x + Fraction(1, 2))
 
 
-def photo(height: int, width: int, top: int = 60, left: int = 180) -> np.ndarray:
-    """A crop of a photograph, uint8 (height, width, 3)."""
-    return skdata.astronaut()[top : top + height, left : left + width].copy()
-
-
 def as_batch(rgb: np.ndarray) -> torch.Tensor:
     """A picture, uint8 (height, width, 3), as networks take it, float32 (1, 3, height, width)."""
     return torch.from_numpy(rgb.transpose(2, 0, 1)[None].copy()).float()
-
-
-def psnr(a: np.ndarray | torch.Tensor, b: np.ndarray | torch.Tensor) -> float:
-    """Peak signal-to-noise ratio of pixels 0..255 of any type and shape, in dB; infinite if they are the same."""
-    error = np.mean((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2)
-    return float(10 * np.log10(255**2 / error)) if error else math.inf
 
 
 def exit_status(*words: str | int | float | PathLike) -> int:

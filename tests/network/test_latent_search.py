@@ -18,14 +18,18 @@ from bsqcodec.types import MediaInfo
 from helpers import as_batch, exit_status, photo, psnr
 
 
+def crop(height: int, width: int, left: int = 180) -> np.ndarray:
+    return photo(height, width, 60, left)
+
+
 @pytest.mark.parametrize(("frame_type", "quality", "tune"), [(0, 50, 0), (0, 75, 1), (1, 60, 0), (2, 60, 1)])
 @torch.inference_mode()
 def test_the_search_lowers_the_objective(model, frame_type, quality, tune):
     """And the networks are left as they were."""
     network, unrounded = model.network, model.network.unrounded
     before = [p.clone() for p in unrounded.parameters()]
-    x = as_batch(photo(64, 80))
-    prediction = as_batch(photo(64, 80, left=181)) if frame_type else None
+    x = as_batch(crop(64, 80))
+    prediction = as_batch(crop(64, 80, left=181)) if frame_type else None
     condition = Condition(frame_type, quality, tune)
     context = network.context(condition, prediction, None if frame_type else network.classes(x))
     level, one = torch.tensor([float(log2_step(quality))]), torch.ones(1)
@@ -49,7 +53,7 @@ def test_the_search_lowers_the_objective(model, frame_type, quality, tune):
 def test_no_steps_find_what_the_encoder_says(model):
     """The search keeps the best it saw, the start among it: it cannot be worse."""
     network = model.network
-    x = as_batch(photo(32, 48))
+    x = as_batch(crop(32, 48))
     batch = network.unrounded.prepare(
         x, torch.tensor([4.0]), torch.zeros(1), n_coded=network.n_coded(50), dtype=torch.float32
     )
@@ -60,7 +64,7 @@ def test_no_steps_find_what_the_encoder_says(model):
 @pytest.mark.parametrize("tune", ["perceptual", "psnr"])
 def test_effort_never_breaks_the_round_trip(model, tune):
     """I, P and B frames of odd sides; a prefix of what follows from the same frames."""
-    frames = [photo(29, 43, left=180 + 2 * t) for t in range(4)]
+    frames = [crop(29, 43, left=180 + 2 * t) for t in range(4)]
     encoder = GopEncoder(model, 29, 43, EncodeSettings(effort=2, tune=tune), 3)
     decoded = [x for f in frames for x in encoder.push(f, 55)] + encoder.flush()
     assert [s.frame_type for s in encoder.stats] == ["I", "P", "B", "B"]
@@ -73,16 +77,16 @@ def test_odd_frames_decode_as_the_encoder_said(model):
     encoder = bsqcodec.Encoder(
         file, MediaInfo(45, 37, Fraction(1, 25), Fraction(25)), model=model, quality=60, effort=2
     )
-    shown = [x for t in range(3) for x in encoder.write(photo(37, 45, left=180 + 3 * t), t)] + encoder.close()
+    shown = [x for t in range(3) for x in encoder.write(crop(37, 45, left=180 + 3 * t), t)] + encoder.close()
     file.seek(0)
     decoded = [frame.rgb for frame in bsqcodec.Decoder(file, model=model).frames()]
     assert len(decoded) == 3 and all(np.array_equal(a, b) for a, b in zip(shown, decoded, strict=True))
-    assert all(psnr(photo(37, 45, left=180 + 3 * t), decoded[t]) > 22 for t in range(3))
+    assert all(psnr(crop(37, 45, left=180 + 3 * t), decoded[t]) > 22 for t in range(3))
 
 
 def test_large_pictures_are_searched_in_bands(model, monkeypatch):
     monkeypatch.setattr(latent_search, "MAX_TOKENS_PER_BAND", 8 * 4)
-    rgb = photo(16 * 19 + 5, 60)
+    rgb = crop(16 * 19 + 5, 60)
     encoder = GopEncoder(model, *rgb.shape[:2], EncodeSettings(effort=1))
     (decoded,) = encoder.push(rgb, 50)
     assert decoded.shape == rgb.shape and psnr(rgb, decoded) > 22
@@ -92,7 +96,7 @@ def test_the_same_bytes_from_two_processes_and_from_any_threads(tmp_path):
     from PIL import Image
 
     for i in range(4):
-        Image.fromarray(photo(48, 64, left=180 + 4 * i)).save(tmp_path / f"{i}.png")
+        Image.fromarray(crop(48, 64, left=180 + 4 * i)).save(tmp_path / f"{i}.png")
     threads = torch.get_num_threads()
     try:
         for name, jobs, count in (("a", 1, 1), ("b", 1, 2), ("c", 2, 1)):
@@ -107,7 +111,7 @@ def test_resume_goes_on_with_the_same_effort_only(tmp_path):
     from PIL import Image
 
     for i in range(4):
-        Image.fromarray(photo(64, 64, left=180 + 4 * i)).save(tmp_path / f"{i}.png")
+        Image.fromarray(crop(64, 64, left=180 + 4 * i)).save(tmp_path / f"{i}.png")
     source, out = str(tmp_path / "*.png"), tmp_path / "out.bsq"
     bsqcodec.encode_file(source, str(out), quality=80, gop=2, effort=4)
     whole = out.read_bytes()
@@ -124,6 +128,6 @@ def test_resume_goes_on_with_the_same_effort_only(tmp_path):
 
 def test_effort_out_of_range(tmp_path, capsys):
     with pytest.raises(ValueError, match="effort 1001"):
-        bsqcodec.encode_image(photo(16, 16), effort=1001)
+        bsqcodec.encode_image(crop(16, 16), effort=1001)
     assert exit_status("encode", tmp_path / "a.png", tmp_path / "a.bsq", "--effort", -1) == 2
     assert "effort" in capsys.readouterr().err
