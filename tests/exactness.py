@@ -51,24 +51,28 @@ SETTINGS: list[dict[str, str]] = [
 ]
 
 
-def of(setting: dict[str, str], *words: str) -> subprocess.CompletedProcess:
+def run_under(setting: dict[str, str], *words: str) -> subprocess.CompletedProcess:
+    """Run Python with these arguments and the environment variables of a setting (those in capital letters)."""
     variables = {k: v for k, v in setting.items() if k.isupper()}
     return subprocess.run([sys.executable, *words], env=os.environ | variables, capture_output=True, text=True)
 
 
 def selftest(setting: dict[str, str], device: str) -> tuple[str, int, bool]:
-    """What it says, the number of bits, and whether all is well."""
+    """Output of `bsqcodec selftest` under a setting, the number of bits decoded, and whether all were exact."""
     words = ["selftest", "--device", device]
     words += ["--threads", setting["threads"]] if "threads" in setting else []
-    done = of(setting, "-c", SELFTEST, setting.get("precision", "highest"), *words)
+    done = run_under(setting, "-c", SELFTEST, setting.get("precision", "highest"), *words)
     counted = re.search(r"([0-9]+) bits", done.stdout)
     return (done.stdout + done.stderr).strip(), int(counted[1]) if counted else 0, done.returncode == 0
 
 
 def streams(setting: dict[str, str], device: str, paths: list[str], expected: list[str]) -> tuple[str, int, bool]:
-    """As `selftest`. expected: MD5 of each stream, filled in by the first setting."""
+    """A summary of decoding streams under a setting, the number of bits decoded, and whether all were exact.
+
+    expected: the MD5 of each stream's frames, filled in by the first setting.
+    """
     words = ["--here", "--device", device, "--threads", setting.get("threads", "0")]
-    done = of(setting, __file__, *paths, *words, "--precision", setting.get("precision", "highest"))
+    done = run_under(setting, __file__, *paths, *words, "--precision", setting.get("precision", "highest"))
     if done.returncode:
         return (done.stdout + done.stderr).strip(), 0, False
     found = json.loads(done.stdout)
@@ -80,17 +84,17 @@ def streams(setting: dict[str, str], device: str, paths: list[str], expected: li
     return f"{frames} frames, {bits} bits, {'the same' if same else 'OTHER'} frames", bits, same
 
 
-def decode(path: str, device: str, most: int | None = None, oracle: bool = False) -> dict:
+def decode(path: str, device: str, max_frames: int | None = None, oracle: bool = False) -> dict:
     """MD5 of the frames, their number, and the number of bits that were decoded."""
     digest, frames, bits = hashlib.md5(), 0, 0
     with open(path, "rb") as file:
         model = find_model(StreamReader(file).model, device_of(device))
     with open(path, "rb") as file:
-        for frame in Decoder(file, device, in_integers(model) if oracle else model).frames(0, most):
+        for frame in Decoder(file, device, in_integers(model) if oracle else model).frames(0, max_frames):
             digest.update(frame.rgb.tobytes())
             frames += 1
     with open(path, "rb") as file:
-        for stats in itertools.islice(Decoder(file, device, model).symbols(), most):
+        for stats in itertools.islice(Decoder(file, device, model).symbols(), max_frames):
             bits += stats.count
     return {"md5": digest.hexdigest(), "frames": frames, "bits": bits}
 
@@ -103,13 +107,13 @@ def drift(video: str, frames: int, quality: int, device: str, path: str) -> None
     there_and_back = itertools.cycle(range(2 * len(pictures) - 2)) if len(pictures) > 1 else itertools.repeat(0)
     with open(path, "wb") as file:
         encoder = Encoder(file, info, EncodeSettings(quality, frames + 1, low_delay=True), device=device)
-        kinds = ""
+        types = ""
         for pts, i in enumerate(tqdm(itertools.islice(there_and_back, frames + 1), "encode", frames + 1)):
             encoder.write(pictures[min(i, 2 * len(pictures) - 2 - i)], pts)
             assert encoder.stats
-            kinds += encoder.stats.frame_type
+            types += encoder.stats.frame_type
         encoder.close()
-    print(f"{os.path.basename(video)}, quality {quality}: {kinds.count('I')} I frame, {kinds.count('P')} P frames")
+    print(f"{os.path.basename(video)}, quality {quality}: {types.count('I')} I frame, {types.count('P')} P frames")
 
 
 def in_integers(model: Model) -> Model:

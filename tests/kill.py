@@ -32,7 +32,7 @@ FRAMES = 120
 
 
 def groups(path: Path) -> int:
-    """Whole groups of pictures at the start of a file; of a whole stream -1."""
+    """Number of whole groups of pictures at the start of a file; -1 for a whole stream."""
     found = 0
     try:
         with open(path, "rb") as file:
@@ -45,12 +45,12 @@ def groups(path: Path) -> int:
 
 
 def state(path: Path) -> str:
-    """ "absent", "whole" or "broken"."""
+    """State of the file under the final name: "absent", "whole" or "broken"."""
     return "absent" if not path.exists() else "whole" if groups(path) == -1 else "broken"
 
 
 def kill(command: list[str], seconds: float) -> bool:
-    """Start it and kill it; returns whether it ended before. Raises CalledProcessError if it failed."""
+    """Start a process and kill it; returns whether it ended before. Raises CalledProcessError if it failed."""
     process = subprocess.Popen(command)
     try:
         status = process.wait(seconds)
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def killed(times: int, rng: random.Random, target: Path, command: list[str], whole: bytes, longest: float) -> int:
-    """Kills that nobody resumes; returns how often something broken had the final name."""
+    """Kill encodes that nobody resumes; returns how often something broken had the final name."""
     counts: Counter[str] = Counter()
     survived = parts = 0
     for i in tqdm(range(times), "kills"):
@@ -138,7 +138,7 @@ def killed(times: int, rng: random.Random, target: Path, command: list[str], who
 def resumed(
     times: int, rng: random.Random, target: Path, command: list[str], whole: bytes, span: tuple[float, float]
 ) -> int:
-    """Kills and resumes; returns how many files came out wrong."""
+    """Kill encodes with --resume until one ends; returns how many files came out wrong."""
     kills = files = wrong = 0
     at: Counter[int] = Counter()
     with tqdm(total=times, desc="resumes") as bar:

@@ -4,7 +4,7 @@
 
 The video goes through pipes (y4m), so that it is nowhere on the disk. The resident size of each process is sampled all
 along; the first fifth, in which caches fill, is left out, and a line is fitted to the rest. The exit status says
-whether the line rises by more than `GROWTH` over the run, or a frame comes back other than the encoder promised.
+whether the line rises by more than `MAX_GROWTH` over the run, or a frame comes back other than the encoder promised.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from skimage import data
@@ -21,16 +21,17 @@ from tqdm import tqdm
 from bsqcodec.network.weights import save_model
 from helpers import random_network
 
-GROWTH = 2 << 20  # bytes
-SAMPLES = 500
+MAX_GROWTH = 2 << 20  # bytes by which the fitted line may rise
+SAMPLES = 500  # of the resident size, over the whole video
 
 
-def command(*words) -> list[str]:
+def command(*words: str | Path) -> list[str]:
+    """The command line `bsqcodec WORDS` with one thread, which prints nothing but the MD5 of the frames."""
     return [sys.executable, "-m", "bsqcodec", *map(str, words), "--threads", "1", "--md5", "--quiet"]
 
 
 def resident(process: int) -> int:
-    """Bytes."""
+    """Resident size of a process in bytes."""
     with open(f"/proc/{process}/statm") as file:
         return int(file.read().split()[1]) * 4096
 
@@ -46,36 +47,36 @@ class Memory:
 
     def frame(self, number: int) -> None:
         self._bar.update()
-        if number % self._every == 0:
-            self.samples.append((number, resident(self._process)))
+        if number % self._every == 0 and (size := resident(self._process)):  # 0 once the process has ended
+            self.samples.append((number, size))
 
     def verdict(self) -> bool:
-        """Print the line that fits; returns whether it is flat."""
+        """Print the line that fits the samples; returns whether it is flat."""
         self._bar.close()
         x, y = np.array([s for s in self.samples if s[0] > self._total / 5], dtype=float).T
         slope = np.polyfit(x, y, 1)[0]
         most, first, last = (f"{n / 2**20:.1f} MiB" for n in (y.max(), y[0], y[-1]))
-        found = f"at most {most}; {first} after a fifth, {last} at the end: {slope:.1f} bytes a frame"
+        found = f"at most {most}; {first} after a fifth, {last} at the end: {slope:.1f} bytes per frame"
         print(f"{self._what}: {self._total} frames, {found}", flush=True)
-        return slope * (x[-1] - x[0]) < GROWTH
+        return slope * (x[-1] - x[0]) < MAX_GROWTH
 
 
-def write(pipe: BinaryIO, memory: Memory, frames: int, height: int, width: int) -> None:
+def write(pipe: IO[bytes], memory: Memory, frames: int, height: int, width: int) -> None:
     """A window that wanders over a photograph, in y4m, with a cut now and then."""
-    photo = data.astronaut()[..., 1]
-    down, right = photo.shape[0] - height, photo.shape[1] - width
+    picture = data.astronaut()[..., 1]
+    down, right = picture.shape[0] - height, picture.shape[1] - width
     gray = bytes([128]) * (2 * height * width)
     pipe.write(f"YUV4MPEG2 W{width} H{height} F25:1 Ip A1:1 C444\n".encode())
     for t in range(frames):
         scene = t // 1000
         y, x = (97 * scene + t) % down, (61 * scene + 2 * t) % right
-        pipe.write(b"FRAME\n" + photo[y : y + height, x : x + width].tobytes() + gray)
+        pipe.write(b"FRAME\n" + picture[y : y + height, x : x + width].tobytes() + gray)
         memory.frame(t)
     pipe.close()
 
 
-def read(pipe: BinaryIO, memory: Memory, height: int, width: int) -> int:
-    """Returns the number of frames."""
+def read(pipe: IO[bytes], memory: Memory, height: int, width: int) -> int:
+    """Read y4m to its end; returns the number of frames."""
     pipe.readline()
     count = 0
     while pipe.readline():

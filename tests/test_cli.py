@@ -18,16 +18,16 @@ from skimage import data as skdata
 
 import bsqcodec
 from bsqcodec.settings import TUNES
-from helpers import exit_status, moving, with_fields, write_video
+from helpers import exit_status, moving, same_pictures, with_fields, write_video
 
 
 def run(*words, code=0):
-    """The command in this process."""
+    """Run the command in this process; it must end with this exit status."""
     assert exit_status(*words) == code
 
 
 def shell(*words, **options):
-    """The command in a process of its own."""
+    """Run the command in a process of its own; returns the CompletedProcess."""
     command = [sys.executable, "-m", "bsqcodec", *map(str, words)]
     return subprocess.run(command, capture_output=True, timeout=120, **options)
 
@@ -42,6 +42,7 @@ def folder(tmp_path_factory):
 
 
 def read(path):
+    """Time in seconds and RGB of every frame of a video."""
     with av.open(str(path)) as container:
         return [(f.pts * f.time_base, f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
 
@@ -96,7 +97,7 @@ def test_range_of_frames_is_a_part_of_the_whole(folder, tmp_path):
     for text, part in (("2:5", frames[2:5]), ("4:", frames[4:]), (":1", frames[:1]), ("6", frames[6:])):
         run("decode", folder / "clip.bsq", f"{tmp_path}/some/", "--frames", text, "--quiet")
         files = sorted((tmp_path / "some").iterdir())
-        assert all(np.array_equal(np.asarray(Image.open(f)), x) for f, x in zip(files, part, strict=True))
+        assert same_pictures([np.asarray(Image.open(f)) for f in files], part)
         for f in files:
             f.unlink()
 
@@ -191,6 +192,7 @@ def test_api_in_memory():
 
 
 def fails(capsys, *words, match, code=1):
+    """The command ends with this exit status and, for 1, with one line on standard error that contains `match`."""
     run(*words, code=code)
     err = capsys.readouterr().err
     assert match in err and "Traceback" not in err

@@ -26,7 +26,7 @@ from bsqcodec.settings import EncodeSettings
 from bsqcodec.train.config import TrainConfig
 from bsqcodec.train.sampler import Sampler
 from bsqcodec.train.trainer import Trainer
-from helpers import TINY, random_model, random_network
+from helpers import TINY, moving, random_model, random_network, same_pictures
 
 DEVICE = torch.device("meta")
 COPIES = torch.ops.aten._to_copy, torch.ops.aten.to, torch.ops.aten.copy_
@@ -148,7 +148,7 @@ class Graph:
         for operation, inputs, options, result in self.kernels:
             new = operation(*inputs, **options)
             if not aliases(result, inputs):
-                for x, y in zip(tensors_of(result), tensors_of(new)):
+                for x, y in zip(tensors_of(result), tensors_of(new), strict=True):
                     x.copy_(y)
         Simulated.launches += 1
 
@@ -195,11 +195,12 @@ FRAMES = 6
 
 
 def on_device():
-    """What `random_model` gives, there."""
+    """The model that `random_model` makes, on DEVICE."""
     return Model(TINY, integers(random_network()), Objective(), "tiny", DEVICE)
 
 
 def encode(model, height, width):
+    """The payload of a group of one I frame and P frames, and its frames as they will decode."""
     encoder = GopEncoder(model, height, width, EncodeSettings(low_delay=True))
     picture = np.concatenate([skdata.astronaut()] * 2)
     frames = [picture[t : t + height, 2 * t : 2 * t + width] for t in range(FRAMES)]
@@ -225,8 +226,7 @@ def test_a_group_of_pictures_is_the_same_on_a_device(monkeypatch):
             phases, pictures = len(PHASES) * (FRAMES - 3), FRAMES - 4  # the decoder's graph of an I frame waits
             assert graphs.replays == phases + pictures
             Simulated.launches = Simulated.waits = 0
-            for frame, expected in zip(decode_gop(there, payload, height, width, FRAMES), decoded, strict=True):
-                assert np.array_equal(frame, expected)
+            assert same_pictures(decode_gop(there, payload, height, width, FRAMES), decoded)
         assert graphs.replays == phases + pictures + len(PHASES) * FRAMES + FRAMES - 1
         launches.append(Simulated.launches)
         assert Simulated.waits <= FRAMES * (2 * steps + 6)
@@ -234,7 +234,7 @@ def test_a_group_of_pictures_is_the_same_on_a_device(monkeypatch):
 
 
 def test_b_frames_are_the_same_on_a_device():
-    frames = [np.ascontiguousarray(skdata.astronaut()[t : t + 57, 2 * t : 2 * t + 75]) for t in range(6)]
+    frames = moving(6, 57, 75, top=0, left=0, step=(1, 2))
 
     def coded(model):
         encoder = GopEncoder(model, 57, 75, EncodeSettings(), 3)
@@ -246,8 +246,7 @@ def test_b_frames_are_the_same_on_a_device():
     with Simulated():
         there = on_device()
         assert coded(there)[0] == payload
-        for frame, expected in zip(decode_gop(there, payload, 57, 75, 6), decoded, strict=True):
-            assert np.array_equal(frame, expected)
+        assert same_pictures(decode_gop(there, payload, 57, 75, 6), decoded)
 
 
 def no_graphs(graph, pool, capture_error_mode):
@@ -266,8 +265,7 @@ def test_a_graph_that_errs_is_not_used(monkeypatch, caplog):
             patch.setattr(Graph, attribute, broken)
             patch.setattr(torch.cuda, "graph", Graph.record)
             there = on_device()
-            for frame, expected in zip(decode_gop(there, payload, 57, 75, FRAMES), decoded, strict=True):
-                assert np.array_equal(frame, expected)
+            assert same_pictures(decode_gop(there, payload, 57, 75, FRAMES), decoded)
         assert there.network.graphs.replays == 0
     for reason in ("they do not give what they were made of", "not here", "no room for a graph"):
         assert f"no CUDA graphs: {reason}" in caplog.text
@@ -279,7 +277,7 @@ ORDERS = [[[0], [2, 0], [1, 0, 1], [3, 1]], [[0], [1, 0], [2, 1], [3, 2], [2, 3]
 def trained(tmp_path, steps, on="cpu", graphs=True, **changes):
     """Measures of steps of a training, the weights after them, launches and waits of each step, replayed graphs."""
     picture = skdata.astronaut()
-    strip = np.concatenate([picture[3 * t : 3 * t + 130, 2 * t : 2 * t + 130] for t in range(5)])
+    strip = np.concatenate(moving(5, 130, 130, top=0, left=0, step=(3, 2)))
     options = {"crop": 64, "images": 4, "sequences": 2, "orders": ORDERS, "share": [0.5, 0.5, 0.0], "model": TINY}
     options |= {"steps": steps + 1, "warmup": 1, "objective": Objective(stlpips=0)} | changes
     config = TrainConfig(**options, out=str(tmp_path), device=str(on))
@@ -303,7 +301,7 @@ def test_steps_of_training_are_the_same_on_a_device(tmp_path):
     """
     steps = 24
     measures, weights, *_, replayed = trained(tmp_path, steps)
-    assert not replayed and {"I", "P", "B"} == {kind for kind, *_ in measures}
+    assert not replayed and {"I", "P", "B"} == {frame_type for frame_type, *_ in measures}
     with Simulated():
         there, also, launches, waits, replayed = trained(tmp_path, steps, DEVICE)
     assert there == measures

@@ -9,7 +9,6 @@ import zlib
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import pytest
 from skimage import data as skdata
 from test_spec import annotated
@@ -21,18 +20,20 @@ from bsqcodec.settings import DEFAULT_MODEL
 from bsqcodec.stream.container import Gop
 from bsqcodec.stream.reader import StreamReader
 from bsqcodec.types import AudioPacket, AudioTrack
+from helpers import photo
 
 REFERENCE = Path(__file__).parent / "reference_decoder.py"
 MODELS = Path(__file__).parent.parent / "models"
 
 
 def reference(path: Path, *words: str) -> str:
-    """What the second decoder prints, in a process of its own that knows nothing of the package."""
+    """Output of the second decoder, in a process of its own that knows nothing of the package."""
     run = subprocess.run([sys.executable, "-I", REFERENCE, path, *words], capture_output=True, text=True, timeout=300)
     return run.stdout + run.stderr
 
 
 def check(data: bytes, folder: Path, *words: str) -> None:
+    """Both decoders give a stream the same frames."""
     path = folder / "stream.bsq"
     path.write_bytes(data)
     frames = [frame.rgb.tobytes() for frame in bsqcodec.Decoder(io.BytesIO(data)).frames()]
@@ -51,15 +52,13 @@ def test_the_annotated_file(tmp_path):
 
 
 def test_a_photo(tmp_path):
-    picture = np.ascontiguousarray(skdata.astronaut()[60:133, 180:247])  # 73 x 67
-    data = bsqcodec.encode_image(picture, quality=60, tune="psnr")
+    data = bsqcodec.encode_image(photo(73, 67, 60, 180), quality=60, tune="psnr")
     check(data, tmp_path, "--model", str(MODELS / f"{DEFAULT_MODEL}.safetensors"))
 
 
 @pytest.mark.parametrize(("height", "width", "quality"), [(1, 1, 100), (7, 41, 1), (33, 3, 15)])
 def test_a_picture_of_few_tokens(height, width, quality, tmp_path):
-    picture = np.ascontiguousarray(skdata.astronaut()[100 : 100 + height, 200 : 200 + width])
-    check(bsqcodec.encode_image(picture, quality=quality), tmp_path)
+    check(bsqcodec.encode_image(photo(height, width, 100, 200), quality=quality), tmp_path)
 
 
 def test_a_clip_with_b_frames_sound_and_chunks_that_nobody_knows(tmp_path):

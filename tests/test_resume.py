@@ -1,6 +1,7 @@
 """`encode --resume`: after a kill at any moment the result is the file that an encode without one makes."""
 
 import io
+import itertools
 import os
 import shutil
 
@@ -31,19 +32,20 @@ def folder(tmp_path_factory):
 
 
 def encode(folder, source, target, *words) -> int:
+    """Exit status of `bsqcodec encode` with the tiny model, one file of the folder, and groups of two frames."""
     model = ("--model", folder / "tiny.safetensors", "--device", "cpu")
     return exit_status("encode", folder / source, target, "--quiet", "--gop", 2, *model, *words)
 
 
 def left(target, content: bytes, process: int = 1):
-    """What a killed process leaves."""
+    """The hidden file that a killed process leaves beside the target; returns its path."""
     path = target.with_name(f".{target.name}.{process}.part")
     path.write_bytes(content)
     return path
 
 
 def borders(whole: bytes) -> list[int]:
-    """Where chunks begin."""
+    """Bytes at which the chunks of a stream begin, and the last one ends."""
     reader = StreamReader(io.BytesIO(whole))
     found = [reader.size]
     for _ in reader.chunks():
@@ -58,7 +60,7 @@ def test_the_result_is_that_of_an_encode_that_was_not_killed(folder, tmp_path, s
     assert encode(folder, source, target, *words) == 0
     whole = target.read_bytes()
     starts = borders(whole)
-    cuts = sorted({0, 5, len(whole), *starts, *((a + b) // 2 for a, b in zip(starts, starts[1:]))})
+    cuts = sorted({0, 5, len(whole), *starts, *((a + b) // 2 for a, b in itertools.pairwise(starts))})
     for cut in cuts if source == "clip.mp4" and not words else cuts[5::4]:
         target.unlink(missing_ok=True)
         left(target, whole[:cut])

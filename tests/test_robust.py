@@ -1,8 +1,7 @@
 """Damaged, cut and hostile streams: what is lost is told, what is not lost decodes, and nothing hostile is believed."""
 
-import hashlib
+import contextlib
 import io
-import json
 import resource
 import shutil
 import struct
@@ -10,21 +9,20 @@ import tracemalloc
 from dataclasses import replace
 
 import fuzz
+import mutations
 import numpy as np
 import pytest
 
-from bsqcodec import selftest as selftest_module
 from bsqcodec.api import Decoder, Encoder
 from bsqcodec.errors import BsqError, FormatError
-from bsqcodec.model_files import packaged_ids
-from bsqcodec.network.weights import Model, find_model, save_model
+from bsqcodec.network.weights import save_model
 from bsqcodec.stream.container import Gop, IndexEntry, StreamWriter, pack_header
 from bsqcodec.stream.fields import varint
 from bsqcodec.stream.reader import StreamReader
 from bsqcodec.stream.recovery import Lost
 from bsqcodec.transcode import decode_file
 from bsqcodec.types import MediaInfo
-from helpers import GOPS, INFO, MODEL, Pipe, exit_status, random_model, random_network, stream
+from helpers import GOPS, INFO, MODEL, Pipe, checked, exit_status, random_model, random_network, same_pictures, stream
 
 PTS = [0, 10, 20, 30, 45, 50]  # three groups of two frames
 
@@ -35,7 +33,7 @@ def model(tiny):
 
 
 @pytest.fixture(scope="module")
-def clip(model):
+def coded(model):
     file = io.BytesIO()
     encoder = Encoder(file, MediaInfo(20, 17, frame_rate=25), model=model, quality=60, gop=2)
     noise = np.random.default_rng(0).integers(0, 256, (17, 20, 3), np.uint8)
@@ -46,8 +44,8 @@ def clip(model):
 
 
 @pytest.fixture(scope="module")
-def good(model, clip):
-    return list(Decoder(io.BytesIO(clip), "cpu", model).frames())
+def good(model, coded):
+    return list(Decoder(io.BytesIO(coded), "cpu", model).frames())
 
 
 def offsets(data) -> list[int]:
@@ -64,77 +62,78 @@ def pipe(data):
     return io.BufferedReader(Pipe(data))
 
 
+def pictures(frames):
+    return [frame.rgb for frame in frames]
+
+
 # ---------------------------------------------------------------- damage
 
 
-def test_error_names_group_frame_and_byte(model, clip, good):
-    at = offsets(clip)[1]
+def test_error_names_group_frame_and_byte(model, coded, good):
+    at = offsets(coded)[1]
     for make in (io.BytesIO, pipe):
         seen = []
         with pytest.raises(FormatError, match=rf"byte {at} \(group 1, from frame 2\) is damaged"):
-            for frame in Decoder(make(flip(clip, at + 9)), "cpu", model).frames():
-                seen.append(frame)
-        assert [f.pts for f in seen] == PTS[:2] and all(np.array_equal(a.rgb, b.rgb) for a, b in zip(seen, good))
+            seen.extend(Decoder(make(flip(coded, at + 9)), "cpu", model).frames())  # those before the error stay in it
+        assert [f.pts for f in seen] == PTS[:2] and same_pictures(pictures(seen), pictures(good[:2]))
     # the type: the index still tells
     with pytest.raises(FormatError, match=rf"byte {at} \(group 1, from frame 2\)"):
-        list(Decoder(io.BytesIO(flip(clip, at)), "cpu", model).frames())
+        list(Decoder(io.BytesIO(flip(coded, at)), "cpu", model).frames())
 
 
 @pytest.mark.parametrize("field", [0, 1, 9])  # type, length, payload
 @pytest.mark.parametrize("make", [io.BytesIO, pipe])
-def test_lost_group_is_concealed(model, clip, good, field, make):
-    decoder = Decoder(make(flip(clip, offsets(clip)[1] + field)), "cpu", model)
+def test_lost_group_is_concealed(model, coded, good, field, make):
+    decoder = Decoder(make(flip(coded, offsets(coded)[1] + field)), "cpu", model)
     frames = list(decoder.frames(conceal=True))
     assert [f.pts for f in frames] == [0, 10, 21, 33, 45, 50]
     shown = [0, 1, 1, 1, 4, 5]
-    assert all(np.array_equal(f.rgb, good[i].rgb) for f, i in zip(frames, shown, strict=True))
+    assert same_pictures(pictures(frames), [good[i].rgb for i in shown])
     (warning,) = decoder.warnings
     assert warning.startswith("frames 2 to 3 are lost, the last good frame stays: ")
 
 
-def test_first_and_last_group_are_concealed(model, clip, good):
-    first, _, last = offsets(clip)
-    decoder = Decoder(io.BytesIO(flip(clip, first + 9)), "cpu", model)
+def test_first_and_last_group_are_concealed(model, coded, good):
+    first, _, last = offsets(coded)
+    decoder = Decoder(io.BytesIO(flip(coded, first + 9)), "cpu", model)
     frames = list(decoder.frames(conceal=True))
     assert [f.pts for f in frames] == [0, 10, 20, 30, 45, 50] and (frames[1].rgb == 128).all()
     assert "frames 0 to 1 are lost, gray" in decoder.warnings[0]
-    decoder = Decoder(io.BytesIO(flip(clip, last + 9)), "cpu", model)
+    decoder = Decoder(io.BytesIO(flip(coded, last + 9)), "cpu", model)
     frames = list(decoder.frames(conceal=True))
     assert [f.pts for f in frames] == [0, 10, 20, 30, 40, 50] and np.array_equal(frames[5].rgb, good[3].rgb)
-    decoder = Decoder(io.BytesIO(flip(clip, last + 9)), "cpu", model)
+    decoder = Decoder(io.BytesIO(flip(coded, last + 9)), "cpu", model)
     assert [f.pts for f in decoder.frames(3, 5, conceal=True)] == [30, 40]
     assert "frame 4 is lost" in decoder.warnings[0]
 
 
-def test_damaged_bits_under_a_good_checksum_are_concealed(model, clip):
-    numbers, identity, chunks = fuzz.split(clip)
+def test_damaged_bits_under_a_good_checksum_are_concealed(model, coded):
+    numbers, identity, chunks = mutations.split(coded)
     chunks[1] = (b"G", varint(2) + varint(2) + varint(40) + varint(10) + b"\x01\x02\x00\x00\x05\x00")  # quality 0
-    bad = fuzz.join(numbers, identity, chunks)
-    with pytest.raises(FormatError, match=f"frames 2 to 3, in the chunk at byte {offsets(clip)[1]}"):
+    bad = mutations.join(numbers, identity, chunks)
+    with pytest.raises(FormatError, match=f"frames 2 to 3, in the chunk at byte {offsets(coded)[1]}"):
         list(Decoder(io.BytesIO(bad), "cpu", model).frames())
     decoder = Decoder(io.BytesIO(bad), "cpu", model)
     assert len(list(decoder.frames(conceal=True))) == 6 and len(decoder.warnings) == 1
 
 
 @fuzz.remembered()
-def test_every_cut_leaves_the_whole_groups(model, clip):
-    starts = offsets(clip)
-    payload = StreamReader(io.BytesIO(clip)).size
-    ends = [*starts[1:], len(clip) - struct.unpack("<I", clip[-8:-4])[0]]
-    for n in [payload, *starts, *ends, *range(payload + 1, len(clip), 7)]:
-        decoder = Decoder(io.BytesIO(clip[:n]), "cpu", model)
+def test_every_cut_leaves_the_whole_groups(model, coded):
+    starts = offsets(coded)
+    payload = StreamReader(io.BytesIO(coded)).size
+    ends = [*starts[1:], len(coded) - struct.unpack("<I", coded[-8:-4])[0]]
+    for n in [payload, *starts, *ends, *range(payload + 1, len(coded), 7)]:
+        decoder = Decoder(io.BytesIO(coded[:n]), "cpu", model)
         whole = 2 * sum(end <= n for end in ends)
         assert sum(1 for _ in decoder.frames(conceal=True)) == whole
         assert f"from frame {whole} on is lost" in decoder.warnings[-1]
-    cut = Decoder(io.BytesIO(clip[: starts[2] + 5]), "cpu", model)
-    assert [f.pts for f in zip_until_error(cut.frames(3))] == [30]  # no index, yet the frame is found
+    cut = Decoder(io.BytesIO(coded[: starts[2] + 5]), "cpu", model)
+    assert [f.pts for f in until_error(cut.frames(3))] == [30]  # no index, yet the frame is found
 
 
-def zip_until_error(frames):
-    try:
+def until_error(frames):
+    with contextlib.suppress(FormatError):
         yield from frames
-    except FormatError:
-        pass
 
 
 def test_no_flipped_bit_loses_more_than_its_chunk():
@@ -158,31 +157,31 @@ def test_no_flipped_bit_loses_more_than_its_chunk():
             assert len(read) >= 3 and all((c.pts, c.payload) in read for c in whole if c.first != lost.first)
 
 
-def test_ancillary_chunks_change_no_frame(model, clip, good):
-    numbers, identity, chunks = fuzz.split(clip)
-    assert fuzz.join(numbers, identity, chunks) == clip
+def test_ancillary_chunks_change_no_frame(model, coded, good):
+    numbers, identity, chunks = mutations.split(coded)
+    assert mutations.join(numbers, identity, chunks) == coded
     text = b"t", b"made by somebody"
     for place in range(len(chunks)):
-        more = fuzz.join(numbers, identity, [*chunks[:place], text, *chunks[place:]])
+        more = mutations.join(numbers, identity, [*chunks[:place], text, *chunks[place:]])
         for conceal in (False, True):
             decoder = Decoder(io.BytesIO(more), "cpu", model)
             frames = list(decoder.frames(conceal=conceal))
             assert not decoder.warnings
-            assert all(a.pts == b.pts and np.array_equal(a.rgb, b.rgb) for a, b in zip(frames, good, strict=True))
+            assert [f.pts for f in frames] == PTS and same_pictures(pictures(frames), pictures(good))
         # one that is damaged takes no frame with it, but is told
         bad = flip(more, more.index(text[1]) + 3)
         with pytest.raises(FormatError, match="is damaged"):
             list(Decoder(pipe(bad), "cpu", model).frames())
         decoder = Decoder(pipe(bad), "cpu", model)
         frames = list(decoder.frames(conceal=True))
-        assert all(np.array_equal(a.rgb, b.rgb) for a, b in zip(frames, good, strict=True))
+        assert same_pictures(pictures(frames), pictures(good))
         (warning,) = decoder.warnings
         assert warning.startswith(f"no frame is lost before frame {2 * place}, but something else")
 
 
-def test_unknown_critical_chunks_are_refused_or_told(model, clip, good):
-    numbers, identity, chunks = fuzz.split(clip)
-    more = fuzz.join(numbers, identity, [chunks[0], (b"T", b"text"), *chunks[1:]])
+def test_unknown_critical_chunks_are_refused_or_told(model, coded, good):
+    numbers, identity, chunks = mutations.split(coded)
+    more = mutations.join(numbers, identity, [chunks[0], (b"T", b"text"), *chunks[1:]])
     with pytest.raises(FormatError, match="unknown kind b'T'"):
         list(Decoder(io.BytesIO(more), "cpu", model).frames())
     decoder = Decoder(io.BytesIO(more), "cpu", model)
@@ -190,8 +189,8 @@ def test_unknown_critical_chunks_are_refused_or_told(model, clip, good):
 
 
 @pytest.mark.parametrize("version", [0, 2, 3])
-def test_other_versions_are_refused_by_every_command(files, clip, capsys, version):
-    (files / "other.bsq").write_bytes(clip[:4] + bytes([version]) + clip[5:])
+def test_other_versions_are_refused_by_every_command(files, coded, capsys, version):
+    (files / "other.bsq").write_bytes(coded[:4] + bytes([version]) + coded[5:])
     for words in (("decode", "--md5"), ("decode", "--md5", "--conceal"), ("info",), ("verify",)):
         status, err = command(capsys, words[0], files / "other.bsq", *words[1:])
         assert status == 1
@@ -216,7 +215,7 @@ def test_claims_of_lost_frames_are_bounded():
     """A whole group far away is not believed: nothing so large was ever there."""
     head = pack_header(MODEL, replace_audio(INFO))
     for first in (65536, 1 << 40):
-        far = fuzz.checked(b"G" + varint(len(body := varint(first) + varint(1) + varint(1 << 50) + b"x")) + body)
+        far = checked(b"G" + varint(len(body := varint(first) + varint(1) + varint(1 << 50) + b"x")) + body)
         with pytest.raises(FormatError, match="missing"):
             list(StreamReader(io.BytesIO(head + far)).chunks())
         (lost,) = StreamReader(io.BytesIO(head + far)).chunks(True)
@@ -235,13 +234,19 @@ def test_writer_refuses_times_that_run_back():
             writer.gop(pts, b"x")
 
 
+def test_decode_file_with_nothing_left(tmp_path, coded, model):
+    (tmp_path / "cut.bsq").write_bytes(coded[: offsets(coded)[0] + 9])
+    with pytest.raises(BsqError, match="no such frames: whatever there was from frame 0 on is lost"):
+        decode_file(str(tmp_path / "cut.bsq"), None, model=model, device="cpu", conceal=True)
+
+
 # ---------------------------------------------------------------- command line
 
 
 @pytest.fixture
-def files(tmp_path, clip):
-    at = offsets(clip)[1]
-    (tmp_path / "bad.bsq").write_bytes(flip(clip, at + 9))
+def files(tmp_path, coded):
+    at = offsets(coded)[1]
+    (tmp_path / "bad.bsq").write_bytes(flip(coded, at + 9))
     save_model(random_network(), tmp_path / "tiny.safetensors")
     return tmp_path
 
@@ -306,7 +311,7 @@ def test_nothing_is_allocated_for_a_claim(model):
         large(bytes([1, 0, 2, 0, 50])),  # of a tune that there is not
         large(bytes([1, 0, 0, 255, 50])),  # of a frame header that is longer than the payload
         pack_header(model.id, info) + b"G" + varint(1 << 30),
-        pack_header(model.id, info) + fuzz.checked(b"G" + varint(9) + varint(0) + varint(1 << 50)),
+        pack_header(model.id, info) + checked(b"G" + varint(9) + varint(0) + varint(1 << 50)),
     ]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for data in claims:
@@ -326,68 +331,3 @@ def test_fuzz_a_little(tmp_path):
     outcome = fuzz.run(random_model(), 300, seed=1, minutes=0.25, out=str(tmp_path / "failures"))
     assert not outcome.failures
     assert outcome.decoded and outcome.refused and outcome.inner
-
-
-# ---------------------------------------------------------------- conformance
-
-
-def listed():
-    """The conformance streams; none where they are not installed, so that the tests can be collected."""
-    try:
-        return selftest_module.conformance_streams()
-    except BsqError:
-        return []
-
-
-def test_there_are_conformance_streams():
-    """`python tests/conformance/make.py` writes those of a new model."""
-    models = {bytes.fromhex(stream["model"]) for stream in listed()}
-    assert models == packaged_ids().keys(), "a model that was released once stays, with its streams"
-    assert models and len(listed()) >= 13 * len(models)
-
-
-_models: dict[str, Model] = {}
-
-
-@pytest.mark.parametrize("listed_stream", listed(), ids=lambda listed_stream: listed_stream["file"])
-def test_conformance_stream_decodes(listed_stream):
-    identity = listed_stream["model"]
-    if identity not in _models:
-        _models[identity] = find_model(bytes.fromhex(identity))
-    data = (selftest_module.FOLDER / listed_stream["file"]).read_bytes()
-    found, bits = selftest_module.checksums(data, _models[identity])
-    assert {"file": listed_stream["file"], **found} == listed_stream and bits > 0
-
-
-def test_selftest_tells_what_differs(model, tmp_path, monkeypatch, clip, capsys):
-    entry, bits = selftest_module.checksums(clip, model)
-    assert bits > 1000 and entry["frames"] == 6
-    pictures = b"".join(f.rgb.tobytes() for f in Decoder(io.BytesIO(clip), "cpu", model).frames())
-    assert entry["pictures"] == hashlib.md5(pictures).hexdigest()
-    (tmp_path / "a.bsq").write_bytes(clip)
-    (tmp_path / "b.bsq").write_bytes(clip[:-30])
-    monkeypatch.setattr(selftest_module, "FOLDER", tmp_path)
-    monkeypatch.setattr(selftest_module, "find_model", lambda *_: model)
-    (tmp_path / "streams.json").write_text(json.dumps([{"file": "a.bsq", **entry}]))
-    report = selftest_module.selftest("cpu")
-    assert not report.differences and report.bits == bits and "decodes exactly" in report.summary()
-    wrong = [{"file": "a.bsq", **entry, "bits": "0"}, {"file": "b.bsq", **entry}]
-    (tmp_path / "streams.json").write_text(json.dumps(wrong))
-    first, second = selftest_module.selftest("cpu").differences
-    assert first == "a.bsq: other bits" and second.startswith("b.bsq: the stream is cut short")
-    status, err = command(capsys, "selftest", "--device", "cpu")
-    assert status == 1 and "does not decode exactly" in err
-
-
-def test_oracle_finds_an_inexact_network(model):
-    assert not selftest_module.oracle(model)
-    bad = random_model()
-    bad.network.prior.table += 1 << 8
-    bad.network.decoder.out.high = 0
-    assert len(selftest_module.oracle(bad)) == 8
-
-
-def test_decode_file_with_nothing_left(tmp_path, clip, model):
-    (tmp_path / "cut.bsq").write_bytes(clip[: offsets(clip)[0] + 9])
-    with pytest.raises(BsqError, match="no such frames: whatever there was from frame 0 on is lost"):
-        decode_file(str(tmp_path / "cut.bsq"), None, model=model, device="cpu", conceal=True)
