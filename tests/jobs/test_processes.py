@@ -102,22 +102,32 @@ def test_only_while_it_has_workers_this_process_uses_one_thread(monkeypatch):
     assert counts == [3, 1, 3, 1, 3]
 
 
-def test_an_interrupt_waits_until_a_process_is_started(monkeypatch):
+@pytest.fixture
+def interruptible():
+    """SIGINT raises KeyboardInterrupt, whatever handler the program has left; another thread may get it, too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    leave = threading.Event()
+    thread = threading.Thread(target=leave.wait, daemon=True)
+    thread.start()
+    yield thread
+    leave.set()
+    thread.join()
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_waits_until_a_process_is_started(monkeypatch, interruptible):
     """Else it would miss what it was started for, and say so. Whichever thread the system interrupts."""
-    submitted, leave = [], threading.Event()
+    submitted = []
 
     def interrupted(*_):
-        signal.pthread_kill(thread.ident, signal.SIGINT)
+        signal.pthread_kill(interruptible.ident, signal.SIGINT)
         time.sleep(0.1)
         submitted.append(True)
 
-    thread = threading.Thread(target=leave.wait)
-    thread.start()
     with Processes(1, load_model) as workers:
         monkeypatch.setattr(workers._pool, "submit", interrupted)
         with pytest.raises(KeyboardInterrupt):
             workers.decode(b"", 16, 16, 1, 1)
-    leave.set()
     assert submitted == [True]
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
