@@ -123,11 +123,11 @@ class Quantiser:
     def code(self, mean: np.ndarray, scale: np.ndarray, coder: Coder, y: np.ndarray | None = None) -> np.ndarray:
         """Code the planes of coefficients that do not depend on each other, coarse planes first.
 
-                        A coefficient has so many planes that a value beyond them is less than 2**-10 likely. If it comes out at the
-                bound of its planes, the excess of the value beyond this bound is coded last.
-        
-                mean, scale: int32 (n,), from the prior, of coefficients that are `uncertain`. y: int64 (n,), the coefficients,
-                when encoding. Returns the coefficients, int64 (n,).
+        A coefficient has so many planes that a value beyond them is less than 2**-10 likely. If it comes out at the
+        bound of its planes, the excess of the value beyond this bound is coded last.
+
+        mean, scale: int32 (n,), from the prior, of coefficients that are `uncertain`. y: int64 (n,), the coefficients,
+        when encoding. Returns the coefficients, int64 (n,).
         """
         planes = np.searchsorted(HALF_INTERVALS, self._host_tail[scale - SCALE_LOW] + np.abs(mean)).clip(max=PLANES)
         mean, inverse, bound = mean.astype(np.int64), self._inverse[scale - SCALE_LOW], PLANE_BOUNDS[planes]
