@@ -19,8 +19,8 @@ from helpers import exit_status, moving, random_model
 def coded(tiny):
     """A stream of six frames in three groups."""
     file = io.BytesIO()
-    with Encoder(file, MediaInfo(64, 48, frame_rate=25), model=tiny, quality=60, gop=2) as encoder:
-        for t, picture in enumerate(moving(6)):
+    with Encoder(file, MediaInfo(20, 17, frame_rate=25), model=tiny, quality=60, gop=2) as encoder:
+        for t, picture in enumerate(moving(6, 17, 20)):
             encoder.write(picture, t)
     return file.getvalue()
 
