@@ -147,9 +147,16 @@ def test_commands_and_options_exist(document):
             command.make_context(words[1], words[2:])  # raises for what it does not know, or cannot read
 
 
+def with_commands(path: Path) -> str:
+    """A script, and the modules of commands that it hands its options to."""
+    script = path.read_text()
+    commands = re.findall(r"^from (bsqcodec[\w.]*\.command) import", script, re.MULTILINE)
+    return script + "".join((ROOT / f"{name.replace('.', '/')}.py").read_text() for name in commands)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_scripts_and_single_options_exist(document):
-    scripts = {path: path.read_text() for path in [*ROOT.glob("tests/*.py"), *ROOT.glob("benchmarks/*.py")]}
+    scripts = {path: with_commands(path) for path in [*ROOT.glob("tests/*.py"), *ROOT.glob("benchmarks/*.py")]}
     known = options(cli) | OTHERS
     for words in shown(document):
         asked = {word.split("=")[0] for word in words if word.startswith("--")}
