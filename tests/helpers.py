@@ -19,6 +19,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike
 from skimage import data as skdata
 
 from bsqcodec.__main__ import main
@@ -256,8 +257,8 @@ def with_fields(change: Callable[[list[int]], list[int]], more: bytes = b"", inf
 CLIP = MediaInfo(48, 32, Fraction(1, 25), Fraction(25), (1, 1))
 
 
-def waves(count=6, width=48, height=32):
-    """Smooth, saturated colours that move, with a white corner that shows how the picture lies."""
+def waves(count: int = 6, width: int = 48, height: int = 32) -> list[np.ndarray]:
+    """Smooth, saturated colours that move, with a white corner that shows how the picture lies; uint8 (H, W, 3)."""
     x, y = np.arange(width)[None], np.arange(height)[:, None]
     result = []
     for i in range(count):
@@ -268,8 +269,15 @@ def waves(count=6, width=48, height=32):
     return result
 
 
-def write_media(path, frames, info=CLIP, times=None, audio=(), **options):
-    """Frames and packets of sound by `open_sink`."""
+def write_media(
+    path: str | Path,
+    frames: Sequence[np.ndarray],
+    info: MediaInfo = CLIP,
+    times: Sequence[int] | None = None,
+    audio: Iterable[AudioPacket] = (),
+    **options: Any,
+) -> None:
+    """Write frames, uint8 (H, W, 3) each, and packets of sound by `open_sink`."""
     info = replace(info, width=frames[0].shape[1], height=frames[0].shape[0])
     with open_sink(str(path), info, **options) as sink:
         for packet in audio:
@@ -278,24 +286,24 @@ def write_media(path, frames, info=CLIP, times=None, audio=(), **options):
             sink.write(frame, times[i] if times else i)
 
 
-def read_media(path, **options):
-    """All that `open_source` gives: the MediaInfo, the frames, the packets of sound."""
+def read_media(path: str | Path, **options: Any) -> tuple[MediaInfo, list[Frame], list[AudioPacket]]:
+    """Everything that `open_source` gives: the MediaInfo, the frames, the packets of sound."""
     with open_source(str(path), **options) as source:
         items = list(source)
     frames = [item for item in items if isinstance(item, Frame)]
     return source.info, frames, [item for item in items if isinstance(item, AudioPacket)]
 
 
-def mean_error(a, b):
+def mean_error(a: ArrayLike, b: ArrayLike) -> float:
     """Mean absolute difference of the values of two pictures."""
     return float(np.abs(np.asarray(a, float) - np.asarray(b, float)).mean())
 
 
-def sound(codec="aac", container="mp4", seconds=0.5):
+def sound(codec: str = "aac", container: str = "mp4", seconds: float = 0.5) -> tuple[AudioTrack, list[AudioPacket]]:
     """A sine, encoded by FFmpeg, as it is read back from its file: the track and its packets."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as output:
-        stream = output.add_stream(codec, 48000)
+        stream: Any = output.add_stream(codec, 48000)  # of a type that depends on the codec
         stream.codec_context.options = {"strict": "experimental"}
         stream.layout = "stereo"
         sine = 0.3 * np.sin(np.arange(int(48000 * seconds)) / 20)
@@ -303,18 +311,21 @@ def sound(codec="aac", container="mp4", seconds=0.5):
         frame.sample_rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
         output.mux(stream.encode(frame) + stream.encode(None))
     buffer.seek(0)
-    with av.open(buffer) as source:
+    with av.open(buffer, "r") as source:
         stream = source.streams.audio[0]
         context = stream.codec_context
         header = bytes(context.extradata or b"")
         track = AudioTrack(context.codec.canonical_name, stream.time_base, 48000, "stereo", header)
-        return track, [AudioPacket(p.pts, p.duration, bytes(p)) for p in source.demux(stream) if p.size]
+        packets: list[Any] = [packet for packet in source.demux(stream) if packet.size]  # all of these have times
+        return track, [AudioPacket(p.pts, p.duration, bytes(p)) for p in packets]
 
 
-def encode_by_ffmpeg(path, codec, pixel_format, frames=3, width=48, **tags):
+def encode_by_ffmpeg(
+    path: str | Path, codec: str, pixel_format: str, frames: int = 3, width: int = 48, **tags: object
+) -> None:
     """A video of `waves` that are somewhat transparent, if the pixel format can hold that."""
     with av.open(str(path), "w") as output:
-        stream = output.add_stream(codec, 25)
+        stream: Any = output.add_stream(codec, 25)  # of a type that depends on the codec
         stream.width, stream.height, stream.pix_fmt = width, 32, pixel_format
         for name, value in tags.items():
             setattr(stream.codec_context, name, value)
