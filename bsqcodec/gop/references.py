@@ -16,11 +16,6 @@ from .motion import compensate, mean
 _T = TypeVar("_T")
 
 
-def grid(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of tokens, which are the blocks of motion too, that cover a frame."""
-    return -(-height // TOKEN), -(-width // TOKEN)
-
-
 def frame_condition(place: Place, predicted: bool, quality: int, tune: int) -> Condition:
     """What the networks take a frame for: 0 without reference, 1 a predicted P frame, 2 a predicted B frame."""
     return Condition(0 if not predicted else 1 if place.after is None else 2, quality, tune)
@@ -36,7 +31,7 @@ class ReferenceBuffer:
 
     def __init__(self, model: Model, height: int, width: int):
         self.model, self.height, self.width = model, height, width
-        self.rows, self.columns = grid(height, width)
+        self.rows, self.columns = -(-height // TOKEN), -(-width // TOKEN)  # of tokens and of blocks of motion
         self.frames: dict[int, Tensor] = {}  # by number, uint8 (1, 3, 16 * rows, 16 * columns)
 
     def predicted(self, reference: int, vectors: np.ndarray) -> Tensor:

@@ -1,10 +1,7 @@
 """Section 1 of bitstream_spec.md, the container: header, chunks, checksums and index of a .bsq file.
 
-Bytes only. What is inside a group of pictures is told by group.py.
-
-Streams can hold more without a new version. The header counts its fields in bytes, and a reader ignores those after the
-fields that it knows. A chunk whose type is a lower-case letter is ancillary: a reader that does not know it skips it.
-What a reader must not ignore gets an upper-case type, a bit depth or alpha that it refuses, or another version.
+Streams can hold more without a new version: a reader ignores fields of the header after those that it knows, and skips
+a chunk that it does not know if its type is a lower-case letter.
 """
 
 import itertools
@@ -78,7 +75,7 @@ def pack_header(model: bytes, info: MediaInfo) -> bytes:
 
 
 def unpack_header(read: Callable[[int], bytes], max_pixels: int = MAX_PIXELS) -> tuple[bytes, MediaInfo]:
-    """`read(n)` gives the next n bytes. Returns the model's id and what is known of the video but its audio track.
+    """The model's id, and what is known of the video but its audio track; `read(n)` gives the next n bytes.
 
     The header says how many bytes of fields it has; those after the fields named here are ignored. Raises FormatError
     for another version, for damage, and for frames that this decoder does not support.
@@ -107,20 +104,12 @@ def unpack_header(read: Callable[[int], bytes], max_pixels: int = MAX_PIXELS) ->
     numerator, denominator = fields.varint(MAX_NUMBER), fields.varint(MAX_NUMBER)
     rate = ratio(numerator, denominator) if numerator else None
     aspect = fields.varint(MAX_NUMBER), fields.varint(MAX_NUMBER)
+    aspect = aspect if all(aspect) else (0, 1)
     info = MediaInfo(
-        width,
-        height,
-        time_base,
-        frame_rate=rate,
-        sample_aspect_ratio=aspect if all(aspect) else (0, 1),
-        rotation=90 * fields.varint(3),
-        primaries=fields.varint(255),
-        transfer=fields.varint(255),
-        matrix=fields.varint(255),
-        color_range=fields.varint(2),
-        bit_depth=depth,
-        alpha=bool(alpha),
-    )
+        width, height, time_base, rate, sample_aspect_ratio=aspect, rotation=90 * fields.varint(3),
+        primaries=fields.varint(255), transfer=fields.varint(255), matrix=fields.varint(255),
+        color_range=fields.varint(2), bit_depth=depth, alpha=bool(alpha),
+    )  # fmt: skip
     return model, info  # whatever `fields` still holds is of a later writer
 
 
@@ -134,11 +123,9 @@ class StreamWriter:
     """
 
     def __init__(self, file: BinaryIO, model: bytes, info: MediaInfo):
-        self._file, self._info = file, info
-        self.size = 0
-        self.frames = 0
+        self._file = file
+        self.size = self.frames = self._groups = 0
         self._end = -MAX_TIME  # time of the last frame
-        self._groups = 0
         self._index = bytearray()  # as it is written at the end: a list would grow with the length of the video
         self._last = IndexEntry(0, 0)
         self._write(pack_header(model, info))
@@ -187,10 +174,10 @@ class StreamWriter:
         """Pass on all that was written."""
         self._file.flush()
 
-    def _chunk(self, kind: bytes, body: bytes) -> None:
+    def _chunk(self, chunk_type: bytes, body: bytes) -> None:
         if len(body) > MAX_CHUNK:
             raise ValueError(f"a chunk of {len(body)} bytes is too large")
-        data = kind + varint(len(body)) + body
+        data = chunk_type + varint(len(body)) + body
         self._write(data + struct.pack("<I", zlib.crc32(data)))
 
     def _write(self, data: bytes) -> None:
@@ -199,6 +186,7 @@ class StreamWriter:
 
 
 def unpack_gop(offset: int, body: bytes) -> Gop:
+    """The group of pictures in a chunk at byte `offset`. Raises FormatError for impossible times."""
     fields = Fields(body)
     # every anchor has a byte
     first, frames, start = fields.varint(1 << 48), fields.varint(MAX_MINI_GOP * len(body)), fields.signed()
@@ -206,15 +194,14 @@ def unpack_gop(offset: int, body: bytes) -> Gop:
     if frames > 1:
         step = fields.varint()
         steps = [step] * (frames - 1) if step else [fields.varint() for _ in range(frames - 1)]
-    pts = [start]
-    for step in steps:
-        pts.append(pts[-1] + step)
+    pts = tuple(itertools.accumulate(steps, initial=start))
     if not frames or 0 in steps or pts[-1] >= MAX_TIME or start <= -MAX_TIME:
         raise FormatError("its times are impossible")
-    return Gop(offset, first, tuple(pts), fields.rest())
+    return Gop(offset, first, pts, fields.rest())
 
 
 def unpack_track(body: bytes) -> AudioTrack:
+    """The description of the audio track. Raises FormatError for names that no codec or layout has."""
     fields = Fields(body)
     time_base, rate = ratio(fields.varint(MAX_NUMBER), fields.varint(MAX_NUMBER)), fields.varint(1 << 30)
     codec, layout, extradata = fields.block(), fields.block(), fields.block()
@@ -225,6 +212,7 @@ def unpack_track(body: bytes) -> AudioTrack:
 
 
 def unpack_audio(body: bytes) -> list[AudioPacket]:
+    """The packets of a chunk of sound. Raises FormatError for impossible times."""
     fields, packets, expected = Fields(body), [], 0
     while fields.at < len(body):
         pts, duration = expected + fields.signed(), fields.varint(MAX_TIME)
@@ -236,7 +224,7 @@ def unpack_audio(body: bytes) -> list[AudioPacket]:
 
 
 def unpack_end(body: bytes, end: int) -> tuple[int, list[IndexEntry]]:
-    """`end`: length of the file, or 0 if the index is not asked for."""
+    """The number of frames, and the index if `end`, the length of the file, is not 0. Raises FormatError."""
     fields = Fields(body)
     frames, entries = fields.varint(1 << 48), fields.varint(len(body))
     index: list[IndexEntry] = []

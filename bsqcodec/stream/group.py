@@ -1,10 +1,8 @@
 """Section 2 of bitstream_spec.md: how a group of pictures begins, and the order its frames are coded in.
 
-Payload of a group: four bytes (length of the mini-GOPs, by how many steps of quality each level of B frames is lower,
-the tune, how many bytes a frame header has beyond one), a header for each anchor (bit 7: predicted, bits 0..6: quality
-1..100), then one range-coded stream of, for each frame, its motion vectors (of predicted frames) or its classes of
-contrast (of others) and its coefficients. Nothing predicts the first frame. With mini-GOPs of 4 frames, the order of
-coding is 0 4 2 1 3 8 6 5 7 .. (`coding_order`). Frames are coded on a canvas whose sides are multiples of 16.
+Four bytes (length of the mini-GOPs, steps of quality that each level of B frames is lower, tune, bytes of an anchor's
+header beyond one), a header for each anchor (bit 7: predicted, bits 0..6: quality 1..100), then what is range-coded: of
+each frame its motion vectors (if it is predicted) or its classes of contrast (if not), and its coefficients.
 """
 
 from collections.abc import Callable, Iterator

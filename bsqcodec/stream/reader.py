@@ -83,10 +83,10 @@ class StreamReader:
                 if recover and self._torn and not self._resynchronise():
                     yield Lost(self._next, (), reason, True)
                     return
-                kind, offset, body = self._chunk()
-                if kind.islower():  # ancillary, and none is known
+                chunk_type, offset, body = self._chunk()
+                if chunk_type.islower():  # ancillary, and none is known
                     continue
-                item = self._unpack(kind, offset, body, max(MAX_GAP, offset - whole) if recover else 0)
+                item = self._unpack(chunk_type, offset, body, max(MAX_GAP, offset - whole) if recover else 0)
             except FormatError as e:
                 if not recover:
                     raise
@@ -110,10 +110,10 @@ class StreamReader:
             whole = self.size
             yield item
 
-    def _unpack(self, kind: bytes, offset: int, body: bytes, gap: int) -> Gop | list[AudioPacket] | int:
+    def _unpack(self, chunk_type: bytes, offset: int, body: bytes, gap: int) -> Gop | list[AudioPacket] | int:
         """A chunk; of the last, the number of frames. gap: up to how many frames may be missing before it."""
         try:
-            if kind == GOP:
+            if chunk_type == GOP:
                 gop = unpack_gop(offset, body)
                 missing = gop.first - self._next
                 if not 0 <= missing <= gap:
@@ -121,26 +121,26 @@ class StreamReader:
                 if self._end is not None and gop.pts[0] - self._end <= missing:
                     raise FormatError("it begins before the end of the group before")
                 return gop
-            if kind == AUDIO and self.info.audio:
+            if chunk_type == AUDIO and self.info.audio:
                 return unpack_audio(body)
-            if kind == AUDIO and gap:
+            if chunk_type == AUDIO and gap:
                 return []  # the description of the track is lost
-            if kind == END:
+            if chunk_type == END:
                 frames, _ = unpack_end(body, 0)
                 if not 0 <= frames - self._next <= gap:
                     raise FormatError(f"there should be {frames} frames, some are missing")
                 return frames
-            raise FormatError(f"it is of an unknown kind {kind!r}")
+            raise FormatError(f"it is of an unknown kind {chunk_type!r}")
         except FormatError as e:
-            raise FormatError(f"the chunk at byte {offset} ({self._place(kind, offset)}) is wrong: {e}") from e
+            raise FormatError(f"the chunk at byte {offset} ({self._place(chunk_type, offset)}) is wrong: {e}") from e
 
-    def _place(self, kind: bytes, offset: int) -> str:
+    def _place(self, chunk_type: bytes, offset: int) -> str:
         """Which group of pictures a broken chunk is, as far as can be told."""
         with contextlib.suppress(FormatError):
             for number, entry in enumerate(self.index() if self._file.seekable() else ()):
                 if entry.offset == offset:
                     return f"group {number}, from frame {entry.first}"
-        if kind == GOP and self._group is not None:
+        if chunk_type == GOP and self._group is not None:
             return f"group {self._group}, from frame {self._next}"
         return f"where frame {self._next} is due"
 
