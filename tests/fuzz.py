@@ -27,7 +27,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mutations import mutate
 
 from bsqcodec import api
 from bsqcodec.api import Decoder, Encoder
@@ -38,6 +37,7 @@ from bsqcodec.settings import DEFAULT_MODEL
 from bsqcodec.transcode import decode_file
 from bsqcodec.types import AudioPacket, AudioTrack, MediaInfo
 from helpers import Pipe, random_model
+from mutations import mutate
 
 MAX_PIXELS = 1 << 13
 MAX_FRAMES = 24  # decoded of one file

@@ -23,7 +23,7 @@ from skimage import data
 from tqdm import tqdm
 
 from bsqcodec.errors import FormatError
-from bsqcodec.network.weights import save_model
+from bsqcodec.network.saving import save_model
 from bsqcodec.stream.container import Gop
 from bsqcodec.stream.reader import StreamReader
 from helpers import random_network, write_video

@@ -18,7 +18,7 @@ import numpy as np
 from skimage import data
 from tqdm import tqdm
 
-from bsqcodec.network.weights import save_model
+from bsqcodec.network.saving import save_model
 from helpers import random_network
 
 MAX_GROWTH = 2 << 20  # bytes by which the fitted line may rise

@@ -13,7 +13,7 @@ from bsqcodec import BsqError, Decoder, Encoder, EncodeSettings, FormatError, Me
 from bsqcodec.__main__ import encode as encode_command
 from bsqcodec.api import encode_image
 from bsqcodec.network import weights
-from bsqcodec.network.weights import save_model
+from bsqcodec.network.saving import save_model
 from bsqcodec.settings import MAX_EFFORT, MAX_GOP
 from bsqcodec.stream.reader import StreamReader
 from bsqcodec.types import AudioPacket, AudioTrack
@@ -167,8 +167,8 @@ def test_decode_image_with_a_model_and_a_limit(tiny, tmp_path):
 def test_a_model_is_loaded_once(tmp_path, monkeypatch):
     path, reads = tmp_path / "one.safetensors", []
     save_model(random_network(), path)
-    read = weights._read
-    monkeypatch.setattr(weights, "_read", lambda p: reads.append(p) or read(p))
+    read = weights.read_file
+    monkeypatch.setattr(weights, "read_file", lambda p: reads.append(p) or read(p))
     model = bsqcodec.load_model(str(path))
     assert isinstance(model, bsqcodec.Model) and bsqcodec.load_model(str(path)) is model
     picture = moving(1, 24, 32)[0]

@@ -10,7 +10,7 @@ from skimage import data
 
 import bsqcodec
 from bsqcodec.api import MAX_PENDING
-from bsqcodec.network.weights import save_model
+from bsqcodec.network.saving import save_model
 from bsqcodec.settings import TUNES
 from bsqcodec.types import AudioPacket, AudioTrack, MediaInfo
 from helpers import exit_status, moving, random_network, write_video

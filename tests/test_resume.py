@@ -11,7 +11,7 @@ from PIL import Image
 from skimage import data
 
 from bsqcodec.gop.encoder import GopEncoder
-from bsqcodec.network.weights import save_model
+from bsqcodec.network.saving import save_model
 from bsqcodec.output import _locked
 from bsqcodec.settings import DEFAULT_MODEL
 from bsqcodec.stream.reader import StreamReader

@@ -8,14 +8,14 @@ import struct
 import tracemalloc
 from dataclasses import replace
 
-import fuzz
-import mutations
 import numpy as np
 import pytest
 
+import fuzz
+import mutations
 from bsqcodec.api import Decoder, Encoder
 from bsqcodec.errors import BsqError, FormatError
-from bsqcodec.network.weights import save_model
+from bsqcodec.network.saving import save_model
 from bsqcodec.stream.container import Gop, IndexEntry, StreamWriter, pack_header
 from bsqcodec.stream.fields import varint
 from bsqcodec.stream.reader import StreamReader

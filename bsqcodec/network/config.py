@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, dataclass, fields
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -44,3 +46,8 @@ class ModelConfig:
     def to_dict(self) -> dict:
         """The attributes by name, as a model file holds them."""
         return asdict(self)
+
+
+def decoder_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a model that a decoder needs: all but the encoder's."""
+    return {name: t for name, t in tensors.items() if not name.startswith("e")}

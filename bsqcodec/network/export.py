@@ -123,8 +123,3 @@ def restore(network: Unrounded, stored: dict[str, Tensor]) -> None:
     network.basis.copy_(stored["basis"].double() * 2.0**-TRANSFORM_BITS)
     weight = stored["quantiser.weight"][0].double() * 2.0**-WEIGHT_BITS
     network.frequency.copy_(torch.log2(weight) / FREQUENCY_EXPONENT[0])
-
-
-def decoder_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a model that a decoder needs: all but the encoder's."""
-    return {name: t for name, t in tensors.items() if not name.startswith("e")}

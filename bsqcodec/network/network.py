@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from . import latent_search, tiling
-from .config import ModelConfig
+from .config import ModelConfig, decoder_tensors
 from .cuda_graphs import Graphs
-from .export import decoder_tensors, restore
+from .export import restore
 from .layers import bf16_is_fast
 from .objective import Objective
 from .patches import TOKEN

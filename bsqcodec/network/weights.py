@@ -16,14 +16,11 @@ from torch import Tensor
 
 from ..errors import BsqError, ModelError
 from ..model_files import find_file, packaged_ids
-from ..output import replacing
 from ..settings import DEFAULT_MODEL
 from ..types import MODEL_ID_BYTES
-from .config import ModelConfig
-from .export import decoder_tensors, integers, restore
+from .config import ModelConfig, decoder_tensors
 from .network import Network
 from .objective import Objective
-from .unrounded import Unrounded
 
 
 def device_of(name: str) -> torch.device:
@@ -81,27 +78,6 @@ def model_id(config: ModelConfig, tensors: dict[str, Tensor]) -> bytes:
     return h.digest()[:MODEL_ID_BYTES]
 
 
-def save_model(network: Unrounded, path: str | Path, objective: Objective | None = None) -> bytes:
-    """Write a model file; returns its id.
-
-    objective: what the network was trained for. Raises AssertionError if a sum in it could pass what is exact.
-    """
-    tensors = integers(network)
-    objective = objective or Objective()
-    Network(network.config, tensors, objective, torch.device("cpu"))  # which refuses sums that would not be exact
-    identity = model_id(network.config, tensors)
-    stored = {name: narrow(t) for name, t in tensors.items()}
-    metadata = {
-        "config": json.dumps(network.config.to_dict()),
-        "objective": json.dumps(objective.to_dict()),
-        "id": identity.hex(),
-        "encoder": encoder_hash(stored),
-    }
-    with replacing(path) as part, open(part, "wb") as file:  # only its owner could read what `save_file` makes
-        file.write(safetensors.torch.save(stored, metadata=metadata))
-    return identity
-
-
 def narrow(t: Tensor) -> Tensor:
     """The same integers in the smallest type that holds them, contiguous."""
     for dtype in (torch.int8, torch.int16, torch.int32):
@@ -133,14 +109,14 @@ def load_model(name: str = DEFAULT_MODEL, device: str | torch.device = "cpu") ->
 @functools.lru_cache(maxsize=4)
 def _load(path: Path, modified: int, size: int, device: str) -> Model:
     """`modified` and `size` tell apart what a path held at different times."""
-    config, tensors, objective, identity = _read(path)
+    config, tensors, objective, identity = read_file(path)
     try:
         return Model(config, tensors, objective, path.stem, device, identity)
     except (AssertionError, KeyError, IndexError) as e:
         raise ModelError(f"{path}: not a readable model file ({e})") from e
 
 
-def _read(path: Path) -> tuple[ModelConfig, dict[str, Tensor], Objective, bytes]:
+def read_file(path: Path) -> tuple[ModelConfig, dict[str, Tensor], Objective, bytes]:
     """Configuration, integers, objective and id of a model file; ModelError if it is damaged."""
     try:
         with safetensors.safe_open(path, "pt") as file:
@@ -155,17 +131,6 @@ def _read(path: Path) -> tuple[ModelConfig, dict[str, Tensor], Objective, bytes]
     if not intact:
         raise ModelError(f"{path}: the weights are not the ones the file was made with")
     return config, stored, objective, identity
-
-
-def read_network(path: Path) -> tuple[Unrounded, bytes]:
-    """The networks of a model file in real numbers, ready to be trained on, and their id. Raises as `load_model`."""
-    config, tensors, _, identity = _read(path)
-    try:
-        network = Unrounded(config)
-        restore(network, tensors)
-    except ValueError as e:
-        raise ModelError(f"{path}: not a readable model file ({e})") from e
-    return network, identity
 
 
 def find_model(identity: bytes, device: str | torch.device = "cpu") -> Model:

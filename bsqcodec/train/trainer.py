@@ -28,8 +28,9 @@ from ..gop.motion import BLOCK
 from ..model_files import find_file
 from ..network.config import ModelConfig
 from ..network.initialise import initialise, karhunen_loeve
+from ..network.saving import read_network, save_model
 from ..network.unrounded import Unrounded
-from ..network.weights import device_of, read_network, save_model
+from ..network.weights import device_of
 from ..output import replacing
 from .config import BANDS, TrainConfig
 from .data import Incoming, load_images, load_videos, whole_strips

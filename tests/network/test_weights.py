@@ -9,10 +9,11 @@ import torch
 
 from bsqcodec.errors import ModelError
 from bsqcodec.model_files import find_file
-from bsqcodec.network.config import ModelConfig
-from bsqcodec.network.export import decoder_tensors, integers
+from bsqcodec.network.config import ModelConfig, decoder_tensors
+from bsqcodec.network.export import integers
 from bsqcodec.network.objective import Objective
-from bsqcodec.network.weights import load_model, model_id, read_network, save_model
+from bsqcodec.network.saving import read_network, save_model
+from bsqcodec.network.weights import load_model, model_id
 from helpers import TINY, random_network
 
 

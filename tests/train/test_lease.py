@@ -20,7 +20,8 @@ import pytest
 from PIL import Image
 from skimage import data as skdata
 
-from bsqcodec.network.weights import load_model, save_model
+from bsqcodec.network.saving import save_model
+from bsqcodec.network.weights import load_model
 from bsqcodec.train.config import TrainConfig
 from bsqcodec.train.trainer import Trainer
 from helpers import TINY, random_network
