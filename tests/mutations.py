@@ -9,7 +9,7 @@ import random
 from bsqcodec.errors import BsqError
 from bsqcodec.gop.quality import B_LEVEL_OFFSET
 from bsqcodec.stream.fields import Fields, signed, varint
-from bsqcodec.stream.group import GROUP_HEADER
+from bsqcodec.stream.group import GROUP_HEADER_BYTES
 from helpers import checked
 
 EDGE_NUMBERS = (
@@ -106,7 +106,9 @@ def change_group(rng: random.Random, body: bytes) -> bytes:
                 [mini, rng.choice((B_LEVEL_OFFSET, 0, rng.randrange(256))), rng.choice((0, 1, 0, 1, 2)), more]
             )
             header += b"".join(bytes([byte]) + rng.randbytes(more) for byte in anchor_headers)
-            payload = header + rng.choice((payload, payload[GROUP_HEADER + 1 :], rng.randbytes(rng.randrange(80)), b""))
+            payload = header + rng.choice(
+                (payload, payload[GROUP_HEADER_BYTES + 1 :], rng.randbytes(rng.randrange(80)), b"")
+            )
     return varint(first) + varint(frames) + signed(start) + (varint(step) if frames > 1 else b"") + payload
 
 

@@ -70,13 +70,13 @@ class Reader:  # section 1
         return identity, width, height
 
     def groups(self):  # of each group of pictures, how many frames and the payload
-        frames, kind = 0, b""
-        while kind != b"E":
-            start, kind, body = self.at, self.take(1), Reader(self.take(self.v()))
+        frames, type_ = 0, b""
+        while type_ != b"E":
+            start, type_, body = self.at, self.take(1), Reader(self.take(self.v()))
             self.checksum(start)
-            assert kind in (b"A", b"P", b"G", b"E") or b"a" <= kind <= b"z", f"a chunk is of the unknown type {kind}"
-            assert kind not in (b"G", b"E") or body.v() == frames, "frames are missing"
-            if kind == b"G":
+            assert type_ in (b"A", b"P", b"G", b"E") or b"a" <= type_ <= b"z", f"a chunk is of the unknown type {type_}"
+            assert type_ not in (b"G", b"E") or body.v() == frames, "frames are missing"
+            if type_ == b"G":
                 n, _ = body.v(), body.v()
                 assert n, "a group has no frames"
                 frames, _ = frames + n, [body.v() for _ in range(n - 1 if n > 1 and not body.v() else 0)]

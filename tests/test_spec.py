@@ -17,7 +17,7 @@ import bsqcodec
 from bsqcodec.gop.decoder import decode_symbols
 from bsqcodec.settings import TUNES
 from bsqcodec.stream.fields import Fields
-from bsqcodec.stream.group import GROUP_HEADER, parse_group
+from bsqcodec.stream.group import GROUP_HEADER_BYTES, parse_group
 
 SPEC = Path(__file__).parent.parent / "bitstream_spec.md"
 SAID = re.compile(r"(\d+) frames of (\d+)x(\d+) in (\d+) bytes\. .*MD5 `([0-9a-f]{32})`")
@@ -59,11 +59,11 @@ def dump(data: bytes) -> str:
     info, group = decoder.info, next(iter(decoder.reader.chunks()))
     payload, n = group.payload, len(group.pts)
     headers = [h for h in parse_group(payload, n).headers if h.frame_type != "B"]
-    mini, drop, _, more = payload[:GROUP_HEADER]
+    mini, level_offset, _, more = payload[:GROUP_HEADER_BYTES]
     start, end = group.offset, decoder.reader.size
     fields = Fields(data[start + 1 : end])
     length = fields.varint()
-    coded = len(payload) - GROUP_HEADER - len(headers) * (1 + more)
+    coded = len(payload) - GROUP_HEADER_BYTES - len(headers) * (1 + more)
     before = length - len(payload)  # bytes of the body
 
     parts = [
@@ -76,7 +76,7 @@ def dump(data: bytes) -> str:
         (1 + fields.at, f"G: group of pictures; {length} bytes of body"),
         (before, f"first frame {group.first}; {n} frames; first time {group.pts[0]}; {group.pts[1] - group.pts[0]} "
                  "from frame to frame"),
-        (GROUP_HEADER, f"M = {mini}, D = {drop}, tune {TUNES[parse_group(payload, n).tune]}, h = {more}"),
+        (GROUP_HEADER_BYTES, f"M = {mini}, D = {level_offset}, tune {TUNES[parse_group(payload, n).tune]}, h = {more}"),
         (len(headers), "; ".join(f"frame {h.place.number}: {h.frame_type}, quality {h.quality}" for h in headers)),
         (coded, "range coder, bits of the frames in order of coding:"),
         (4, "crc of the chunk"),

@@ -20,12 +20,12 @@ class Symbols(NamedTuple):
     """The decoded symbols of one frame.
 
     Attributes:
-        place: of the frame.
-        condition: what it is coded as.
-        vectors: for each frame that it is predicted from, int32 (ceil(H / 16), ceil(W / 16), 2).
-        classes: of contrast, int64 (ceil(H / 16), ceil(W / 16)), of a frame that is not predicted.
+        place: the frame's place in its group.
+        condition: frame type, quality and tune.
+        vectors: motion vectors into each reference, int32 (ceil(H / 16), ceil(W / 16), 2), by its number.
+        classes: classes of contrast, int64 (ceil(H / 16), ceil(W / 16)), of a frame that is not predicted.
         coefficients: int32 (1, ceil(H / 16), ceil(W / 16), n_coded).
-        stats: what they cost.
+        stats: the cost of all these.
         picture: the frame, uint8 (H, W, 3), which the symbols of later frames depend on.
     """
 

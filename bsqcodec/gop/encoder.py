@@ -19,7 +19,7 @@ from .quality import B_LEVEL_OFFSET, FrameQualities
 from .references import ReferenceBuffer, VectorContexts, frame_condition
 from .vector_search import cheapest_vectors
 
-# Motion of the tune perceptual is weighed as if the step were so much finer than that of a token of class 0.
+# The tune perceptual weighs motion as if the quantiser step were so much finer than that of a token of class 0.
 MOTION_GAIN = 1.2
 # Bits that an error of one quantiser step of a coefficient may cost: of frames without reference, and with.
 ERROR_BITS = {"perceptual": (14.0, 8.0), "psnr": (18.0, 8.0)}
@@ -31,7 +31,7 @@ class GopEncoder:
     """Encodes frames that depend on each other; the first is an I frame, as is any that no other one predicts.
 
     Args:
-        model: from `load_model`.
+        model: a model that `load_model` gives.
         height, width: of the frames, in pixels.
         settings: how to encode; the quality comes with each frame.
         mini_gop: frames from one anchor to the next, 1..16, in place of that of the settings.

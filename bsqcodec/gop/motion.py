@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..network.patches import TOKEN
 
-BLOCK = TOKEN  # a vector a token
+BLOCK = TOKEN  # side of a block in pixels: one motion vector per token
 TAPS = ((0, 0, 0, 64, 0, 0, 0, 0), (-1, 4, -10, 58, 17, -5, 1, 0),
         (-1, 4, -11, 40, 40, -11, 4, -1), (0, 1, -5, 17, 58, -10, 4, -1))  # fmt: skip
-_BLOCKS_AT_ONCE = 256  # keeps the working set in the cache
+_BLOCKS_AT_ONCE = 256  # so few on a CPU that the working set stays in its cache
 
 
 def compensate(ref: Tensor, vectors: Tensor) -> Tensor:
@@ -50,9 +50,9 @@ def compensate(ref: Tensor, vectors: Tensor) -> Tensor:
     left = torch.arange(columns, device=device) * BLOCK + whole[..., 1]
     out = torch.empty((c, b, rows, BLOCK, columns, BLOCK), device=device)
     # every block without its fraction
-    step = max(1, 16 * _BLOCKS_AT_ONCE // columns) if device.type == "cpu" else rows
-    for n in range(0, rows, step):
-        s = slice(n, n + step)
+    rows_at_once = max(1, 16 * _BLOCKS_AT_ONCE // columns) if device.type == "cpu" else rows
+    for n in range(0, rows, rows_at_once):
+        s = slice(n, n + rows_at_once)
         y = (top[:, s, None] + inside[:, None]).clamp_(0, h - 1) * w + frame[..., None]
         x = (left[:, s, :, None] + inside).clamp_(0, w - 1)
         index = y[..., None] + x[:, :, None]

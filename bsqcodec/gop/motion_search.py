@@ -10,8 +10,8 @@ from torch import Tensor
 from ..stream.group import MAX_VECTOR
 from .motion import BLOCK, TAPS
 
-MOTION_LAMBDA = 0.35  # SAD that a bit of vectors is worth, in quantiser steps, while they are searched
-VECTOR_LAMBDA = 0.1  # squared error that it is worth in the end, in squared steps
+MOTION_LAMBDA = 0.35  # SAD that a bit of the vectors is worth while they are searched, in quantiser steps
+VECTOR_LAMBDA = 0.1  # squared error that a bit is worth in the final choice, in squared quantiser steps
 _RANGE = 16  # of the exhaustive search, in pixels of the quarter-size frame
 _MARGIN = 20  # pixels around the reference that a block may read: more would only repeat the border
 _DISTANCES = (8, 4, 2, 1)  # of the vectors that refinement tries, in quarter pixels
@@ -147,10 +147,8 @@ class Field:
         self.blocks = blocks.reshape(BLOCK * BLOCK, -1).contiguous()
         inside = torch.arange(BLOCK, dtype=index, device=device)
         self.inside = (inside[:, None] * self.width + inside).reshape(-1, 1)
-        y, x = (
-            torch.arange(self.rows, device=device) * BLOCK,
-            torch.arange(self.columns, device=device) * BLOCK,
-        )
+        y = torch.arange(self.rows, device=device) * BLOCK
+        x = torch.arange(self.columns, device=device) * BLOCK
         corner = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1)
         # vectors that keep every block within the margin, and within the format
         far = torch.tensor([h - BLOCK, w - BLOCK], device=device)
@@ -204,13 +202,13 @@ class Field:
         at = self.origin[block] + (v[:, 0] >> 2) * self.width + (v[:, 1] >> 2)
         at = at + phase.to(at.dtype) * (self.batch * self.height * self.width)
         out = torch.empty(len(at), device=v.device)
-        step = 1024 if v.device.type == "cpu" else 1 << 16
-        for n in range(0, len(at), step):
-            index = (self.inside + at[n : n + step]).view(-1)
+        blocks_at_once = 1024 if v.device.type == "cpu" else 1 << 16
+        for n in range(0, len(at), blocks_at_once):
+            index = (self.inside + at[n : n + blocks_at_once]).view(-1)
             guess = self.pixels.index_select(0, index).view(BLOCK * BLOCK, -1)
-            truth = self.blocks.index_select(1, block[n : n + step])
+            truth = self.blocks.index_select(1, block[n : n + blocks_at_once])
             difference = truth.sub_(guess)
-            out[n : n + step] = (difference.square_() if squared else difference.abs_()).sum(0)
+            out[n : n + blocks_at_once] = (difference.square_() if squared else difference.abs_()).sum(0)
         return out
 
 

@@ -1,4 +1,4 @@
-"""What is kept of coded frames for those that are predicted from them."""
+"""Decoded frames and their motion vectors, kept for the frames that are predicted from them."""
 
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 def frame_condition(place: Place, predicted: bool, quality: int, tune: int) -> Condition:
-    """What the networks take a frame for: 0 without reference, 1 a predicted P frame, 2 a predicted B frame."""
+    """The condition of a frame for the networks; its frame type is 0 without reference, 1 for P and 2 for B frames."""
     return Condition(0 if not predicted else 1 if place.after is None else 2, quality, tune)
 
 
@@ -59,7 +59,7 @@ def _forget(items: dict[int, _T], place: Place) -> None:
 
 
 class VectorContexts:
-    """What the motion vectors of a frame are predicted from: those of the frames that were coded before it.
+    """The motion vectors of frames that were coded, from which those of later frames are predicted.
 
     Args:
         rows, columns: of the fields of vectors.
@@ -78,7 +78,7 @@ class VectorContexts:
         self._vectors[place.number] = vectors
 
     def coder(self, place: Place, reference: int, vectors: dict[int, np.ndarray]) -> VectorCoder:
-        """What codes the frame's vectors into `reference`, after `vectors`, and expects them where motion is steady."""
+        """The coder of a frame's vectors into `reference`, after `vectors`; it expects them where motion is steady."""
         known = {**self._vectors, place.number: vectors}
         expected = None
         for source, towards in (

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..stream.group import MAX_VECTOR
-from ..stream.motion_vectors import MISSING, VectorCoder, steps
+from ..stream.motion_vectors import MISSING, VectorCoder, pyramid_steps
 from .motion_search import Field
 
 PASSES = 3  # over all blocks
@@ -32,7 +32,7 @@ class _Grid(NamedTuple):
     start: np.ndarray
 
     def children(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What is predicted from the blocks: for each pair, which of `block` it is, the other block, the slot."""
+        """The blocks that are predicted from `block`. Of each pair: index in `block`, predicted block, its slot."""
         count = self.start[block + 1] - self.start[block]
         which = np.repeat(np.arange(len(block)), count)
         edge = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count) + self.start[block][which]
@@ -45,7 +45,7 @@ def _grid(rows: int, columns: int) -> _Grid:
     n = rows * columns
     predictors = np.full((4, n), n)
     groups = []
-    for i, (blocks, those, h, diagonal) in enumerate(steps(rows, columns)):
+    for i, (blocks, those, h, diagonal) in enumerate(pyramid_steps(rows, columns)):
         predictors[:, blocks] = those
         y, x = np.divmod(blocks, columns)
         if i == 0:

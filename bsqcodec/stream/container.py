@@ -37,7 +37,7 @@ class Gop:
         offset: of the chunk in the file, in bytes.
         first: number of its first frame, counted from 0.
         pts: presentation time of each frame.
-        payload: for `gop.decoder.decode_gop`.
+        payload: the coded group, for `gop.decoder.decode_gop`.
     """
 
     offset: int
@@ -47,7 +47,7 @@ class Gop:
 
 
 class IndexEntry(NamedTuple):
-    """Where a GOP is and which frame it begins with."""
+    """Offset of a GOP in the file, in bytes, and the number of its first frame."""
 
     offset: int
     first: int
@@ -64,11 +64,11 @@ def pack_header(model: bytes, info: MediaInfo) -> bytes:
         alpha = " with alpha" if info.alpha else ""
         raise ValueError(f"frames of {info.bit_depth} bits a sample{alpha} are not supported")
     numbers = (
-        *(info.bit_depth, int(info.alpha)),
-        *(info.width, info.height, info.time_base.numerator, info.time_base.denominator),
-        *(rate.numerator, rate.denominator, *info.sample_aspect_ratio, info.rotation // 90),
-        *(info.primaries, info.transfer, info.matrix, info.color_range),
-    )
+        info.bit_depth, int(info.alpha),
+        info.width, info.height, info.time_base.numerator, info.time_base.denominator,
+        rate.numerator, rate.denominator, *info.sample_aspect_ratio, info.rotation // 90,
+        info.primaries, info.transfer, info.matrix, info.color_range,
+    )  # fmt: skip
     body = model + b"".join(map(varint, numbers))
     head = MAGIC + bytes([VERSION, len(body)]) + body
     return head + struct.pack("<I", zlib.crc32(head))
@@ -119,7 +119,7 @@ class StreamWriter:
     Args:
         file: open for writing in binary.
         model: id of the model that made the payloads, 8 bytes.
-        info: of the video; its audio track is written if it has one.
+        info: attributes of the video; its audio track is written if it has one.
     """
 
     def __init__(self, file: BinaryIO, model: bytes, info: MediaInfo):
@@ -163,7 +163,7 @@ class StreamWriter:
         self._chunk(AUDIO, bytes(body))
 
     def close(self) -> None:
-        """Write the end. The file is left open."""
+        """Write the last chunk: the number of frames, and the index. The file is left open."""
         body = varint(self.frames) + (varint(self._groups) + self._index if self._groups > 1 else varint(0))
         # chunk type, length of the length, body, its own size, checksum
         size = 1 + len(varint(len(body) + 4)) + len(body) + 4 + 4
@@ -171,7 +171,7 @@ class StreamWriter:
         self.flush()
 
     def flush(self) -> None:
-        """Pass on all that was written."""
+        """Pass on to the system all that was written."""
         self._file.flush()
 
     def _chunk(self, chunk_type: bytes, body: bytes) -> None:

@@ -1,15 +1,16 @@
 """Lossless coding of the classes of contrast of an I frame: interlaced prediction, adaptive binary contexts, exact.
 
-The tokens are coded on the pyramid of the motion vectors (`motion_vectors.steps`): the class of each is guessed as the
-mean of its neighbours that are known, floor(sum / n + 1/2), and the difference is coded: whether there is one, its
-sign, and its size in unary, at most six. Every decision of a step is coded for all its tokens before the next one.
+The tokens are coded on the pyramid of the motion vectors (`motion_vectors.pyramid_steps`): the class of each is
+guessed as the mean of its neighbours that are known, floor(sum / n + 1/2), and the difference is coded: whether there
+is one, its sign, and its size in unary, at most six. Every decision of a step of the pyramid is coded for all its
+tokens before the next one.
 """
 
 import numpy as np
 
 from ..errors import FormatError
 from .contexts import CodeBits, Contexts
-from .motion_vectors import steps
+from .motion_vectors import pyramid_steps
 from .range_coder import BitDecoder, BitEncoder
 
 MIN_CLASS, MAX_CLASS = -3, 3
@@ -18,7 +19,7 @@ _SPREADS = 4  # disagreement of the neighbours: 0, 1, 2, more
 _SIGN, _SIZE = _SPREADS + 1, _SPREADS + 4
 # first P(1) of each context in 1/256
 _START = np.array([74, 115, 141, 154, 220, 128, 128, 128, 15, 26, 38, 51, 118], np.int64)
-_FULL = 1 << 12  # where counts are halved
+_MAX_COUNT = 1 << 12  # sum of the two counts of a context above which they are halved
 
 
 def encode_classes(classes: np.ndarray, encoder: BitEncoder) -> None:
@@ -40,10 +41,10 @@ def decode_classes(rows: int, columns: int, decoder: BitDecoder) -> np.ndarray:
 
 def _run(rows: int, columns: int, truth: np.ndarray | None, code: CodeBits) -> np.ndarray:
     """Code the classes `truth`, raster order, or decode them where it is None; returns them in raster order."""
-    contexts = Contexts(_START, _FULL)
+    contexts = Contexts(_START, _MAX_COUNT)
     field = np.zeros(rows * columns + 1, np.int64)
     known = np.zeros(rows * columns + 1, bool)
-    for step in steps(rows, columns):
+    for step in pyramid_steps(rows, columns):
         around, there = field[step.predictors], known[step.predictors]
         n = there.sum(0)
         total = (around * there).sum(0)

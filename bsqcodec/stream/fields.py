@@ -6,7 +6,7 @@ from ..errors import FormatError
 
 
 def varint(n: int) -> bytes:
-    """Unsigned LEB128: 7 bits a byte, low ones first, bit 7 set on all but the last. n in 0 .. 2**63 - 1.
+    """Unsigned LEB128: 7 bits per byte, low ones first, bit 7 set on all but the last. n in 0 .. 2**63 - 1.
 
     >>> varint(300).hex(), Fields(varint(300)).varint()
     ('ac02', 300)
@@ -33,6 +33,7 @@ class Fields:
         self.data, self.at = data, 0
 
     def take(self, n: int) -> bytes:
+        """The next n bytes."""
         part = self.data[self.at : self.at + n]
         if len(part) != n:
             raise FormatError("a field is cut short")
@@ -40,6 +41,7 @@ class Fields:
         return part
 
     def varint(self, limit: int = (1 << 63) - 1) -> int:
+        """The next integer, as `varint` writes it. Raises FormatError if it is above `limit`."""
         n = 0
         for shift in range(0, 63, 7):
             byte = self.take(1)[0]
@@ -51,18 +53,21 @@ class Fields:
         raise FormatError("an integer is longer than 63 bits")
 
     def signed(self) -> int:
+        """The next integer, as `signed` writes it."""
         n = self.varint()
         return n >> 1 if n & 1 == 0 else -(n >> 1) - 1
 
     def block(self) -> bytes:
-        """A varint that counts the bytes, then the bytes."""
+        """The next bytes that a varint before them counts."""
         return self.take(self.varint())
 
     def rest(self) -> bytes:
+        """All bytes that are left; the position stays."""
         return self.data[self.at :]
 
 
 def ratio(numerator: int, denominator: int) -> Fraction:
+    """The quotient of two fields. Raises FormatError if either is 0."""
     if not numerator or not denominator:
         raise FormatError("a time base or frame rate is zero")
     return Fraction(numerator, denominator)

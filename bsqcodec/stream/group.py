@@ -1,7 +1,7 @@
 """Section 2 of bitstream_spec.md: how a group of pictures begins, and the order its frames are coded in.
 
-Four bytes (length of the mini-GOPs, steps of quality that each level of B frames is lower, tune, bytes of an anchor's
-header beyond one), a header for each anchor (bit 7: predicted, bits 0..6: quality 1..100), then what is range-coded: of
+Four bytes (length of the mini-GOPs, by how much the quality falls from level to level of B frames, tune, bytes of an
+anchor's header beyond one), a header for each anchor (bit 7: predicted, bits 0..6: quality 1..100), then what is range-coded: of
 each frame its motion vectors (if it is predicted) or its classes of contrast (if not), and its coefficients.
 """
 
@@ -13,8 +13,8 @@ from ..settings import TUNES
 
 MAX_MINI_GOP = 16  # frames from one anchor to the next
 MAX_VECTOR = 2047  # largest |component| of a motion vector, in quarter pixels
-GROUP_HEADER = 4  # bytes
-PREDICTED = 0x80  # bit of an anchor's header
+GROUP_HEADER_BYTES = 4  # of the header of a group
+PREDICTED_BIT = 0x80  # of an anchor's header
 P_REFERENCE = 65208  # of 65536: that a B frame has a reference
 P_BOTH = 49152  # that it has two, if it has any
 P_AFTER = 32768  # that the only one is the frame after
@@ -43,9 +43,9 @@ class Place(NamedTuple):
             return "B"
         return "P" if predicted else "I"
 
-    def quality(self, anchor: int, drop: int) -> int:
-        """Quality 1..100 of the frame if that of the anchor which ends its mini-GOP is `anchor`."""
-        return max(1, anchor - drop * self.level)
+    def quality(self, anchor: int, level_offset: int) -> int:
+        """Quality 1..100 of the frame, by that of the anchor which ends its mini-GOP, lower by an offset per level."""
+        return max(1, anchor - level_offset * self.level)
 
 
 def mini_gop(first: int, last: int) -> Iterator[Place]:
@@ -84,10 +84,10 @@ def code_references(numbers: list[int] | None, place: Place, code: Callable[[boo
 
 
 class FrameHeader(NamedTuple):
-    """What the payload tells of a frame before its symbols.
+    """Type and quality of a frame, as its group tells them before the symbols.
 
     Attributes:
-        place: in the group.
+        place: the frame's place in its group.
         frame_type: "I", "P" or "B".
         quality: 1..100.
     """
@@ -113,22 +113,22 @@ class Group(NamedTuple):
 
 def parse_group(payload: bytes, frames: int) -> Group:
     """Take a payload of `frames` frames apart. Raises FormatError if it has a header that no encoder writes."""
-    if len(payload) < GROUP_HEADER or frames < 1:
+    if len(payload) < GROUP_HEADER_BYTES or frames < 1:
         raise FormatError("a group of pictures is too short for its frames")
-    mini, drop, tune, more = payload[:GROUP_HEADER]
+    mini, level_offset, tune, more = payload[:GROUP_HEADER_BYTES]
     if not 1 <= mini <= MAX_MINI_GOP:
         raise FormatError(f"a group of pictures has mini-GOPs of {mini} frames")
     if tune >= len(TUNES):
         raise FormatError(f"a group of pictures has the unknown tune {tune}")
     anchors, size = 1 + -(-(frames - 1) // mini), 1 + more
-    end = GROUP_HEADER + anchors * size
+    end = GROUP_HEADER_BYTES + anchors * size
     if len(payload) < end:
         raise FormatError("a group of pictures is too short for its frames")
     headers: list[FrameHeader] = []
     for place in coding_order(frames, mini):
-        byte = payload[GROUP_HEADER + -(-place.anchor // mini) * size]
-        predicted, quality = divmod(byte, PREDICTED)
+        byte = payload[GROUP_HEADER_BYTES + -(-place.anchor // mini) * size]
+        predicted, quality = divmod(byte, PREDICTED_BIT)
         if not 1 <= quality <= 100 or (predicted and not place.anchor):
             raise FormatError(f"frame {place.anchor} of a group of pictures has an impossible header {byte:#04x}")
-        headers.append(FrameHeader(place, place.frame_type(predicted > 0), place.quality(quality, drop)))
+        headers.append(FrameHeader(place, place.frame_type(predicted > 0), place.quality(quality, level_offset)))
     return Group(tune, headers, payload[end:])

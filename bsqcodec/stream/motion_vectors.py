@@ -21,7 +21,7 @@ from .range_coder import BitDecoder, BitEncoder
 _MAX_EXPONENT = 11  # differences lie within +-4094
 MISSING = 1 << 20  # in place of a component of a vector that is not known
 _SPREADS = np.array([1, 3, 9, 33])  # limits of the classes of neighbours' disagreement, quarter pixels
-_FULL = 1 << 14  # where counts are halved
+_MAX_COUNT = 1 << 14  # sum of the two counts of a context above which they are halved
 
 # contexts: zero flag (part 3, spread 5, temporal 4), sign (3), prefix (spread 5, exponent 6), first suffix bit
 _ZERO, _SIGN, _PREFIX, _SUFFIX = 0, 60, 63, 93
@@ -50,7 +50,7 @@ class VectorCoder:
     """
 
     def __init__(self) -> None:
-        self._contexts = Contexts(_START, _FULL)
+        self._contexts = Contexts(_START, _MAX_COUNT)
         self._expected: np.ndarray | None = None
 
     def encode(self, field: np.ndarray, enc: BitEncoder) -> None:
@@ -74,11 +74,11 @@ class VectorCoder:
         return self._run(hb, wb, None, lambda _, p1: dec.decode(p1).astype(np.int64)).astype(np.int32)
 
     def expect(self, field: np.ndarray | None) -> None:
-        """What the next field will be like, integers (hb, wb, 2) within +-2047; None if nothing is known."""
+        """Set the vectors that are expected in the next field, integers (hb, wb, 2) within +-2047; None: none are."""
         self._expected = field
 
     def copy(self) -> "VectorCoder":
-        """Another one in the same state."""
+        """A coder of its own in the same state."""
         other = VectorCoder()
         other._contexts.counts, other._expected = self._contexts.counts.copy(), self._expected
         return other
@@ -92,7 +92,7 @@ class VectorCoder:
     def predict(
         around: np.ndarray, expected: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What is known of n vectors before they are coded.
+        """Predict n vectors from what is known before they are coded.
 
         Args:
             around: (4, n, 2), the neighbours' vectors, MISSING where there is none.
@@ -121,7 +121,7 @@ class VectorCoder:
         return guess, np.digitize(spread, _SPREADS), temporal, side
 
     def bits_of(self) -> Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]:
-        """A function of n vectors (n, 2) and of the arguments of `predict`: how many bits each takes, about.
+        """A function that estimates the bits of n vectors, (n,), from these, (n, 2), and the arguments of `predict`.
 
         It goes by what the contexts have seen so far.
         """
@@ -149,7 +149,7 @@ class VectorCoder:
     def _run(self, hb: int, wb: int, truth: np.ndarray | None, code: CodeBits) -> np.ndarray:
         field = np.full((hb * wb + 1, 2), MISSING, np.int64)
         expected = self.expected(hb, wb)
-        for step in steps(hb, wb):
+        for step in pyramid_steps(hb, wb):
             block = step.blocks
             guess, spread, temporal, side = self.predict(
                 field[step.predictors], None if expected is None else expected[block]
@@ -198,7 +198,7 @@ class VectorCoder:
         return out
 
 
-class Step(NamedTuple):
+class PyramidStep(NamedTuple):
     """Blocks that are coded together. They are numbered in raster order.
 
     Attributes:
@@ -215,14 +215,14 @@ class Step(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def steps(hb: int, wb: int) -> list[Step]:
-    """How a field of hb x wb blocks is coded. The blocks of the first step have no predictors."""
+def pyramid_steps(hb: int, wb: int) -> list[PyramidStep]:
+    """The steps in which a field of hb x wb blocks is coded. The blocks of the first one have no predictors."""
     s = 1
     while s * 2 < max(hb, wb):
         s *= 2
     rows, columns = np.arange(hb)[:, None], np.arange(wb)[None]
     first = np.flatnonzero((rows % s == 0) & (columns % s == 0))
-    found = [Step(first, np.full((4, len(first)), hb * wb), s, False)]
+    found = [PyramidStep(first, np.full((4, len(first)), hb * wb), s, False)]
     while s > 1:
         h, s = s // 2, s // 2
         grid = (rows % h == 0) & (columns % h == 0)
@@ -235,5 +235,5 @@ def steps(hb: int, wb: int) -> list[Step]:
             if len(y):
                 ny, nx = (np.stack([at + h * o[i] for o in offsets]) for i, at in enumerate((y, x)))
                 inside = (ny >= 0) & (ny < hb) & (nx >= 0) & (nx < wb)
-                found.append(Step(y * wb + x, np.where(inside, ny * wb + nx, hb * wb), h, wanted == 2))
+                found.append(PyramidStep(y * wb + x, np.where(inside, ny * wb + nx, hb * wb), h, wanted == 2))
     return found

@@ -14,16 +14,16 @@ import constriction
 import numpy as np
 
 from ..errors import FormatError
-from .contexts import ONE
+from .contexts import PROBABILITY_ONE
 
 _BERNOULLI = constriction.stream.model.Bernoulli(perfect=False)
 
 
 def _probabilities(p1: np.ndarray) -> np.ndarray:
     """P(1) of each bit. Raises ValueError for probabilities out of range."""
-    if p1.size and (p1.min() < 1 or p1.max() >= ONE):
+    if p1.size and (p1.min() < 1 or p1.max() >= PROBABILITY_ONE):
         raise ValueError("probabilities must lie in 1..65535")
-    return p1 * (1.0 / ONE)
+    return p1 * (1.0 / PROBABILITY_ONE)
 
 
 def _cost(symbols: np.ndarray, p: np.ndarray) -> float:

@@ -26,7 +26,7 @@ from .container import (
     unpack_track,
 )
 from .fields import Fields
-from .recovery import EFFORT, MAX_GAP, Lost, lost_times, resynchronise
+from .recovery import MAX_GAP, SEARCH_BUDGET, Lost, lost_times, resynchronise
 from .window import Window
 
 
@@ -42,7 +42,7 @@ class StreamReader:
 
     Attributes:
         model: id of the model that the payloads need, 8 bytes.
-        info: of the video.
+        info: attributes of the video.
         size: bytes of the header and the whole chunks read so far.
         frames: number of frames; known at the end, or after `index`.
     """
@@ -52,13 +52,13 @@ class StreamReader:
         self._window = Window(file)
         self.frames: int | None = None
         self._torn = False  # is there damage at `size`?
-        self._effort = EFFORT
+        self._budget = SEARCH_BUDGET
         self._next = 0  # number of the next frame
         self._group: int | None = 0  # number of the next group, if known
         self._end: int | None = None  # time of the last frame
         self.model, self.info = unpack_header(self._window.take, max_pixels)
         nominal = 1 / (self.info.frame_rate * self.info.time_base) if self.info.frame_rate else 1
-        self._nominal = self._step = max(1, round(nominal))  # time from frame to frame
+        self._nominal = self._interval = max(1, round(nominal))  # time from frame to frame
         self._damage: FormatError | None = None  # of the audio track
         self._window.ahead += file.read(1)  # and no more, which a pipe may not have yet
         if self._window.ahead == TRACK:
@@ -70,10 +70,14 @@ class StreamReader:
 
     @property
     def size(self) -> int:
+        """Bytes of the header and the whole chunks read so far."""
         return self._window.at
 
     def chunks(self, recover: bool = False) -> Iterator[Gop | list[AudioPacket] | Lost]:
-        """What follows, up to the end of the stream. `recover`: tell what is lost and go on, in place of raising."""
+        """The groups of pictures and packets of sound that follow, up to the end of the stream.
+
+        With `recover`, what is lost is told as a `Lost`, and reading goes on after it; without, FormatError is raised.
+        """
         if self._damage and not recover:
             raise self._damage
         reason = str(self._damage or "")
@@ -98,14 +102,14 @@ class StreamReader:
             following = item.first if isinstance(item, Gop) else item
             if reason or following > self._next:
                 pts = item.pts if isinstance(item, Gop) else ()
-                lost = lost_times(following - self._next, self._end, pts, self._step)
+                lost = lost_times(following - self._next, self._end, pts, self._interval)
                 yield Lost(self._next, lost, reason or f"a group of pictures is missing before byte {offset}")
                 reason, self._group = "", None
             if not isinstance(item, Gop):
                 self.frames = item
                 return
             self._next, self._end = item.first + len(item.pts), item.pts[-1]
-            self._step = item.pts[-1] - item.pts[-2] if len(item.pts) > 1 else self._step
+            self._interval = item.pts[-1] - item.pts[-2] if len(item.pts) > 1 else self._interval
             self._group = None if self._group is None else self._group + 1
             whole = self.size
             yield item
@@ -174,7 +178,7 @@ class StreamReader:
             offset, self._torn = entry.offset, False
             self._next, self._group = entry.first, None
         self._window.go(offset)
-        self._end, self._step, self._effort = None, self._nominal, EFFORT
+        self._end, self._interval, self._budget = None, self._nominal, SEARCH_BUDGET
 
     def _chunk(self) -> tuple[bytes, int, bytes]:
         """(type, offset, body) of the next chunk. If it is damaged the position stays in front of it."""
@@ -202,5 +206,5 @@ class StreamReader:
         with contextlib.suppress(FormatError):
             if self._file.seekable():
                 limit = min((entry.offset for entry in self.index() if entry.offset > self.size), default=None)
-        found, self._effort = resynchronise(self._window, limit, self._effort)
+        found, self._budget = resynchronise(self._window, limit, self._budget)
         return found

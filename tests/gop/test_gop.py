@@ -14,7 +14,7 @@ from bsqcodec.gop.quality import B_LEVEL_OFFSET
 from bsqcodec.network.weights import find_model, load_model
 from bsqcodec.rate import find_quality
 from bsqcodec.settings import TUNES, EncodeSettings
-from bsqcodec.stream.group import GROUP_HEADER, coding_order, parse_group
+from bsqcodec.stream.group import GROUP_HEADER_BYTES, coding_order, parse_group
 from bsqcodec.stream.motion_vectors import VectorCoder
 from helpers import moving, psnr, same_pictures
 
@@ -96,7 +96,7 @@ def test_symbols_are_what_was_coded(model):
 def test_file_is_as_long_as_the_ideal_code(tiny):
     payload, _, stats = encode(tiny, moving_texture(4, 64, 96), [50] * 4)
     ideal = sum(s.bits + s.side_bits for s in stats)
-    assert ideal <= 8 * len(payload) <= ideal * 1.002 + 8 * (GROUP_HEADER + len(stats)) + 64
+    assert ideal <= 8 * len(payload) <= ideal * 1.002 + 8 * (GROUP_HEADER_BYTES + len(stats)) + 64
 
 
 def test_statistics_add_up_to_the_size(model):
@@ -224,8 +224,8 @@ def test_what_a_header_has_beyond_is_skipped(tiny):
 def test_the_drop_of_b_frames_is_read_from_the_group():
     payload = bytearray(group(5, [50, 0x80 | 50], mini=4))
     qualities = []
-    for drop in (0, 1, B_LEVEL_OFFSET, 60, 255):
-        payload[1] = drop
+    for level_offset in (0, 1, B_LEVEL_OFFSET, 60, 255):
+        payload[1] = level_offset
         qualities.append({h.place.number: h.quality for h in parse_group(bytes(payload), 5).headers})
         assert all(1 <= q <= 100 for q in qualities[-1].values())
         assert qualities[-1][0] == qualities[-1][4] == 50

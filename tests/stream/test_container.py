@@ -11,7 +11,7 @@ from bsqcodec.errors import FormatError
 from bsqcodec.stream.container import VERSION, Gop, StreamWriter, pack_header
 from bsqcodec.stream.fields import Fields, signed, varint
 from bsqcodec.stream.reader import StreamReader
-from bsqcodec.stream.recovery import LONGEST_ANCILLARY, Lost
+from bsqcodec.stream.recovery import MAX_ANCILLARY, Lost
 from bsqcodec.types import MediaInfo
 from helpers import GOPS, INFO, MODEL, PACKETS, Pipe, checked, stream, with_fields
 
@@ -176,14 +176,14 @@ def test_every_flipped_bit_of_an_ancillary_chunk_is_found():
         assert [(c.pts, c.payload) for c in chunks if isinstance(c, Gop)] == GOPS[:1]
 
 
-def damaged_before(kind, body):
+def damaged_before(chunk_type, body):
     """Three groups, of which the second is damaged, and a chunk between it and the third."""
     file = io.BytesIO()
     writer = StreamWriter(file, MODEL, replace(INFO, audio=None))
     writer.gop([0, 5], b"first")
     at = writer.size + 9
     writer.gop([10, 20], b"second")
-    writer._chunk(kind, body)
+    writer._chunk(chunk_type, body)
     writer.gop([30], b"third")
     writer.close()
     data = bytearray(file.getvalue())
@@ -196,21 +196,21 @@ def test_reading_resumes_at_an_ancillary_chunk(make):
     """A reader that passed over its beginning would take the groups of pictures inside it for some of the stream."""
     inner = stream(replace(INFO, audio=None), [((25,), b"inner"), ((26, 27), b"inner"), ((28,), b"inner")])
     assert [c.first for c in StreamReader(io.BytesIO(inner)).chunks() if isinstance(c, Gop)] == [0, 1, 3]
-    for kind in (b"a", b"q", b"z"):
-        chunks = list(StreamReader(make(damaged_before(kind, inner))).chunks(True))
+    for chunk_type in (b"a", b"q", b"z"):
+        chunks = list(StreamReader(make(damaged_before(chunk_type, inner))).chunks(True))
         assert [c.payload for c in chunks if isinstance(c, Gop)] == [b"first", b"third"]
         assert [(c.first, c.pts, c.ended) for c in chunks if isinstance(c, Lost)] == [(2, (13, 21), False)]
 
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_reading_resumes_after_an_ancillary_chunk_that_is_too_long_to_look_for(make):
-    chunks = list(StreamReader(make(damaged_before(b"q", bytes(LONGEST_ANCILLARY + 1)))).chunks(True))
+    chunks = list(StreamReader(make(damaged_before(b"q", bytes(MAX_ANCILLARY + 1)))).chunks(True))
     assert [c.payload for c in chunks if isinstance(c, Gop)] == [b"first", b"third"]
 
 
-@pytest.mark.parametrize("kind", [b"Z", b"T", b"0", b"\0", b"\xe1"])
-def test_an_unknown_critical_chunk_is_refused(kind):
-    data = stream(gops=GOPS[:2], other=[(kind, b"body")])
+@pytest.mark.parametrize("chunk_type", [b"Z", b"T", b"0", b"\0", b"\xe1"])
+def test_an_unknown_critical_chunk_is_refused(chunk_type):
+    data = stream(gops=GOPS[:2], other=[(chunk_type, b"body")])
     with pytest.raises(FormatError, match="is of an unknown kind"):
         list(StreamReader(io.BytesIO(data)).chunks())
     # what can be read all the same is, and that something else is lost is told
