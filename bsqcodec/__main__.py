@@ -122,7 +122,7 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
     "--effort",
     type=click.IntRange(0, MAX_EFFORT),
     default=_DEFAULTS.effort,
-    help="Steps of a search for better bits; try 16.",
+    help="Search steps per frame for better bits; more than 16 gain little.",
 )
 @click.option("--low-delay", is_flag=True, help="No B frames: larger, but no frame waits for a later one.")
 @click.option("--tune", type=click.Choice(TUNES), default=_DEFAULTS.tune, help=f"What to spend bits on. {TUNES_HELP}")
@@ -212,17 +212,17 @@ def decode(source: str, target: str | None, threads: int | None, md5: bool, quie
         print(result.md5, file=sys.stderr if target == "-" else sys.stdout)
     if not quiet:
         seconds = time.perf_counter() - began
-        _say(f"{source}: {_many(result.frames, 'frame')}, {result.frames / seconds:.2f} a second, {seconds:.1f} s")
+        _say(f"{source}: {_many(result.frames, 'frame')}, {result.frames / seconds:.2f} per second, {seconds:.1f} s")
 
 
 @cli.command()
 @click.argument("source", metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--bits", is_flag=True, help="Also the mean bits of a frame of each type: decodes every symbol.")
+@click.option("--bits", is_flag=True, help="Show the mean bits per frame of each type too; decodes every symbol.")
 @_limit
 @_device
 def info(source: str, as_json: bool, bits: bool, max_pixels: int, threads: int | None, device: str) -> None:
-    """What is in a .bsq file."""
+    """Show what a .bsq file holds."""
     from .describe import describe, lines
 
     if bits:
@@ -236,7 +236,7 @@ def info(source: str, as_json: bool, bits: bool, max_pixels: int, threads: int |
 @click.option("--model", help="A model file, if the stream needs one that is not packaged.")
 @_limit
 @_device
-@click.option("--quiet", is_flag=True, help="Nothing on success.")
+@click.option("--quiet", is_flag=True, help="Print nothing on success.")
 def verify(source: str, model: str | None, max_pixels: int, device: str, threads: int | None, quiet: bool) -> None:
     """Check every checksum of a .bsq file and decode every symbol; the exit status says whether all is well."""
     from . import transcode
@@ -280,7 +280,7 @@ def _set_threads(threads: int | None) -> None:
 
 @contextlib.contextmanager
 def _bar(quiet: bool, what: str) -> Iterator[Any]:
-    """The progress callback for transcode.py, or None where nobody looks."""
+    """The progress callback for `encode_file` and `decode_file`, or None where nobody looks."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -349,7 +349,7 @@ def main() -> None:
 
 
 def process() -> NoReturn:
-    """`main` for a process of its own: starts and ends faster."""
+    """Run `main` as all that this process does, which then starts and ends faster."""
     gc.set_threshold(100_000)  # importing torch makes many objects and no garbage: 0.15 s
     status = 1
     try:

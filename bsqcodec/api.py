@@ -38,7 +38,7 @@ from .stream.reader import StreamReader
 from .stream.recovery import Lost
 from .types import AudioPacket, Frame, FrameStats, MediaInfo
 
-GRAY = 128  # what stands for a frame that is lost
+GRAY = 128  # pixel value of a lost frame before which none was decoded
 MAX_PENDING = 1 << 20  # bytes of sound that wait for the end of a group of pictures
 Chunk = Gop | list[AudioPacket] | Lost
 _T = TypeVar("_T")
@@ -47,7 +47,7 @@ _T = TypeVar("_T")
 def choose(
     settings: EncodeSettings | None, model: Model | str | None, device: str, options: dict[str, Any]
 ) -> tuple[EncodeSettings, Model]:
-    """The settings with `options` in place of some fields, and the model, loaded. Raises as `Encoder` does."""
+    """The settings with `options` in place of some fields, and the loaded model. Raises as `Encoder` does."""
     settings = replace(settings or EncodeSettings(), **options)
     if isinstance(model, Model):
         return settings, model
@@ -70,13 +70,12 @@ class Encoder:
     for an unknown option.
 
     Attributes:
-        settings: as they were given.
-        quality: of the frames that follow, 1..100; may be changed between frames.
-        frames: written so far.
-        stats: of the last that was encoded, in the order of coding.
-        bits: ideal code length of all that are encoded.
-        size: bytes written so far.
-        audio_size: of which audio.
+        settings: how to encode, with `options` in their place.
+        quality: quality of the frames that follow, 1..100; may be changed between frames.
+        frames: number of frames written so far.
+        stats: cost of the last frame that was encoded, in the order of coding.
+        bits: ideal code length of all frames that are encoded.
+        size, audio_size: bytes written so far, and those of them that are audio.
     """
 
     def __init__(
@@ -113,10 +112,12 @@ class Encoder:
 
     @property
     def size(self) -> int:
+        """Bytes written so far."""
         return self._writer.size
 
     @property
     def bits(self) -> float:
+        """Ideal code length of all frames that are encoded, in bits."""
         return self._bits + (self._group.bits if self._group else 0.0)
 
     def write(self, rgb: np.ndarray, pts: int = 0) -> list[np.ndarray]:
@@ -203,7 +204,7 @@ class Decoder:
             reading, and works once.
         device: "auto", "cpu" or "cuda".
         model: where the packaged models lack the one that the stream needs: a model file, or a model that is loaded.
-        max_pixels: of a frame; streams of larger ones are refused.
+        max_pixels: limit of pixels per frame; streams of larger frames are refused.
 
     Raises FormatError for what is not a stream, ModelError if the model that the stream needs is not there. Where a
     stream is damaged or cut short, iterating raises FormatError after all that comes before.
@@ -279,7 +280,7 @@ class Decoder:
                 yield Frame(picture, chunk.pts[i])
 
     def symbols(self) -> Iterator[FrameStats]:
-        """What each frame costs, in the order of coding: decodes every symbol. Raises as `frames` does."""
+        """Decode every symbol, and give the cost of each frame, in the order of coding. Raises as `frames` does."""
         for chunk in self._chunks(0):
             if isinstance(chunk, Gop):
                 for s in self._decoded(decode_symbols, chunk):
@@ -392,8 +393,7 @@ def encode_image(
 def decode_image(
     data: bytes, device: str = "auto", model: Model | str | None = None, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """The first picture of a .bsq stream, uint8 (H, W, 3) RGB. Takes and raises what `Decoder` does, and raises
-    FormatError if there is no picture."""
+    """Decode the first picture of a stream, uint8 (H, W, 3). Raises as `Decoder`, and FormatError if there is none."""
     for frame in Decoder(io.BytesIO(data), device, model, max_pixels).frames(0, 1):
         return frame.rgb
     raise FormatError("there are no frames")

@@ -1,4 +1,4 @@
-"""What `bsqcodec info` tells. Headers alone are read without torch, in a tenth of a second."""
+"""The description of a stream that `bsqcodec info` shows. Headers are read without torch, in a tenth of a second."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class _Account:
     audio_bytes: int = 0
     first: int | None = None  # time of the first frame
     last: int | None = None
-    step: int | None = None  # time from the last frame but one to the last
+    interval: int | None = None  # time from the last frame but one to the last
 
     def add(self, gop: Gop) -> None:
         self.gops += 1
@@ -36,16 +36,16 @@ class _Account:
         self.frame_types.update(header.frame_type for header in group.headers)
         self.qualities.update(header.quality for header in group.headers)
         if frames > 1:
-            self.step = gop.pts[-1] - gop.pts[-2]
+            self.interval = gop.pts[-1] - gop.pts[-2]
         elif self.last is not None:
-            self.step = gop.pts[-1] - self.last
+            self.interval = gop.pts[-1] - self.last
         self.first, self.last = gop.pts[0] if self.first is None else self.first, gop.pts[-1]
 
     def seconds(self, info: MediaInfo) -> float | None:
         """Duration of a video, of which the last frame takes as long as the one before."""
         if not info.frame_rate or self.first is None or self.last is None:
             return None
-        end = Fraction(self.step) if self.step else 1 / (info.frame_rate * info.time_base)
+        end = Fraction(self.interval) if self.interval else 1 / (info.frame_rate * info.time_base)
         return float((self.last - self.first + end) * info.time_base)
 
 
@@ -145,7 +145,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     if found["sample_aspect_ratio"] not in ("0:1", "1:1"):
         rows.append(("aspect", f"pixels of {found['sample_aspect_ratio']}"))
     if found["frame_rate"]:
-        rows.append(("time", f"{found['duration']} s at {float(Fraction(found['frame_rate'])):.3f} frames a second"))
+        rows.append(("time", f"{found['duration']} s at {float(Fraction(found['frame_rate'])):.3f} frames per second"))
     if found["quality"]:
         low, high = found["quality"]
         rows.append(("quality", f"{low}" if low == high else f"{low} to {high}"))

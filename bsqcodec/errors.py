@@ -14,5 +14,5 @@ class ModelError(BsqError):
 
 
 def first_line(error: BaseException) -> str:
-    """Of its text; the name of its class if it has none."""
+    """First line of an error's text, or the name of its class if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

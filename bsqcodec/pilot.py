@@ -15,7 +15,7 @@ from .rate import RateControl, find_quality
 from .settings import EncodeSettings
 from .types import AudioPacket, Frame, MediaInfo
 
-PILOT_FRAMES = 4  # frames of each piece that the rate is tried on
+PILOT_FRAMES = 4  # frames of each piece of a video that is encoded to find the quality
 Items = Iterator[Frame | AudioPacket]
 
 
@@ -73,7 +73,7 @@ def _picture_bits(frame: Frame, info: MediaInfo, model: Model, settings: EncodeS
 def _video_bits(
     pieces: list[list[np.ndarray]], info: MediaInfo, model: Model, settings: EncodeSettings, quality: int
 ) -> float:
-    """Bits a frame of a video, by some frames of a few places."""
+    """Bits per frame of a video, estimated from some frames of a few places."""
     total, gop = 0.0, settings.gop
     for piece in pieces:
         encoder = Encoder(io.BytesIO(), info, settings, model=model, quality=quality)

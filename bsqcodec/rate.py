@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from .settings import MAX_QUALITY, MIN_QUALITY
 
-_SLOPE = 0.095  # log2 of the rate per step of quality, the average over many pictures
+_SLOPE = 0.095  # rise of log2 of the rate when the quality rises by one, the average over many pictures
 _SLOPE_SPREAD = 4  # factor by which pictures may differ from that, up or down
-_MAX_CHANGE = 10  # steps of quality from one group of pictures to the next
+_MAX_CHANGE = 10  # of the quality from one group of pictures to the next
 _MAX_CUT = 4  # factor by which a group may get less than the target, to make up for what was overspent
 
 
@@ -54,7 +54,7 @@ class RateControl:
         self._frames, self._bits = 0, 0.0  # so far
 
     def next(self, frames: int, size: int, audio_size: int) -> int:
-        """Returns the quality of the next group, after `frames` frames in `size` bytes, `audio_size` of them audio."""
+        """Choose the quality of the next group after `frames` frames in `size` bytes, `audio_size` of them audio."""
         bits = 8.0 * (size - audio_size)
         rate = (bits - self._bits) / (frames - self._frames)
         self._frames, self._bits = frames, bits

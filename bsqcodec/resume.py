@@ -85,7 +85,7 @@ class Unfinished:
                 raise self._other("another input or options, or on another machine")
 
     def _chunks(self) -> Iterator[Gop]:
-        """Up to the first that is not whole; `_end` is where the last one ends."""
+        """The groups of pictures up to the first that is not whole; `_end` is where the last one ends."""
         with contextlib.suppress(FormatError), open(self._file.name, "rb") as file:
             reader = StreamReader(file)
             for chunk in reader.chunks():

@@ -26,12 +26,12 @@ ORACLE_GRID = 9, 11  # tokens: neither side is even or a multiple of a window
 
 @dataclass
 class Report:
-    """What was run.
+    """The result of a self-test.
 
     Attributes:
-        streams, frames: that were decoded.
-        bits: that were decoded in them.
-        differences: one line each; none on an exact machine.
+        streams, frames: numbers of streams and of frames that were decoded.
+        bits: number of bits that the range coder gave for them.
+        differences: one line for each difference; none on an exact machine.
     """
 
     streams: int = 0
@@ -40,6 +40,7 @@ class Report:
     differences: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
+        """One line with the numbers and the verdict."""
         ran = f"{self.streams} streams, {self.frames} frames, {self.bits} bits, int64 oracle"
         return f"{ran}: {f'{len(self.differences)} differ' if self.differences else 'this machine decodes exactly'}"
 
@@ -87,7 +88,10 @@ def _packed(s: Symbols) -> bytes:
 
 
 def selftest(device: str = "auto") -> Report:
-    """Run everything. Raises BsqError if the streams or a model are not installed."""
+    """Decode all conformance streams, and run the int64 oracle of their models.
+
+    Raises BsqError if the streams or a model are not installed.
+    """
     report = Report()
     models: dict[str, Model] = {}
     for stream in conformance_streams():
@@ -99,11 +103,9 @@ def selftest(device: str = "auto") -> Report:
         except (OSError, BsqError) as e:
             report.differences.append(f"{stream['file']}: {e}")
             continue
-        report.streams, report.frames, report.bits = (
-            report.streams + 1,
-            report.frames + found["frames"],
-            report.bits + bits,
-        )
+        report.streams += 1
+        report.frames += found["frames"]
+        report.bits += bits
         wrong = [key for key in found if found[key] != stream[key]]
         if wrong:
             report.differences.append(f"{stream['file']}: other {' and '.join(wrong)}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 MIN_QUALITY, MAX_QUALITY = 1, 100
 MAX_GOP = 65535
 MAX_EFFORT = 1000
-TUNES = ("perceptual", "psnr")  # the place of a name is its number in a stream
+TUNES = ("perceptual", "psnr")  # the index of a name is its number in a stream
 TUNES_HELP = "perceptual: texture and sharpness as people see them (MS-SSIM); psnr: the smallest squared error."
 DEFAULT_MODEL = "bsq1"  # the packaged model that encodes unless another is asked for
 DEFAULT_CRF = 14  # of H.264 output, x264's constant rate factor
@@ -27,8 +27,8 @@ class EncodeSettings:
     Attributes:
         quality: 1..100, of I frames; most P and all B frames get less.
         gop: frames from one I frame to the next, 1..65535; each such group decodes without the others.
-        effort: steps of a search for better bits, for each frame; 0..1000. Each takes about three times as long as
-            encoding without any. Most is gained by the first 16.
+        effort: search steps for better bits, for each frame; 0..1000. Each takes about three times as long as encoding
+            without any. Most is gained by the first 16.
         low_delay: no B frames, so that every frame is encoded when it comes.
         tune: "perceptual" for texture and sharpness as people see them (MS-SSIM), or "psnr" for the smallest squared
             error.

@@ -34,12 +34,12 @@ class Result:
     """What was encoded or decoded.
 
     Attributes:
-        info: of the video.
-        frames: how many.
+        info: attributes of the video.
+        frames: number of frames.
         kept: frames of these that were encoded before, by an encode that is now resumed; `md5` does not have them.
-        size: of the .bsq stream, in bytes.
-        bits: of the pictures of an encoded stream.
-        qualities: lowest and highest that was asked for.
+        size: bytes of the .bsq stream.
+        bits: ideal code length of the pictures of an encoded stream.
+        qualities: lowest and highest quality that was asked for.
         warnings: a line for each thing that was lost.
     """
 
@@ -53,6 +53,7 @@ class Result:
     _digest: "hashlib._Hash" = field(default_factory=hashlib.md5, repr=False)
 
     def add(self, rgb: np.ndarray) -> None:
+        """Count a decoded frame, uint8 (H, W, 3), and add it to the MD5."""
         self.frames += 1
         self._digest.update(rgb.tobytes())
 
@@ -92,14 +93,14 @@ def encode_file(
         source, target: as `media.open_source` takes it, and a file; "-" is y4m on standard input, standard output.
         settings, model, device, options: as `Encoder` takes them.
         bpp: bits per pixel to aim at, audio left out, in place of a quality; images stay below, videos come near.
-        size: bytes to aim at, audio included, alike.
+        size: bytes to aim at, audio included, in the same way.
         start, duration: part of the source, in seconds.
         force: replace `target` if it is there.
         resume: go on with what a killed encode to `target` left, to the same bytes; leave as much if interrupted.
         jobs: groups of pictures to encode at the same time, to the same bytes, in processes of one thread (so that the
             main module must be importable, as for all of `multiprocessing`); None: as many as are worth it. Not with a
             rate, and not on a GPU.
-        dask: address of a dask.distributed scheduler whose workers, which need the model file too, do that instead.
+        dask: address of a dask.distributed scheduler, whose workers, which need the model file too, encode instead.
 
     Raises BsqError in one line for all that can go wrong with files, ValueError as `Encoder` does. Nothing is left of a
     file that was not finished, but for `resume`.
@@ -180,7 +181,7 @@ class _Encoding:
 def _encoding_workers(
     opened: media.Source, model: Model, settings: EncodeSettings, jobs: int | None, dask: str, alone: bool
 ) -> Workers | None:
-    """What encodes groups of pictures elsewhere; None if that is not wanted, or not worth it."""
+    """Workers that encode groups of pictures; None if they are not wanted, or not worth it."""
     frame_bytes = 3 * opened.info.width * opened.info.height
     if jobs is None:
         jobs = 1 if alone or dask else choose_jobs(opened.total, settings.gop, frame_bytes)
@@ -277,7 +278,7 @@ def _decode(
 def _decoding_workers(
     decoder: Decoder, model: Model | str | None, device: str, frames: int | None, jobs: int | None, dask: str
 ) -> Workers | None:
-    """Processes that decode `frames` frames of a file, if it is to be several, or (None) if several are worth it."""
+    """Workers that decode `frames` frames of a file; None if they are not wanted, or not worth it."""
     alone = device_of(device).type != "cpu" or isinstance(model, Model)
     _check_jobs(jobs, dask, alone, "the CPU, and a model by its name")
     if alone or isinstance(model, Model):
@@ -312,7 +313,7 @@ def _cluster(address: str, model: str | None, identity: bytes) -> Workers:
 
 
 def _count(decoder: Decoder, frames: tuple[int, int | None]) -> int | None:
-    """How many frames there are to decode, where the stream tells before its end."""
+    """Number of frames to decode; None if the stream does not tell before its end."""
     try:
         if decoder.index() is None or decoder.reader.frames is None:
             return None

@@ -11,7 +11,7 @@ MODEL_ID_BYTES = 8
 
 @dataclass
 class FrameStats:
-    """What one frame costs.
+    """The cost of one frame.
 
     Attributes:
         frame_type: "I", "P" or "B".

@@ -16,7 +16,7 @@ class Cluster(Workers):
     """The workers of a cluster, each of which codes as many groups at a time as it has threads.
 
     Args:
-        address: of the scheduler.
+        address: address of the scheduler, such as "tcp://host:8786".
         model: name or path of the model, the same on every worker; None: the packaged one with the id.
         identity: the model's id. A worker that has another raises ModelError.
 

@@ -25,7 +25,8 @@ _ASSUMED_MEMORY = 4 << 30  # bytes, where the system does not tell
 def choose_jobs(frames: int | None, gop: int, frame_bytes: int) -> int:
     """Number of processes that are worth it for a video: at most torch's threads, in at most half the memory.
 
-    frames: how many; None if that is not known. gop: frames of a group. frame_bytes: bytes of a decoded frame.
+    frames: number of frames of the video; None if it is not known. gop: frames per group. frame_bytes: bytes of a
+    decoded frame.
     """
     if frames is None or frames <= gop or frames * frame_bytes < _MIN_BYTES or gop * frame_bytes > MAX_GROUP_BYTES:
         return 1
@@ -40,7 +41,7 @@ class Processes(Workers):
     """Processes of one thread each.
 
     Args:
-        jobs: how many.
+        jobs: number of processes.
         load: gives the model; is pickled and called for every group.
 
     While it is entered, this process too uses one thread: several would only wait for the cores that the others have.

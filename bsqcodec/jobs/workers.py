@@ -28,8 +28,8 @@ class EncodedGroup(NamedTuple):
 
     Attributes:
         pts: presentation time of each frame.
-        payload: for `StreamWriter.gop`.
-        stats: of each frame.
+        payload: the coded group, for `StreamWriter.gop`.
+        stats: cost of each frame, in the order of coding.
         decoded: the frames as they will be decoded.
     """
 

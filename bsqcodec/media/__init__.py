@@ -49,7 +49,7 @@ def open_source(path: str, start: float = 0.0, duration: float | None = None, au
 def open_sink(
     path: str, info: MediaInfo, crf: int = DEFAULT_CRF, quality: int = DEFAULT_IMAGE_QUALITY
 ) -> AbstractContextManager[Sink]:
-    """An output to be entered by `with`, whose kind the suffix of `path` tells.
+    """Open an output, in the format that the suffix of `path` names; to be entered by `with`.
 
     .mp4, .mkv, .mov: H.264 (4:2:0, or 4:4:4 if a side is odd) with the audio packets as they are. .y4m, or "-" for
     standard output: 4:4:4 at the average frame rate, upright. .png, .jpg, .webp: one still image. A folder, or a path

@@ -1,4 +1,4 @@
-"""What inputs share (`Source`), and what inputs and outputs have in common."""
+"""The interface of all inputs (`Source`), and what inputs and outputs share."""
 
 import math
 import os

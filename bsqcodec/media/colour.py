@@ -15,7 +15,7 @@ IDENTITY, RESERVED, FCC, BT470BG, BT601, SMPTE240M, BT2020 = 0, 3, 4, 5, 6, 7, 9
 MATRICES = (BT709, FCC, BT470BG, BT601, SMPTE240M, BT2020)  # those that swscale can do
 SRGB = 13  # transfer
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
-LIMITED, FULL = 1, 2  # ranges, as in `MediaInfo.color_range`
+LIMITED_RANGE, FULL_RANGE = 1, 2  # as in `MediaInfo.color_range`
 
 # without the FULL_CHR flags swscale drops every other chroma sample of RGB: 5 dB of the round trip through 4:2:0
 _FLAGS = (

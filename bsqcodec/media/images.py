@@ -66,10 +66,11 @@ class ImageSource(Source):
             primaries=colour.BT709,
             transfer=colour.SRGB,
             matrix=colour.IDENTITY,
-            color_range=colour.FULL,
+            color_range=colour.FULL_RANGE,
         )
 
     def close(self) -> None:
+        """Close the image or animation, if it is one file."""
         if self._image:
             self._image.close()
 
@@ -97,7 +98,7 @@ class ImageSource(Source):
         depth = str(image.tile[0].args) if image.tile else ""  # as the decoder is told it, "I;16" or a maximum
         image.load()
         if image.mode.startswith(("I", "F")) or ";16" in depth or "65535" in depth:
-            self._warn(f"{name}: more than 8 bits a component is reduced to 8 bits")
+            self._warn(f"{name}: more than 8 bits per component is reduced to 8 bits")
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         rotation = EXIF_ROTATION.get(orientation, 0)
         if self._files or orientation not in EXIF_ROTATION:

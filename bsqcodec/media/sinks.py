@@ -20,6 +20,7 @@ from .base import DEFAULT_RATE, EXIF_ROTATION, reason_of
 VIDEO_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}  # FFmpeg's names by suffix
 STILL_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # Pillow's names by suffix
 
+_EXIF_ORIENTATION = {degrees: orientation for orientation, degrees in EXIF_ROTATION.items()}
 _PNG_LEVEL = 3  # of zlib; takes half the time of 6, for files of about the same size
 _NO_AUDIO = "the audio track is left out, which this output cannot hold"
 
@@ -121,7 +122,7 @@ class VideoSink(Sink):
         context.pix_fmt = self._pixel_format = "yuv444p" if info.width % 2 or info.height % 2 else "yuv420p"
         context.options = {"crf": str(self._crf), "preset": "medium"}
         context.sample_aspect_ratio = Fraction(*info.sample_aspect_ratio)
-        context.color_range = colour.FULL if self._full else colour.LIMITED
+        context.color_range = colour.FULL_RANGE if self._full else colour.LIMITED_RANGE
         context.colorspace = self._matrix
         context.color_primaries = info.primaries if info.primaries != colour.UNSPECIFIED else colour.BT709
         context.color_trc = info.transfer if info.transfer != colour.UNSPECIFIED else colour.BT709
@@ -156,6 +157,7 @@ class VideoSink(Sink):
         self._container.mux(self._video.encode(picture))
 
     def write_audio(self, packet: AudioPacket) -> None:
+        """Append a packet of MediaInfo's audio track, as it is. Raises as `write` does."""
         assert self._audio is not None and self._info.audio
         copy = av.Packet(packet.data)
         copy.pts = copy.dts = packet.pts
@@ -230,7 +232,7 @@ class StillSink(Sink):
             options["subsampling"] = "4:4:4"
         if self._info.rotation:
             exif = Image.Exif()
-            exif[ExifTags.Base.Orientation] = {r: o for o, r in EXIF_ROTATION.items()}[self._info.rotation]
+            exif[ExifTags.Base.Orientation] = _EXIF_ORIENTATION[self._info.rotation]
             options["exif"] = exif
         with open(self._part, "wb") as file:
             Image.fromarray(frame).save(file, self._format, **options)
@@ -259,7 +261,7 @@ class FolderSink(Sink):
 def _yuv(info: MediaInfo, otherwise: int) -> tuple[int, bool]:
     """Matrix of YUV output, and whether its range is full: as `info` has it; `otherwise` and limited if it has none."""
     if info.matrix in colour.MATRICES:
-        return info.matrix, info.color_range == colour.FULL
+        return info.matrix, info.color_range == colour.FULL_RANGE
     return otherwise, False
 
 

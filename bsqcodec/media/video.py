@@ -61,8 +61,8 @@ class VideoSource(Source):
             # "file:", or a colon in the name would be taken for the end of a protocol's name
             self._container: Any = av.open(self._pipe or f"file:{path}", format="yuv4mpegpipe" if self._pipe else None)
         except (av.FFmpegError, OSError, ValueError) as error:
-            kind = "a y4m stream" if self._pipe else "a media file that can be read"
-            raise BsqError(f"{self._name} is not {kind}: {reason_of(error)}") from None
+            expected = "a y4m stream" if self._pipe else "a media file that can be read"
+            raise BsqError(f"{self._name} is not {expected}: {reason_of(error)}") from None
         try:
             self._prepare(audio)
         except BaseException:
@@ -70,6 +70,7 @@ class VideoSource(Source):
             raise
 
     def close(self) -> None:
+        """Close the container."""
         self._container.close()
 
     def _prepare(self, audio: bool) -> None:
@@ -160,16 +161,16 @@ class VideoSource(Source):
             "subtitle": len(streams.subtitles),
             "data": len(streams.data),
         }
-        for kind, count in rest.items():
+        for content, count in rest.items():
             if count > 0:
-                self._warn(f"{count} {kind} track{'s are' if count > 1 else ' is'} left out")
+                self._warn(f"{count} {content} track{'s are' if count > 1 else ' is'} left out")
 
     def _describe(self, frame: av.VideoFrame, track: AudioTrack | None) -> MediaInfo:
         """All that the stream and its first frame tell. Raises BsqError if their colours are not supported."""
         if frame.color_trc in colour.HDR_TRANSFERS:
             raise BsqError(f"{self._name} is HDR ({colour.HDR_TRANSFERS[frame.color_trc]}), which is not supported")
         if max(c.bits for c in frame.format.components) > 8:
-            self._warn(f"{frame.format.name}: more than 8 bits a component is reduced to 8 bits")
+            self._warn(f"{frame.format.name}: more than 8 bits per component is reduced to 8 bits")
         rgb = colour.is_rgb(frame)
         matrix = colour.IDENTITY if rgb else int(frame.colorspace)
         if not rgb and matrix in (colour.IDENTITY, colour.RESERVED):  # which YUV cannot have
@@ -189,7 +190,7 @@ class VideoSource(Source):
             primaries=int(frame.color_primaries),
             transfer=int(frame.color_trc),
             matrix=matrix,
-            color_range=colour.FULL if rgb else int(frame.color_range),
+            color_range=colour.FULL_RANGE if rgb else int(frame.color_range),
             audio=track,
         )
 
@@ -258,8 +259,8 @@ class VideoSource(Source):
         """Make sure that a frame has a pts, and one after that of the frame before it; returns it."""
         pts = frame.pts
         if pts is None:
-            step = max(1, round(1 / (self._rate * self._time_base)))
-            pts = 0 if self._last is None else self._last + step
+            interval = max(1, round(1 / (self._rate * self._time_base)))
+            pts = 0 if self._last is None else self._last + interval
         elif self._last is not None and pts <= self._last:
             self._warn("time stamps that do not rise are moved")
             pts = self._last + 1
