@@ -142,7 +142,7 @@ class GopEncoder:
     def _best_motion(self, x: Tensor, quality: int, place: Place) -> tuple[Tensor, dict[int, np.ndarray]]:
         """The best prediction and its vectors: from one frame or, for a B frame, perhaps from both."""
         assert place.before is not None
-        step = self._network.step(quality) / (1 if self._tune else MOTION_GAIN)
+        step = self._network.quantiser_step(quality) / (1 if self._tune else MOTION_GAIN)
         if place.after is None:
             vectors, _ = self._search(x, step, place, place.before, {})
             return self._references.predicted(place.before, vectors), {place.before: vectors}

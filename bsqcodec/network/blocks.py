@@ -15,7 +15,7 @@ from .patches import PHASES
 
 HEAD = 32  # channels of an attention head
 WINDOW = 4  # side of a window of attention, in cells of 2x2 tokens
-MASKED = -float(1 << 22)  # added to scores of cells outside the grid
+MASK = -float(1 << 22)  # added to scores of cells outside the grid
 RAMP = 255  # weight, before it is squared, of the largest score
 RAMP_SHIFT = 2 * ACT_BITS - 4  # scores have 2 * ACT_BITS fractional bits; one unit less is 16 less on the ramp
 _CHUNK_SCORES = 1 << 18  # scores of attention that a CPU works on at once: they then stay in its cache
@@ -103,10 +103,10 @@ class AttentionBlock:
         outside = None
         if padded:
             outside = _outside(h, w, top, x.device).repeat(b, phase + 1)[:, None, None].to(bias.dtype)
-        step = len(q) if at_once(q) else max(1, _CHUNK_SCORES // bias.numel())
+        windows = len(q) if at_once(q) else max(1, _CHUNK_SCORES // bias.numel())
         done = []
-        for i in range(0, len(q), step):
-            at = slice(i, i + step)
+        for i in range(0, len(q), windows):
+            at = slice(i, i + windows)
             done.append(attend(q[at], k[at], v[at], bias, None if outside is None else outside[at]))
         o = torch.cat(done) if len(done) > 1 else done[0]
         o = o.view(b, rows, columns, self.heads, WINDOW, WINDOW, HEAD).permute(0, 1, 4, 2, 5, 3, 6)
@@ -139,10 +139,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, outside: Tensor | None
 @functools.lru_cache(32)
 @torch.inference_mode(False)
 def _outside(height: int, width: int, offset: int, device: torch.device) -> Tensor:
-    """MASKED for the cells of each window that lie outside a grid, else 0: float32 (windows, WINDOW**2)."""
+    """MASK for the cells of each window that lie outside a grid, else 0: float32 (windows, WINDOW**2)."""
     inside = torch.zeros((height, width), device=device)
     pad = (offset, -(width + offset) % WINDOW, offset, -(height + offset) % WINDOW)
-    inside = F.pad(inside, pad, value=MASKED)
+    inside = F.pad(inside, pad, value=MASK)
     rows, columns = inside.shape
     inside = inside.view(rows // WINDOW, WINDOW, columns // WINDOW, WINDOW).transpose(1, 2)
     return inside.reshape(-1, WINDOW * WINDOW)

@@ -1,4 +1,4 @@
-"""What an untrained network starts from: a transform that suits photographs, and the scales of its coefficients."""
+"""The start of an untrained network: a transform that suits photographs, and the scales of its coefficients."""
 
 import math
 
@@ -11,8 +11,8 @@ from .quantiser_tables import FREQUENCY_EXPONENT
 from .tokenizer import MID_GRAY
 from .unrounded import LOWEST_LOG2_STEP, ROW_OCTAVES, Unrounded
 
-LOG2_SCALE_MIN, LOG2_SCALE_MAX = -4, 7  # of what the prior starts from
-SMALLER_RESIDUAL = (0, 2.5, 3.0)  # log2 of the scales of I frames less those of I, P and B frames
+LOG2_SCALE_MIN, LOG2_SCALE_MAX = -4, 7  # bounds of the scales that the prior starts from
+LOG2_SCALE_REDUCTION = (0, 2.5, 3.0)  # log2 of the scales of I frames less those of I, P and B frames
 
 
 @torch.no_grad()
@@ -22,7 +22,7 @@ def karhunen_loeve(photos: Tensor) -> tuple[Tensor, Tensor]:
     Mid-gray is taken off before.
 
     photos: pixels 0..255 of any type, (N, 3, H, W), sides multiples of 16. Returns the variance of each coefficient in
-    falling order, (768,), and the basis, (768, 768), a column a coefficient; both float32 where `photos` is.
+    falling order, (768,), and the basis, (768, 768), a column for each coefficient; both float32 where `photos` is.
     """
     total = torch.zeros(COEFFICIENTS, COEFFICIENTS, dtype=torch.float64, device=photos.device)
     tokens = 0
@@ -50,7 +50,7 @@ def initialise(network: Unrounded, basis: Tensor, variance: Tensor) -> None:
     energy = torch.einsum("ia,kcab,jb->kcij", dct, basis.T.reshape(-1, 3, TOKEN, TOKEN), dct) ** 2
     network.frequency.copy_(torch.log2((1 + (energy * radius).sum((1, 2, 3))) / 3))
     levels = LOWEST_LOG2_STEP + torch.arange(TABLE_ROWS, device=device)[:, None] * ROW_OCTAVES
-    less = torch.tensor(SMALLER_RESIDUAL, device=device)[:, None, None]
+    less = torch.tensor(LOG2_SCALE_REDUCTION, device=device)[:, None, None]
     for tune, exponent in enumerate(FREQUENCY_EXPONENT):
         spread = torch.log2(variance.clamp(min=1e-3).sqrt()) - exponent * network.frequency
         row = (spread[None] - levels).clamp(LOG2_SCALE_MIN, LOG2_SCALE_MAX)

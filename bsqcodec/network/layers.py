@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ACT_BITS = 5
+ACT_BITS = 5  # fractional bits of activations
 ACT_MAX = 127
-RES_BITS = 6
+RES_BITS = 6  # fractional bits of the residual stream
 RES_MAX = 1 << 15  # so that the L1 norm of 511 channels stays below LIMIT
 LIMIT = 1 << 24  # float32 holds every integer up to here
 INT8_MAX = 127
@@ -225,8 +225,8 @@ def at_once(x: Tensor) -> bool:
 
 def parts(*x: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Cut tensors (B, H, W, ...) into a few rows at a time, if not `at_once`."""
-    step = max(1, x[0].shape[1] if at_once(x[0]) else _CHUNK_TOKENS // (x[0].shape[0] * x[0].shape[2]))
-    return zip(*(t.split(step, 1) for t in x), strict=True)
+    rows = max(1, x[0].shape[1] if at_once(x[0]) else _CHUNK_TOKENS // (x[0].shape[0] * x[0].shape[2]))
+    return zip(*(t.split(rows, 1) for t in x), strict=True)
 
 
 def in_parts(layers: Callable[..., Any], *x: Tensor) -> Any:

@@ -71,7 +71,7 @@ class Network:
         """Coefficients of a token that are coded at a quality 1..100; the others are 0."""
         return self.quantiser.n_coded[quality - 1]
 
-    def step(self, quality: int) -> float:
+    def quantiser_step(self, quality: int) -> float:
         """Quantiser step of a token of class 0 in pixel values, at a quality 1..100."""
         return 2.0 ** float(log2_step(quality))
 
@@ -80,7 +80,7 @@ class Network:
         return self.quantiser.classes(picture)
 
     def context(self, condition: Condition, prediction: Tensor | None, classes: Tensor | None) -> Context:
-        """What is known of a frame before its coefficients.
+        """The context of a frame: what is known of it before its coefficients.
 
         prediction: integers 0..255, (1, 3, H, W), sides multiples of 16; None for an I frame. classes: of an I frame,
         int64 (1, H/16, W/16).
@@ -90,7 +90,7 @@ class Network:
     def encode(self, picture: Tensor, context: Context, condition: Condition, effort: int = 0) -> Tensor:
         """Choose the coefficients of a frame: real numbers, float32 (1, H/16, W/16, n_coded), which `code` rounds.
 
-        picture: integers 0..255, float32 (1, 3, H, W). effort: steps of a search for better ones than the encoder's.
+        picture: integers 0..255, float32 (1, 3, H, W). effort: search steps for better ones than the encoder's, or 0.
         """
         network, grid, halo = self.unrounded, context.classes.shape[1:], self.decoder.halo  # the encoder's is the same
         if not effort:
@@ -160,7 +160,7 @@ class Network:
 
 
 def _in_bands(work: Callable[[slice], Tensor], grid: torch.Size, halo: int, max_tokens: int) -> Tensor:
-    """`work` on rows of tokens, (1, rows, ...), for all rows of a grid, band by band."""
+    """The result of `work` on all rows of a grid of tokens, (1, rows, ...), done band by band."""
     rows, columns = grid
     parts = [work(run)[:, keep] for run, keep in tiling.bands(rows, columns, halo, max_tokens)]
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0]

@@ -1,4 +1,4 @@
-"""What training and the encoder's search minimise: rate + lambda distortion of a picture."""
+"""The cost that training and the encoder's search minimise: rate + lambda distortion of a picture."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
@@ -43,7 +43,7 @@ class Objective:
 
     Attributes:
         msssim, mse, colour, border, stlpips: weights in the distortion of the tune "perceptual".
-        perceptual: what that distortion is worth, in bits per pixel, at a step of one pixel value.
+        perceptual: what that distortion is worth, in bits per pixel, at a quantiser step of one pixel value.
         psnr, psnr_border: what MSE and B are worth in the tune "psnr".
         predicted: the distortion of a P or B frame counts so much: what an I frame gets right, P frames inherit.
     """

@@ -36,10 +36,10 @@ from .rdoq import round_to_cheaper
 from .tokenizer import Condition, Context, features
 from .views import VIEW_BITS, VIEW_MAX, ViewLayers, whole_views
 
-HEAD_BITS = 8  # of the sum that the last layer sees
+HEAD_BITS = 8  # fractional bits of the sum that the last layer sees
 HEAD_MAX = 1 << 20
-HIDDEN_MAX = 511  # of the last layer's inputs, ACT_BITS
-TABLE_BITS = 10  # of means and scales before they are rounded
+HIDDEN_MAX = 511  # bound of the last layer's inputs, which have ACT_BITS
+TABLE_BITS = 10  # fractional bits of means and scales before they are rounded
 TABLE_MAX = 1 << 22
 MEAN_MAX = 1 << 19
 assert HEAD_BITS > ACT_BITS and RES_BITS > 0
@@ -123,7 +123,7 @@ class Prior:
         return out[:, :height, :width].contiguous()
 
     def _base(self, context: Context, condition: Condition, n_coded: int) -> Tensor:
-        """What every phase starts from, the residual stream of the cells: features and prediction of their tokens."""
+        """The residual stream of the cells that every phase starts from: features and prediction of their tokens."""
         _, height, width = context.classes.shape
         pad = (0, 0, 0, width % 2, 0, height % 2)
         # of an I frame no mean is known before its coefficients
@@ -137,7 +137,7 @@ class Prior:
         return base
 
     def _bias(self, condition: Condition, n_coded: int) -> Tensor:
-        """What the last layer starts from, (2, n_coded) of TABLE_BITS: means, scales; interpolated by the quality."""
+        """Means and scales that the last layer starts from, (2, n_coded) of TABLE_BITS, interpolated by the quality."""
         table = self.table[condition.frame_type, condition.tune].view(TABLE_ROWS, 2, COEFFICIENTS)[..., :n_coded]
         n = (TABLE_ROWS - 1) * (100 - condition.quality)  # row, in 1/99
         row = min(n // 99, TABLE_ROWS - 2)

@@ -31,7 +31,7 @@ GROUPS = (8, 24, 64, 96, 224, 352)  # coefficients that are coded together
 LOWEST_CLASS = -3
 STEP_BITS = 10  # fractional bits of quantiser steps
 WEIGHT_BITS = 12  # fractional bits of the frequency weights
-TABLE_ROWS = 11  # of the prior's table of means and scales: one for every 9.9 steps of quality
+TABLE_ROWS = 11  # of the prior's table of means and scales: one for every 9.9 of the quality
 
 MEAN_BITS = 5
 MEAN_ONE = 1 << MEAN_BITS

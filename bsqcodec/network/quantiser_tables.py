@@ -23,7 +23,8 @@ CLASSES = 7
 GAMMA = (9 / 16, 0.0)  # octaves by which the step grows from class to class: perceptual, psnr
 FREQUENCY_EXPONENT = (0.3, 0.0)  # of the weights by frequency: perceptual, psnr
 N_CODED = ((6.0, 192), (4.3, 416))  # from this log2 of the step on so many coefficients are coded, below it all
-SMOOTHED = (4.0, 6.0)  # from each of these log2 of the step on, borders of tokens are smoothed by one pixel value more
+# from each of these log2 of the step on, borders of tokens are smoothed by one pixel value more
+SMOOTHING_LEVELS = (4.0, 6.0)
 LEVEL_CENTRE, LEVEL_SPREAD = 5.5, 1.5  # of log2 of the step, as a feature of the networks
 LEVEL_ONE = 32
 TAIL = 7  # scales from the mean beyond which no value gets a bit plane: exp(-7) = 2**-10 likely
@@ -45,7 +46,7 @@ def tables(frequency: Tensor) -> dict[str, Tensor]:
     return {
         "quantiser.step": torch.round(step * 2**STEP_BITS).long(),
         "quantiser.active": torch.where(level >= coarse, few, torch.where(level >= medium, more, COEFFICIENTS)),
-        "quantiser.smooth": torch.stack([level >= border for border in SMOOTHED]).sum(0),
+        "quantiser.smooth": torch.stack([level >= border for border in SMOOTHING_LEVELS]).sum(0),
         "quantiser.level": torch.round(LEVEL_ONE * (level - LEVEL_CENTRE) / LEVEL_SPREAD).long(),
         "quantiser.weight": torch.stack(
             [torch.round(2 ** (e * frequency.double()) * 2**WEIGHT_BITS).long() for e in FREQUENCY_EXPONENT]

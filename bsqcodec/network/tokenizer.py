@@ -37,23 +37,23 @@ from .views import VALUE_MAX, VIEW_ONE, ViewLayers, views, whole_views
 
 MID_GRAY = 128
 PIXEL_BITS = 4  # fractional bits of pixels before the last rounding
-PIXEL_MAX = 1 << 13  # of a pixel before it, from mid-gray
-TRANSFORM_BITS = 12
-ANALYSIS_BITS = 11  # one bit less: inputs are larger
-CORRECTION_BITS, CORRECTION_MAX = 10, 1 << 13  # of a quantiser step
+PIXEL_MAX = 1 << 13  # bound of a pixel before it, from mid-gray
+TRANSFORM_BITS = 12  # fractional bits of the inverse transform
+ANALYSIS_BITS = 11  # of the transform: one less, for its inputs are larger
+CORRECTION_BITS, CORRECTION_MAX = 10, 1 << 13  # fractional bits and bound of corrections, in quantiser steps
 FEATURES = 7  # mean, class of contrast, level, 1, predicted, tune, B frame
 FEATURE_ONE = 1 << ACT_BITS
 DIGIT_BITS = 7  # coefficients are transformed digit by digit: each is small enough for a product in int8
 DIGIT = 1 << DIGIT_BITS
-MORE_DIGITS = 2  # three hold any coefficient
+MORE_DIGITS = 2  # beside the lowest: three hold any coefficient
 # 2**(5 - c / 2) for classes -3..3: pixels with PIXEL_BITS times this, with UNIT_BITS, are in units of the contrast
 UNIT = (91, 64, 45, 32, 23, 16, 11)
 UNIT_BITS = 8
-RING_BITS = 4  # of pixels in units of the contrast
+RING_BITS = 4  # fractional bits of pixels in units of the contrast
 
 
 class Condition(NamedTuple):
-    """What a frame is coded as.
+    """The condition under which the networks code a frame.
 
     Attributes:
         frame_type: 0 for a frame without prediction (I), 1 for a P frame, 2 for a B frame.
@@ -67,7 +67,7 @@ class Condition(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What decoder and prior know of a frame before its coefficients, for each token.
+    """The knowledge of decoder and prior of a frame before its coefficients, for each token.
 
     Attributes:
         classes: of contrast, int64 (B, H/16, W/16).
@@ -104,7 +104,7 @@ def features(quantiser: Quantiser, condition: Condition, mean: Tensor, classes: 
 
 
 def _mean(samples: Tensor) -> Tensor:
-    """Of the samples of a token, (..., 768), rounded, in their type, (..., 1)."""
+    """Rounded mean of the samples of a token, (..., 768) to (..., 1), in their type."""
     return divide(samples.sum(-1, keepdim=True), torch.full_like(samples[..., :1], COEFFICIENTS)).to(samples.dtype)
 
 
@@ -152,7 +152,7 @@ class Decoder:
         return self._transforms[key]
 
     def context(self, condition: Condition, prediction: Tensor | None, classes: Tensor | None) -> Context:
-        """What is known of a frame from its prediction, integers 0..255 (B, 3, H, W), or, for an I frame, from the
+        """The context of a frame, from its prediction, integers 0..255 (B, 3, H, W), or, for an I frame, from the
         classes that the stream carries, int64 (B, H/16, W/16)."""
         if prediction is None:
             assert classes is not None
@@ -214,7 +214,7 @@ class Decoder:
         return [mean, x + self.feature.stream(f)]
 
     def _invert(self, tune: int, y: Tensor, step: Tensor) -> list[Tensor]:
-        """What the coefficients alone make of the samples of tokens, and of the residual stream."""
+        """The samples of tokens and the residual stream, as the coefficients alone make them."""
         synthesis = self._transform("synthesis", y.shape[-1], tune)
         # digits to the base 128, -64..63. Most coefficients have but one; on a GPU the host does not ask.
         rest = (y + DIGIT // 2) >> DIGIT_BITS

@@ -45,13 +45,13 @@ from .tokenizer import FEATURES, MID_GRAY
 from .unrounded_layers import AttentionBlock, Mat, Norm, ShiftBlock, bounded, views
 
 FINE_MLP, COARSE_MLP = 3, 4  # hidden channels of a shift block, in its width: on patches, on tokens
-PATCH_MAX = 8  # of a pixel in units of the contrast
+PATCH_MAX = 8  # bound of a pixel in units of the contrast
 MEAN_UNIT = 32  # pixel values: unit of a token's mean, as a feature
 LOWEST_LOG2_STEP, ROW_OCTAVES = 1, 0.8  # of the first row of the prior's table, and from row to row
 DEAD_ZONE = (0.08, 0.14)  # a coefficient is rounded away from 0 from .5 + this on: of I frames, of P and B frames
 SLOPE = 5.0  # of the sigmoid that stands for a threshold in the rate's gradient
 SCALE_MIN, SCALE_MAX = -5, 9  # of log2 of a distribution's scale
-LIKELY_MIN = 1e-9
+PROBABILITY_MIN = 1e-9  # so that no integer costs infinitely many bits
 
 
 class Batch(NamedTuple):
@@ -104,7 +104,7 @@ def information(v: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
     """Bits of integers v, -log2 of their probability, under logistic distributions of those means and 1 / scales."""
     d = -(v - mean).abs()
     p = torch.sigmoid((d + 0.5) * inverse) - torch.sigmoid((d - 0.5) * inverse)
-    return -torch.log2(p.clamp(min=LIKELY_MIN))
+    return -torch.log2(p.clamp(min=PROBABILITY_MIN))
 
 
 class Unrounded(nn.Module):
@@ -257,7 +257,7 @@ class Unrounded(nn.Module):
 
     @staticmethod
     def bits(y: Tensor, q: Tensor, mean: Tensor, scale: Tensor, batch: Batch, soft: bool = False) -> Tensor:
-        """What the integers q cost under the distributions of the prior, in bits, the shape of y.
+        """Cost of the integers q under the distributions of the prior, in bits, the shape of y.
 
         soft: the result has a gradient in y, too. A coefficient has two thresholds next to it, each a sigmoid here;
         crossing it costs, or saves, so many bits. The value stays that of q.
@@ -337,7 +337,7 @@ class Unrounded(nn.Module):
         return mean, scale
 
     def _bias(self, batch: Batch) -> Tensor:
-        """What means and scales start from, (B, 2, n_coded)."""
+        """Means and scales that the prior starts from, (B, 2, n_coded)."""
         at = ((batch.log2_step - LOWEST_LOG2_STEP) / ROW_OCTAVES).clamp(0, TABLE_ROWS - 1)
         low = at.floor().long().clamp(max=TABLE_ROWS - 2)
         part = (at - low).view(-1, 1, 1)
@@ -347,5 +347,5 @@ class Unrounded(nn.Module):
 
 
 def _dead_zone(batch: Batch) -> float:
-    """By how much more than a half a coefficient has to pass an integer to be rounded away from 0."""
+    """Part of a quantiser step beyond a half by which a coefficient passes an integer to be rounded away from 0."""
     return DEAD_ZONE[0 if batch.prediction is None else 1]

@@ -75,6 +75,7 @@ class Norm(nn.Module):
         self.w = nn.Parameter(torch.full((channels,), 0.4))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (..., channels). Returns its shape."""
         return _L1Norm.apply(x, self.w.to(x.dtype))
 
 
@@ -90,7 +91,10 @@ class Mat(nn.Module):
         self.w = nn.Parameter(start)
 
     def forward(self, x: Tensor, n_coded: int | None = None) -> Tensor:
-        """n_coded: x is the three views of so many coefficients, and the matrix sees those of all."""
+        """x: (..., n_in). Returns (..., n_out).
+
+        n_coded: x has the three views of so many coefficients, where the matrix has columns for those of all.
+        """
         w: Tensor = self.w
         if n_coded is not None and n_coded < COEFFICIENTS:
             w = w.view(len(w), 3, COEFFICIENTS)[:, :, :n_coded].reshape(len(w), 3 * n_coded)

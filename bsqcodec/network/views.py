@@ -1,4 +1,4 @@
-"""What the networks see of coefficients: three bounded views of each value, which fit int8.
+"""The form in which the networks see coefficients: three bounded views of each value, which fit int8.
 
 A value in quantiser steps is seen itself within +-1, as a quarter within +-1, and as a twentieth within +-2. Views are
 integers in units of 1/60, which 4 and 20 divide; a matrix that sees them is kept times 64/60, as if they had VIEW_BITS

@@ -108,7 +108,7 @@ def load_model(name: str = DEFAULT_MODEL, device: str | torch.device = "cpu") ->
 
 @functools.lru_cache(maxsize=4)
 def _load(path: Path, modified: int, size: int, device: str) -> Model:
-    """`modified` and `size` tell apart what a path held at different times."""
+    """Load a model file; `modified` and `size` tell apart what a path held at different times."""
     config, tensors, objective, identity = read_file(path)
     try:
         return Model(config, tensors, objective, path.stem, device, identity)

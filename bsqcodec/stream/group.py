@@ -1,8 +1,9 @@
 """Section 2 of bitstream_spec.md: how a group of pictures begins, and the order its frames are coded in.
 
 Four bytes (length of the mini-GOPs, by how much the quality falls from level to level of B frames, tune, bytes of an
-anchor's header beyond one), a header for each anchor (bit 7: predicted, bits 0..6: quality 1..100), then what is range-coded: of
-each frame its motion vectors (if it is predicted) or its classes of contrast (if not), and its coefficients.
+anchor's header beyond one), a header for each anchor (bit 7: predicted, bits 0..6: quality 1..100), then what is
+range-coded: of each frame its motion vectors (if it is predicted) or its classes of contrast (if not), and its
+coefficients.
 """
 
 from collections.abc import Callable, Iterator
