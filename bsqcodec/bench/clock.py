@@ -1,4 +1,4 @@
-"""Where the time of encoding and decoding goes, by part of the codec."""
+"""The time that encoding and decoding take, by part of the codec."""
 
 import contextlib
 import threading

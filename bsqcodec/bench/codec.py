@@ -18,11 +18,11 @@ class BenchSettings:
     """Settings that every codec of a run shares.
 
     Attributes:
-        ours: of our encoder; its `gop` is everybody's, its `quality` is replaced by each point.
-        mode: of the video anchors, "low-delay" (no B frames, no look-ahead) or "random-access" (the encoder's own
+        ours: settings of our encoder; its `gop` is everybody's, its `quality` is replaced by each point.
+        mode: mode of the video anchors, "low-delay" (no B frames, no look-ahead) or "random-access" (the encoder's own
             defaults).
-        pixel_format: of the video anchors, "yuv420p" or "yuv444p".
-        device: that our networks run on: "auto", "cpu" or "cuda".
+        pixel_format: pixel format of the video anchors, "yuv420p" or "yuv444p".
+        device: device that our networks run on: "auto", "cpu" or "cuda".
     """
 
     ours: EncodeSettings = field(default_factory=EncodeSettings)
@@ -36,9 +36,9 @@ class Codec:
     """Base class of the codecs.
 
     Attributes:
-        settings: of the run.
-        name: on the command line.
-        label: in tables and plots.
+        settings: settings of the run.
+        name: name of the codec on the command line.
+        label: name of the codec in tables and plots.
         points: default quality settings, of which each gives one point of the curve.
         parameter: name that the encoder's own options have for a point.
         rising: whether a higher point gives more bits.

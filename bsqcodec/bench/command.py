@@ -16,7 +16,7 @@ DEFAULT_METRICS = "psnr,psnr-yuv,ms-ssim,ssim"
 DEFAULT_SIZES = "416x240,640x360,1280x720,1920x1080"
 SPEED_FRAMES = 8  # frames of a video with --speed, unless --frames is given
 MAX_SIDE = 65535  # pixels
-NOT_STATED = ("root", "out", "jobs", "dask", "download")  # options that tell where and how fast, not what
+UNSTATED_OPTIONS = ("root", "out", "jobs", "dask", "download")  # options that tell where and how fast, not what
 
 
 def _names(context: click.Context, option: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> tuple
     help=f"What our codec spends bits on. {TUNES_HELP}",
 )
 @click.option(
-    "--frames", type=click.IntRange(0), default=96, show_default=True, help="Most frames of a video; 0 is all."
+    "--frames", type=click.IntRange(0), default=96, show_default=True, help="Frames of a video at most; 0 is all."
 )
 @click.option(
     "--gop", type=click.IntRange(1, MAX_GOP), default=32, show_default=True, help="Frames from I frame to I frame."
@@ -122,7 +122,7 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> tuple
 @click.option("--crops/--no-crops", default=True, help="Side-by-side crops of the images in the report.")
 @click.pass_context
 def bench(context: click.Context, **options: Any) -> None:
-    """Rate-distortion of our codec and the codecs people use, over a data set; or with --speed their time."""
+    """Compare our codec with the codecs people use, by rate and distortion over a data set, or with --speed by time."""
     if options["speed"]:
         _speed(context, options)
         return
@@ -185,7 +185,7 @@ def command_line(context: click.Context) -> str:
     """The command that makes these results, without defaults, each path as its last part only."""
     words = ["bsqcodec", "bench"]
     for option in context.command.params:
-        if option.name not in NOT_STATED and not _is_default(context, option.name):
+        if option.name not in UNSTATED_OPTIONS and not _is_default(context, option.name):
             words += _words(option, context.params.get(option.name or ""))
     return shlex.join(words)
 
@@ -214,9 +214,9 @@ def _joined(values: tuple[str | float, ...]) -> str:
 @click.argument("first", metavar="A", type=click.Path())
 @click.argument("second", metavar="B", type=click.Path())
 @click.option("--metrics", callback=_names, default=DEFAULT_METRICS, show_default=True, help="Metrics.")
-@click.option("--frames", type=click.IntRange(0), default=0, help="Most frames to compare; 0 is all.")
+@click.option("--frames", type=click.IntRange(0), default=0, help="Frames to compare at most; 0 is all.")
 def compare(first: str, second: str, metrics: tuple[str, ...], frames: int) -> None:
-    """Metrics of two images, or of two videos frame by frame; either may be a .bsq file."""
+    """Measure the quality of image or video B against A, frame by frame; either may be a .bsq file."""
     from . import metrics as library
     from .frames import frames_of
 

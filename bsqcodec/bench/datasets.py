@@ -48,7 +48,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Listing:
-    """What was found of a data set.
+    """The items of a data set that were found.
 
     Attributes:
         name: the set's registered name, or the stem of its path.

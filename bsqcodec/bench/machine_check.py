@@ -1,4 +1,4 @@
-"""What a machine says of a model: conformance streams against their MD5, speed, and bits of its GPU against its CPU."""
+"""Checks of a machine with a model: conformance streams against their MD5, speed, bits of its GPU against its CPU."""
 
 import functools
 import hashlib
@@ -23,7 +23,7 @@ from .clock import Clock, watched
 from .speed import QUALITY, pictures
 
 QUALITIES = (15, 30, 45, 60, 75, 90)
-GROUP = 5  # frames of a stream that is compared
+STREAM_FRAMES = 5  # frames of a stream that is compared
 
 
 def checks(
@@ -33,10 +33,10 @@ def checks(
 
     Args:
         model: the model file.
-        sizes: of videos whose speed is measured, each as "1280x720".
-        frames: of each of these videos.
-        bits: to compare between GPU and CPU.
-        seconds: of that comparison, at most; it has one stream at least.
+        sizes: sizes of the videos whose speed is measured, each as "1280x720".
+        frames: number of frames of each of these videos.
+        bits: number of bits to compare between GPU and CPU.
+        seconds: duration of that comparison, at most; it has one stream at least.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = {place: load_model(str(model), place) for place in {"cpu", device}}
@@ -95,7 +95,7 @@ def _exactness(cpu: Model, other: Model, bits: float, seconds: float) -> dict[st
         width, height = 320 + 37 * (i % 7), 192 + 29 * (i % 5)
         stream, predicted = io.BytesIO(), hashlib.md5()
         encoder = Encoder(stream, _video(width, height), model=other, quality=quality, tune=tune)
-        several = [encoder.write(picture, t) for t, picture in enumerate(pictures("", width, height, GROUP))]
+        several = [encoder.write(picture, t) for t, picture in enumerate(pictures("", width, height, STREAM_FRAMES))]
         picture: np.ndarray
         for picture in itertools.chain(*several, encoder.close()):
             predicted.update(picture.tobytes())

@@ -201,7 +201,7 @@ class _Vmaf:
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown and computed.
+    """A metric: how it is computed and shown.
 
     Attributes:
         key: its name in result files, CompressAI's where CompressAI has one.

@@ -21,8 +21,8 @@ from ..stream import container
 from ..types import MediaInfo
 from .codec import Codec
 
-_ALWAYS_NAMED = ("gop", "tune")  # options that a description has even at their defaults
-_NAMED_ELSEWHERE = ("quality", "model")
+_FIXED_OPTIONS = ("gop", "tune")  # options that a description has even at their defaults
+_OTHER_OPTIONS = ("quality", "model")  # options that stand elsewhere in a description
 
 
 @functools.lru_cache(1)
@@ -41,10 +41,10 @@ def _digest(name: str) -> str:
 
 def _in_words(settings: EncodeSettings) -> str:
     """The encoder's options, those at their defaults left out, such as "gop 32, tune psnr, low delay"."""
-    words = [f"{name} {getattr(settings, name)}" for name in _ALWAYS_NAMED]
+    words = [f"{name} {getattr(settings, name)}" for name in _FIXED_OPTIONS]
     for option in fields(settings):
         value = getattr(settings, option.name)
-        if option.name not in _ALWAYS_NAMED + _NAMED_ELSEWHERE and value != option.default:
+        if option.name not in _FIXED_OPTIONS + _OTHER_OPTIONS and value != option.default:
             words.append(option.name.replace("_", " ") + ("" if value is True else f" {value}"))
     return ", ".join(words)
 

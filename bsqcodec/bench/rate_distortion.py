@@ -26,7 +26,7 @@ Points = dict[str, tuple[float, ...]]  # codec name to points
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared with what.
+    """A plan of a comparison: codecs, items, points and metrics.
 
     Attributes:
         listing: the items.
@@ -169,7 +169,7 @@ def _report(
 
 
 def _stem(plan: Plan) -> str:
-    """How the names of a run's files begin: they tell apart what is not at its default."""
+    """Beginning of the names of a run's files, which tells apart options that are not at their defaults."""
     stem = plan.listing.name
     if plan.listing.kind == "video":
         stem += "-random-access" if plan.settings.mode == "random-access" else ""

@@ -55,7 +55,7 @@ class Task:
 
     @property
     def key(self) -> str:
-        """What tells a task from every other one, but for its metrics."""
+        """Text that tells a task from every other one, but for its metrics."""
         item = self.item
         parts = (item.name, item.size, item.crc, self.codec.name, self.options, f"{self.point:g}", self.frames)
         return " | ".join(map(str, parts))

@@ -29,7 +29,7 @@ from .clock import PARTS
 from .machine import processor
 
 KODAK_SIZE = (768, 512)
-NEURAL = ("bmshj2018-hyperprior", "mbt2018", "cheng2020-anchor")  # models of CompressAI
+NEURAL_CODECS = ("bmshj2018-hyperprior", "mbt2018", "cheng2020-anchor")  # models of CompressAI
 IMAGE_ANCHORS = ("webp", "avif")
 VIDEO_ANCHORS = ("h264", "hevc", "av1")
 QUALITY = 40  # of our codec
@@ -40,7 +40,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class SpeedOptions:
-    """What is measured, and how.
+    """Options of the measurement of speed.
 
     Attributes:
         source: a picture or video that is scaled to every size; "" makes a pan over a photograph.
@@ -201,7 +201,7 @@ def _processes(options: SpeedOptions, input: str, stream: str, output: str) -> d
 
 def _add_peers(options: SpeedOptions, result: dict[str, Any], tell: Tell) -> None:
     """Measure the other codecs, and set them beside ours of the same size; what is missing becomes a problem."""
-    neural = NEURAL if importlib.util.find_spec("compressai") else ()
+    neural = NEURAL_CODECS if importlib.util.find_spec("compressai") else ()
     if not neural:
         result["problems"].append("CompressAI is not installed: pip install compressai")
     jobs = [_job(options, "neural", KODAK_SIZE, 1, codec=name) for name in neural]

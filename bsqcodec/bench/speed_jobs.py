@@ -133,6 +133,7 @@ def _medians(encode: Callable[[], object], decode: Callable[[], object], job: Jo
 
 
 def main() -> None:
+    """Run the job of the command line, and print its result."""
     job = Job(**json.loads(sys.argv[1]))
     print(json.dumps({"ours": ours, "anchor": anchor, "neural": neural}[job.measure](job)))
 

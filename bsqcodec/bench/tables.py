@@ -10,7 +10,7 @@ from .results import DeltaFunction, Report, deltas, item_deltas, quality
 
 Rows = list[list[str]]
 
-_NONE = "-"  # in place of a value that is not there
+_DASH = "-"  # in place of a value that is not there
 _UNITS: dict[DeltaFunction, tuple[str, int]] = {bd_rate: ("%", 1), bd_quality: ("", 2)}  # unit and digits
 
 
@@ -21,7 +21,7 @@ def point_rows(report: Report) -> Rows:
     for curve in report.curves.values():
         r = curve["results"]
         for i, point in enumerate(curve["points"]):
-            values = [_number(BY_KEY[k].quality(r[k][i])) if k in r else _NONE for k in keys]
+            values = [_number(BY_KEY[k].quality(r[k][i])) if k in r else _DASH for k in keys]
             times = [f"{r[k][i]:.3f}" for k in ("encoding_time", "decoding_time")]
             rows.append([curve["name"], f"{point:g}", f"{r['bpp'][i]:.4f}", *values, *times])
     return rows
@@ -44,7 +44,7 @@ def delta_rows(report: Report, key: str, function: DeltaFunction = bd_rate) -> R
 
 def _cell(value: Delta | str, function: DeltaFunction) -> str:
     unit, digits = _UNITS[function]
-    return f"{value.value:+.{digits}f} {unit}" if isinstance(value, Delta) else _NONE
+    return f"{value.value:+.{digits}f} {unit}" if isinstance(value, Delta) else _DASH
 
 
 def overlap_lines(report: Report, key: str) -> list[str]:
@@ -82,7 +82,7 @@ def time_rows(report: Report) -> Rows:
         for key in ("encode_seconds_per_frame", "decode_seconds_per_frame"):
             speeds.append(f"{t[key]:.4f} s per frame, {1 / max(t[key], 1e-9):.1f} fps")
         memory = f"{t['encode_peak_mib']:.0f} / {t['decode_peak_mib']:.0f} MiB"
-        load = f"{t['load_seconds']:.2f} s" if t["load_seconds"] else _NONE
+        load = f"{t['load_seconds']:.2f} s" if t["load_seconds"] else _DASH
         rows.append([curve["name"], *speeds, load, memory, t["device"], str(t["threads"])])
     return rows
 

@@ -52,7 +52,7 @@ class TrainConfig:
     psnr: float = 0.3  # share of the samples with the tune psnr
     muon_lr: float = 0.02
     adam_lr: float = 1e-3
-    warmup: int = 30  # steps
+    warmup: int = 30  # training steps over which the learning rate rises
     decay: float = 0.6  # share of the run, at its end, over which the learning rate falls linearly
     ema: float = 0.998  # what the average of the weights keeps of itself in a step
     clip: float = 50.0  # bound of the norm of all gradients together; a small batch of low quality has 30 to 80

@@ -1,4 +1,4 @@
-"""The log of a training run: what its steps cost, as lines of JSON and as one line for the terminal."""
+"""The log of a training run: the costs of its steps, as lines of JSON and as one line for the terminal."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ class MeasureLog:
         self.pending: list[tuple[dict[str, Any], Tensor]] = []
 
     def add(self, row: dict[str, Any], frame_types: str, sums: Iterable[Tensor]) -> None:
-        """Take the measures of a step, of a frame for each letter of `frame_types`; `row` tells the step."""
+        """Take the measures of a training step, told by `row`: `sums` of each frame, `frame_types` such as "IPB"."""
         self.pending += [(row | {"type": t}, s) for t, s in zip(frame_types, sums, strict=True)]
 
     def write(self) -> list[str]:

@@ -11,7 +11,7 @@ from .optimisers import Adam, Muon
 
 
 class Parameters:
-    """The parameters of a network, and how a step changes them.
+    """The parameters of a network, and how a training step changes them.
 
     Args:
         network: whose parameters are trained, in place.
@@ -22,7 +22,7 @@ class Parameters:
         dtype: of matrix products: bfloat16 where the device is fast at it, else float32.
         trained: the parameters by name, float32.
         working: what the network computes with, and what collects the gradients of a step: the parameters themselves,
-            but of those that products take a copy in `dtype`, made once a step.
+            but of those that products take a copy in `dtype`, made in every step.
         average: the exponential moving average of `trained`, which becomes the model.
         optimisers: one for the matrices, one for all else.
     """
@@ -46,7 +46,7 @@ class Parameters:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Begin a step: what products take follows the weights."""
+        """Begin a training step: copy the weights to what products take."""
         torch._foreach_copy_(list(self.working.values()), list(self.trained.values()))
 
     def update(self, schedule: Tensor) -> None:
@@ -77,6 +77,6 @@ class Parameters:
             torch._foreach_add_(averages, further)
 
     def forget_gradients(self) -> None:
-        """Drop what a step that was broken off has left."""
+        """Drop the gradients that a training step which was broken off has left."""
         for p in [*self.trained.values(), *self.working.values()]:
             p.grad = None

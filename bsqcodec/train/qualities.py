@@ -8,14 +8,10 @@ from ..gop.quality import P_OFFSETS
 from ..network.quantiser import log2_step
 from .sampler import SequenceFrame
 
-P_STEP_OFFSETS = (
-    0.0,
-    0.1,
-    0.2,
-    0.4,
-)  # log2 of the quantiser step of all P frames over that of the I frame; one is drawn
-B_STEP_OFFSET = 0.9  # at most, of each B frame; evenly distributed from 0
-LOG2_PER_QUALITY = float(log2_step(1) - log2_step(2))  # log2 of the quantiser step, a step of quality
+# log2 of the quantiser step of all P frames over that of the I frame; one is drawn
+P_STEP_OFFSETS = (0.0, 0.1, 0.2, 0.4)
+B_STEP_OFFSET = 0.9  # bound of the same of each B frame, which is evenly distributed from 0
+LOG2_PER_QUALITY = float(log2_step(1) - log2_step(2))  # by which log2 of the quantiser step falls per unit of quality
 
 
 def draw_quantiser_steps(

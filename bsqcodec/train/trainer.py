@@ -1,8 +1,8 @@
 """Training: rate + lambda distortion with the prior in the loop; I, P and B frames and all qualities in one network.
 
 Between two reports the host waits for nothing of the device: it draws what is random, has pixels cut there, and leaves
-measures there. The vectors of a sequence are no work of a step: they are searched between source frames, so once for a
-pair of frames and not once a step.
+measures there. The vectors of a sequence are no work of a step: they are searched between source frames, so once for
+each pair of frames and not in every step.
 """
 
 import contextlib
@@ -41,10 +41,10 @@ from .sampler import Sampler, SequenceFrame
 from .steps import Steps
 
 log = logging.getLogger(__name__)
-ALL_GRADED = 3  # frames of a sequence that all have gradients; of more, every second one: neighbours teach the same
-STRIP_FRAMES = 7  # of strips that are cut from videos
-TRANSFORM_TOKENS = 150_000  # that the transform is computed from, at most
-REPORT_SECONDS = 10.0
+MAX_ALL_GRADED = 3  # frames of a sequence that all get gradients; of more, every second: neighbours teach the same
+STRIP_FRAMES = 7  # least number of frames of strips that are cut from videos
+TRANSFORM_TOKENS = 150_000  # largest number of tokens that the transform is computed from
+REPORT_SECONDS = 10.0  # from one report to the next
 LAST_RATE = 0.005  # the learning rate at the end of the run, as a part of its largest
 YOUNG_AVERAGE = 20  # steps after which an average of all steps begins to span as many as `ema` says
 
@@ -71,9 +71,9 @@ class Trainer:
         sampler: the configuration's data, if that is loaded.
 
     Attributes:
-        network, parameters, steps: what is trained, how its weights change, and what a step computes.
+        network, parameters, steps: what is trained, how its weights change, and what a training step computes.
         step, elapsed: steps and seconds so far, those before the checkpoint included.
-        images, sequences: samples of a step; halved when memory runs out.
+        images, sequences: samples per step; halved when memory runs out.
         measures: the log.
         stop: whether to end after the step under way; set by SIGTERM.
 
@@ -124,17 +124,17 @@ class Trainer:
                 torch.distributed.broadcast(t, 0)
 
     def progress(self) -> float:
-        """How much of the run is over, 0..1."""
+        """Part of the run that is over, 0..1."""
         c = self.config
         return min(1.0, self.step / c.steps if c.steps else self.elapsed / (60 * c.minutes))
 
     def learning_rate(self) -> float:
-        """What the rates of all optimisers are multiplied by, up to 1."""
+        """Factor of the learning rates of all optimisers at this step, 0..1."""
         c = self.config
         return min(1.0, (self.step + 1) / c.warmup) * min(1.0, (1 - self.progress()) / c.decay + LAST_RATE)
 
     def train_step(self) -> None:
-        """One step: images or sequences, of qualities of one band."""
+        """Run one training step on images or sequences, of qualities of one band."""
         c = self.config
         shared = np.random.default_rng([c.seed, self.step, 0])  # all processes draw the same
         rng = np.random.default_rng([c.seed, self.step, 1, self.rank])
@@ -153,7 +153,7 @@ class Trainer:
         else:
             order = self.orders[int(shared.integers(len(self.orders)))]
             first = int(shared.integers(2))  # frame with a gradient, if not all have one
-            graded = tuple(len(order) <= ALL_GRADED or a % 2 == first for a in range(len(order)))
+            graded = tuple(len(order) <= MAX_ALL_GRADED or a % 2 == first for a in range(len(order)))
             frame_types = "".join("IPB"[len(f.references)] for f, has in zip(order, graded, strict=True) if has)
             frames, vectors = self.sampler.sequences(rng, n, c.crop, order)
             log2_steps = on_device(draw_quantiser_steps(rng, order, level, high))
@@ -173,7 +173,7 @@ class Trainer:
         return self.out / f"{self.config.model.name}.safetensors"
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The contents of a checkpoint."""
         return {
             "network": self.network.state_dict(),
             "average": self.parameters.average,
@@ -252,7 +252,7 @@ class Trainer:
     def halve(self, error: Exception) -> None:
         """Go on with half the batch after a step that found no memory. Raises BsqError if it is one image already."""
         if self.images <= 1 and self.sequences <= 1:
-            raise BsqError(f"{self.device} has too little memory for one image a step: {error}") from error
+            raise BsqError(f"{self.device} has too little memory for one image per step: {error}") from error
         self.images, self.sequences = ((n + 1) // 2 for n in (self.images, self.sequences))
         self.parameters.forget_gradients()
         self.steps.graphs.clear()

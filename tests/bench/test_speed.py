@@ -40,7 +40,7 @@ def test_peers_are_told_as_ratios_or_why_not(result):
         ours = next(x for x in result["ours"] if x["size"] == entry["size"])
         for what in ("encode", "decode"):
             assert entry[f"{what} / ours"] == pytest.approx(entry[what] / ours[what])
-    known = {"webp", "avif", "h264", "hevc", "av1", *speed.NEURAL}
+    known = {"webp", "avif", "h264", "hevc", "av1", *speed.NEURAL_CODECS}
     assert all(
         name in peers or any(name in line or "CompressAI" in line for line in result["problems"]) for name in known
     )

@@ -28,7 +28,7 @@ from helpers import TINY, random_network
 
 pytest.importorskip("fcntl")
 SCRIPT = Path(__file__).parents[2] / "benchmarks/lease.py"
-MOST = 24  # MB; the model of the conformance streams has 22.5
+MAX_MEGABYTES = 24  # of a folder; the model of the conformance streams has 22.5
 PHOTOS, STRIPS = 40, 8
 CONFIG = """
 photos = ["photos.tar"]
@@ -107,7 +107,7 @@ def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     for name in ("av", "click", "tqdm"):
         (folder / "lacking").mkdir(exist_ok=True)
         (folder / f"lacking/{name}.py").write_text("raise ImportError")
-    words = "--config", folder / "tiny.toml", "--out", folder / "dry", "--most", MOST
+    words = "--config", folder / "tiny.toml", "--out", folder / "dry", "--most", MAX_MEGABYTES
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder / "lacking"), prepend=os.pathsep)
         said = lease("--dry-run", *words, "--wheels", folder / "x-1-py3-none-any.whl")
@@ -121,7 +121,7 @@ def test_all_stages_here(dry: tuple[Path, str]) -> None:
     stages = [line.split(",")[0] for line in said.splitlines()]
     assert stages[:4] == ["prepare", "start", "feed", "feed"] and len(folders) == 3
     assert stages[4:] == ["finish", "bench", "join", str(folder / "bench.json")]
-    assert all(sum(p.stat().st_size for p in f.rglob("*") if p.is_file()) < MOST * 1e6 for f in folders)
+    assert all(sum(p.stat().st_size for p in f.rglob("*") if p.is_file()) < MAX_MEGABYTES * 1e6 for f in folders)
     assert (folder / "work/site/x.py").exists()
     every = {"photos": PHOTOS, "clips": STRIPS}
     assert held(*folders) == every == held(folder / "work/first", folder / "work/incoming")
@@ -214,12 +214,12 @@ def test_what_cannot_be_is_one_line(dry: tuple[Path, str], tmp_path: Path) -> No
     config.write_text(CONFIG.format(start="", device="cuda"))
     words = "prepare", "--config", config, "--out", out, "--most"
     (tmp_path / "photos.tar").write_bytes((folder / "photos.tar").read_bytes()[:5000])
-    assert "photos.tar: not a readable tar" in refused(*words, MOST)
+    assert "photos.tar: not a readable tar" in refused(*words, MAX_MEGABYTES)
     assert "code, wheels and weights have" in refused(*words, 0.1, "--data", folder)
     assert not out.exists()
     for name in ("photos", "clips"):
         shard(tmp_path / f"{name}.tar", [skdata.astronaut()])
-    lease(*words, MOST)
+    lease(*words, MAX_MEGABYTES)
     import torch
 
     if not torch.cuda.is_available():

@@ -20,8 +20,8 @@ from .results import finish, join
 
 SIZES = ("640x360", "1280x720", "1920x1080")
 DRY_MINUTES = 30
-# of a configuration, for a dry run: ten steps
-SHORT = {"steps": 10, "images": 2, "sequences": 1, "device": "cpu", "checkpoint_minutes": 0.01}
+# keys of a configuration for a dry run: ten steps
+DRY_CONFIG = {"steps": 10, "images": 2, "sequences": 1, "device": "cpu", "checkpoint_minutes": 0.01}
 
 
 def dry_run(script: Path, config: Path, out: Path, data: Path | None, wheels: list[Path], most: float) -> None:
@@ -35,7 +35,7 @@ def dry_run(script: Path, config: Path, out: Path, data: Path | None, wheels: li
     values = read_toml(config)
     for key in SHARDS:
         values[key] = [str((config.parent / name).resolve()) for name in values.get(key, [])]
-    write_toml(out / "config.toml", values | SHORT)
+    write_toml(out / "config.toml", values | DRY_CONFIG)
     folders, work = out / "lease", out / "work"
     more: list[Any] = ["--data", data] if data else []
     more += ["--wheels", *wheels] if wheels else []
@@ -88,23 +88,23 @@ def parser(script: Path, description: str | None, checks: Checks) -> argparse.Ar
     for added in (making, trying):
         added.add_argument("--data", type=Path, help="the folder of the shards  [default: as the configuration says]")
         added.add_argument("--wheels", nargs="*", type=Path, default=[], help="packages that the machine lacks")
-        added.add_argument("--most", type=float, default=38, help="MB of a folder")
+        added.add_argument("--most", type=float, default=38, help="size of a folder in MB, at most")
     added = stage("start", start, "Start the trainer, or start it again.", "--work")
     added.add_argument("--from", **source)
-    added.add_argument("--minutes", type=float, required=True, help="from now on, to the end of the run")
-    added.add_argument("--wait", type=float, default=60, help="seconds for its first step, at most")
+    added.add_argument("--minutes", type=float, required=True, help="minutes from now to the end of the run")
+    added.add_argument("--wait", type=float, default=60, help="seconds to wait for its first step, at most")
     added = stage("train", train, "The trainer itself, which start starts.", "--work")
     added.add_argument("--until", type=float, required=True, help="the time to end, in seconds since 1970")
     stage("feed", feed, "Give the trainer one more folder.", "--work").add_argument("--from", **source)
     added = stage("finish", finish, "Wait for the trainer's end, and bring back what it made.", "--work", "--out")
-    added.add_argument("--wait", type=float, default=480, help="seconds, at most, before the trainer is asked to stop")
+    added.add_argument("--wait", type=float, default=480, help="seconds until the trainer is asked to stop")
     added.add_argument("--from-slice", type=int, default=0, help="the first slice to bring  [default: 0]")
     description = "Measure conformance, speed and exactness on this machine."
     added = stage("bench", partial(bench, checks), description, "--work", "--out")
-    added.add_argument("--bits", type=float, default=1e8, help="to compare between GPU and CPU")
-    added.add_argument("--seconds", type=float, default=120, help="of that comparison, at most")
-    added.add_argument("--sizes", nargs="*", default=SIZES, help="of videos whose speed is measured")
-    added.add_argument("--frames", type=int, default=16, help="of each of these videos")
+    added.add_argument("--bits", type=float, default=1e8, help="bits to compare between GPU and CPU")
+    added.add_argument("--seconds", type=float, default=120, help="seconds of that comparison, at most")
+    added.add_argument("--sizes", nargs="*", default=SIZES, help="sizes of the videos whose speed is measured")
+    added.add_argument("--frames", type=int, default=16, help="frames of each of these videos")
     stage("join", join, "Put together what finish brought.", "--out").add_argument("--from", nargs="+", **source)
     return found
 

@@ -38,7 +38,7 @@ def total_size(folder: Path) -> int:
 
 
 def digest(path: Path) -> dict[str, Any]:
-    """What a list of files says of each: "size" in bytes and "sha256"."""
+    """The entry of a file in a list of files: "size" in bytes and "sha256"."""
     with open(path, "rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 

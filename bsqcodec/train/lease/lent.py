@@ -56,7 +56,7 @@ def start(source: Path, work: Path, minutes: float, wait: float) -> None:
         source: the folder 0 of `prepare`.
         work: where the trainer works.
         minutes: from the first start to the end of the run.
-        wait: seconds for its first step, at most.
+        wait: seconds to wait for its first training step, at most.
 
     Raises BsqError if the folder has not arrived whole, the time is over, or the trainer dies.
     """

@@ -45,7 +45,7 @@ def bench(checks: Checks, work: Path, out: Path, **options: Any) -> None:
 
 
 def _facts(work: Path) -> dict[str, Any]:
-    """What the machine is, and how fast the run was."""
+    """The machine, and the speed of the run."""
     log = (work / "run/log.jsonl").read_text().splitlines()
     first, last = json.loads(log[0]), json.loads(log[-1])
     span = last["elapsed"] - first["elapsed"]

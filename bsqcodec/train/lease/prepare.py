@@ -14,7 +14,7 @@ from ...output import replacing
 from ..config import read_toml
 from .files import SHARDS, copy, digest, total_size, write_json
 
-SPARE = 50_000  # bytes of a folder for the manifest and the ends of its tars
+SPARE_BYTES = 50_000  # of a folder, for the manifest and the ends of its tars
 TAR_BLOCK = 512  # bytes
 
 
@@ -36,7 +36,7 @@ def prepare(script: Path, config: Path, out: Path, data: Path | None, wheels: li
 
     Args:
         script: lease.py, which is carried beside the package.
-        config: of the run.
+        config: the TOML file of the run.
         out: where the folders 0, 1, ... are made; replaced if `prepare` made it.
         data: the folder of the shards, if they lie elsewhere than the configuration says.
         wheels: packages that the lent machine lacks.
@@ -49,7 +49,7 @@ def prepare(script: Path, config: Path, out: Path, data: Path | None, wheels: li
         raise BsqError(f"{config}: videos cannot be carried, only tars of photos and of strips")
     if out.exists() and any(out.iterdir()) and not (out / "0/manifest.json").exists():
         raise BsqError(f"{out} is not empty and was not made by prepare")
-    budget = int(most * 1e6) - SPARE
+    budget = int(most * 1e6) - SPARE_BYTES
     start = find_file(values["start"]).resolve() if values.get("start") else None
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as part:
@@ -84,7 +84,7 @@ def _first_folder(folder: Path, script: Path, config: Path, wheels: list[Path], 
 
 @contextlib.contextmanager
 def _items(values: dict[str, Any], home: Path, data: Path | None) -> Iterator[list[tuple[float, Item]]]:
-    """Every file in the shards of a configuration, and where it ends in all bytes of its kind of shard, 0..1.
+    """Every file in the shards of a configuration, and where it ends in all bytes of the shards like its own, 0..1.
 
     The tars are open until the end. home: the folder of the configuration; data: that of all shards, if it is another.
     """
@@ -152,7 +152,7 @@ def _add_models(folders: Path, last: int, start: Path | None, budget: int) -> No
     for path in (path for path in map(find_file, sorted(names)) if path.resolve() != start):
         size = path.stat().st_size
         if size > budget:
-            raise BsqError(f"{path.name} has {size / 1e6:.1f} MB, a folder {(budget + SPARE) / 1e6:g}")
+            raise BsqError(f"{path.name} has {size / 1e6:.1f} MB, a folder {(budget + SPARE_BYTES) / 1e6:g}")
         if size > room:
             k, room = k + 1, budget
         copy(path, folders / str(k) / "models" / path.name)
