@@ -49,7 +49,7 @@ class Count(TorchDispatchMode):
 
 
 def step(config: Any, name: str, n: int) -> np.ndarray:
-    """Operations, bytes and kernels of a step, one of `STEPS`, with n crops of 256x256, 192 coefficients a token."""
+    """Operations, bytes and kernels of a step, one of `STEPS`, with n crops of 256x256, 192 coefficients per token."""
     picture = np.concatenate([data.astronaut(), data.astronaut()[::-1]])
     strip = np.concatenate([picture[3 * t : 3 * t + 256, 2 * t : 2 * t + 256] for t in range(7)])
     sequences = name != "images"
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--sequences", type=int, default=40)
     parser.add_argument("--tflops", type=float, default=790, help="of products in bfloat16")
-    parser.add_argument("--tbytes", type=float, default=3.0, help="terabytes a second of the memory")
+    parser.add_argument("--tbytes", type=float, default=3.0, help="terabytes per second of the memory")
     parser.add_argument("--microseconds", type=float, default=2, help="a kernel takes, at least")
     options = parser.parse_args()
     sizes = asdict(ModelConfig())

@@ -31,7 +31,7 @@ DOCUMENTS = [
 FOLDERS = ".ci", "benchmarks", "bsqcodec", "examples", "models", "tests"
 FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)*(?:/|\.(?:py|md|toml|json|png|mp4|bsq|safetensors)|/run)")
 NOT_HERE = {"NAME-bd.json", "NAME-CODEC.json", "NAME-METRIC.png", "realshort.mp4"}  # made by programs, or a source
-OTHERS = {"--index-url", "--no-deps", "--disallow-untyped-defs", "--check-untyped-defs", "--durations", "--check"}
+OTHERS = {"--index-url", "--no-deps", "--durations", "--check"}
 
 
 def text(document: str) -> str:
