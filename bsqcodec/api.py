@@ -23,7 +23,7 @@ import io
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -41,16 +41,17 @@ from .types import AudioPacket, Frame, FrameStats, MediaInfo
 GRAY = 128  # pixel value of a lost frame before which none was decoded
 MAX_PENDING = 1 << 20  # bytes of sound that wait for the end of a group of pictures
 Chunk = Gop | list[AudioPacket] | Lost
-_T = TypeVar("_T")
 
 
 def choose(
     settings: EncodeSettings | None, model: Model | str | None, device: str, options: dict[str, Any]
 ) -> tuple[EncodeSettings, Model]:
     """The settings with `options` in place of some fields, and the loaded model. Raises as `Encoder` does."""
+    if not isinstance(settings, EncodeSettings | None):
+        raise TypeError(f"settings are {settings!r}, not EncodeSettings; a quality is given as quality=40")
     settings = replace(settings or EncodeSettings(), **options)
     if isinstance(model, Model):
-        return settings, model
+        return replace(settings, model=model.name), model
     settings = replace(settings, model=model or settings.model)
     return settings, load_model(settings.model, device_of(device))
 
@@ -130,9 +131,9 @@ class Encoder:
         self._check_open()
         if self.info.image and self.frames:
             raise ValueError("a still image has one frame")
-        if self._group is None:
-            self._group = GopEncoder(self.model, self.info.height, self.info.width, self.settings)
-        decoded = self._group.push(rgb, self.quality)
+        group = self._group or GopEncoder(self.model, self.info.height, self.info.width, self.settings)
+        decoded = group.push(rgb, self.quality)  # which may refuse the frame: then there is no group yet
+        self._group = group
         self.frames += 1
         self._pts.append(pts)
         self.stats = self._group.stats[-1]
@@ -257,7 +258,7 @@ class Decoder:
         decode several groups at a time. A file can be read as often as wanted, by one iteration at a time: a new one
         ends those before. Raises BsqError for the second reading of a pipe, and in an iteration that was ended so.
         """
-        self.warnings = []
+        self.warnings.clear()
         picture = None
         for chunk, future in self._wanted(start, stop, conceal, workers):
             count = _count(chunk, stop)
@@ -292,7 +293,7 @@ class Decoder:
             raise ValueError("the decoder is closed")
         self._readings += 1
         reading = self._readings
-        if self._file.seekable():
+        if (reading > 1 or start > 0) and self._file.seekable():
             self.reader.seek(self._entry(start) if start > 0 else None)
         elif reading > 1:
             raise BsqError("a pipe can be read only once")
@@ -360,7 +361,7 @@ class Decoder:
         """The frames of a group, decoded here, or by the worker that was to do it."""
         return self._decoded(decode_gop if future is None else functools.partial(decoded, future), gop)
 
-    def _decoded(self, decode: Callable[..., Iterator[_T]], gop: Gop) -> Iterator[_T]:
+    def _decoded(self, decode: Callable[..., Iterator[Any]], gop: Gop) -> Iterator[Any]:
         """What `decode` makes of a group of pictures; its errors then tell which group it is."""
         items = decode(self.model, gop.payload, self.info.height, self.info.width, len(gop.pts))
         try:

@@ -48,13 +48,17 @@ def is_special(path: str) -> bool:
 def replacing(path: str | Path) -> Iterator[str]:
     """The path of a hidden file or folder, not made yet, that becomes `path` on normal exit.
 
-    On an exception it is removed, and what was at `path` stays. A device or a pipe is its own hidden file. Raises
-    BsqError if the folder does not exist, or the name cannot be given.
+    On an exception it is removed, and what was at `path` stays. What processes left of `path` that were killed is
+    removed, too. A device or a pipe is its own hidden file. Raises BsqError if the folder does not exist, or the name
+    cannot be given.
     """
     final, part = _final_and_part(str(path))
     if part == final:
         yield final
         return
+    for leftover in _leftovers(final):
+        if not _is_running(int(leftover.split(".")[-2])):
+            _remove(leftover)
     try:
         yield part
         _rename(part, final)
@@ -96,7 +100,7 @@ def _resumable(part: str, final: str, resume: bool) -> Iterator[BinaryIO]:
     process writes it.
     """
     if resume:
-        part = max(_leftovers(final), key=os.path.getsize, default=part)
+        part = max(filter(os.path.isfile, _leftovers(final)), key=os.path.getsize, default=part)
     with open(part, "a+b") as file, _locked(file) as mine:
         if not mine:
             raise BsqError(f"another process is writing {final}")
@@ -134,13 +138,25 @@ def _final_and_part(path: str) -> tuple[str, str]:
     return final, final if is_special(final) else os.path.join(folder, f".{name}.{os.getpid()}.part")
 
 
+def _is_running(pid: int) -> bool:
+    """Whether there is a process of this number; True where that cannot be told."""
+    if os.name != "posix":  # elsewhere the call would end it
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
+
+
 def _leftovers(final: str) -> list[str]:
-    """The hidden files of `final`, of this process and of others."""
+    """The hidden files and folders of `final`, of this process and of others."""
     folder, name = os.path.split(final)
     pattern = re.compile(rf"\.{re.escape(name)}\.[0-9]+\.part")
     with contextlib.suppress(OSError):  # a folder that can be written but not read
-        paths = (os.path.join(folder, n) for n in os.listdir(folder) if pattern.fullmatch(n))
-        return [path for path in paths if os.path.isfile(path)]
+        return [os.path.join(folder, n) for n in os.listdir(folder) if pattern.fullmatch(n)]
     return []
 
 

@@ -3,6 +3,7 @@
 Imports neither torch nor numpy, so that the command line can list them at once.
 """
 
+import operator
 from dataclasses import dataclass
 
 MIN_QUALITY, MAX_QUALITY = 1, 100
@@ -19,7 +20,7 @@ MINI_GOP = 4  # frames from one anchor to the next where an encoder is free to c
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """How to encode. Raises ValueError for a number out of range or an unknown tune.
+    """How to encode. Raises ValueError for a number out of range or an unknown tune, TypeError for what is no integer.
 
     >>> EncodeSettings(quality=40, low_delay=True).mini_gop
     1
@@ -43,6 +44,8 @@ class EncodeSettings:
     model: str = DEFAULT_MODEL
 
     def __post_init__(self) -> None:
+        for name in ("quality", "gop", "effort"):  # those of NumPy may overflow in what is computed from them
+            object.__setattr__(self, name, operator.index(getattr(self, name)))
         check_quality(self.quality)
         if not 1 <= self.gop <= MAX_GOP:
             raise ValueError(f"gop {self.gop} is not in 1..{MAX_GOP}")

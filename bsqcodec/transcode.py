@@ -18,8 +18,8 @@ from . import media
 from .api import Decoder, Encoder, choose
 from .errors import BsqError, FormatError
 from .jobs.processes import Processes, choose_jobs
-from .jobs.workers import MAX_GROUP_BYTES, EncodedGroup, Workers
-from .network.weights import Model, device_of, find_model, load_model
+from .jobs.workers import MAX_GROUP_BYTES, EncodedGroup, Workers, load_once
+from .network.weights import Model, device_of
 from .output import check_free, open_input, output_file
 from .pilot import pilot
 from .prefetch import read_ahead
@@ -189,7 +189,7 @@ def _encoding_workers(
         return None
     if dask:
         return _cluster(dask, settings.model, model.id)
-    return Processes(jobs, functools.partial(load_model, settings.model))
+    return Processes(jobs, functools.partial(load_once, settings.model, model.id))
 
 
 def decode_file(
@@ -293,8 +293,7 @@ def _decoding_workers(
         jobs = choose_jobs(frames, longest, 3 * decoder.info.width * decoder.info.height)
     if jobs == 1:
         return None
-    load = functools.partial(find_model, decoder.reader.model)
-    return Processes(jobs, load if model is None else functools.partial(load_model, model))
+    return Processes(jobs, functools.partial(load_once, model, decoder.reader.model))
 
 
 def _check_jobs(jobs: int | None, dask: str, alone: bool, needs: str) -> None:

@@ -88,7 +88,7 @@ def test_a_damaged_stream_is_concealed_alike_each_time(coded, tiny):
     results = []
     for _ in range(2):
         pictures = [frame.rgb.tobytes() for frame in decoder.frames(conceal=True)]
-        results.append((pictures, decoder.warnings))
+        results.append((pictures, list(decoder.warnings)))
     assert results[0] == results[1] and len(results[0][0]) == FRAMES and len(results[0][1]) == 1
 
 
@@ -104,6 +104,36 @@ def test_sound_comes_again(tiny):
     for _ in range(2):
         assert len(list(decoder.frames())) == 1
     assert len(heard) == 2 and heard[0] == heard[1]
+
+
+def test_a_stream_that_begins_within_a_file(coded, tiny):
+    data, decoded = coded
+    file = io.BytesIO(b"x" * 100 + data)
+    file.seek(100)
+    decoder = Decoder(file, model=tiny)
+    for start in (0, 0, 4, 1):
+        assert same(decoder.frames(start), decoded, start)
+
+
+def test_streams_one_after_the_other(coded, tiny):
+    data, decoded = coded
+    other = encode_image(255 - moving(1, 24, 32)[0], model=tiny)
+    file = io.BytesIO(other + data)
+    first = list(Decoder(file, model=tiny).frames())
+    assert len(first) == 1 and not np.array_equal(first[0].rgb, decoded[0])
+    assert same(Decoder(file, model=tiny).frames(), decoded, 0)
+
+
+class ReadOnly:
+    """An object that can do nothing but read."""
+
+    def __init__(self, data):
+        self.read = io.BytesIO(data).read
+
+
+def test_what_can_only_read_is_enough(coded, tiny):
+    data, decoded = coded
+    assert same(Decoder(ReadOnly(data), model=tiny).frames(), decoded, 0)
 
 
 def test_a_pipe_is_read_once(coded, tiny):
@@ -129,6 +159,17 @@ def test_an_encoder_closes_once(tiny):
         with pytest.raises(ValueError, match="closed"):
             use()
     assert file.getvalue() == data
+
+
+def test_a_frame_that_is_refused_changes_nothing(tiny):
+    file = io.BytesIO()
+    with Encoder(file, INFO, model=tiny) as encoder:
+        for wrong in (np.zeros((8, 8, 3), np.uint8), np.zeros((24, 32, 3), np.float32)):
+            with pytest.raises(ValueError, match="frame is"):
+                encoder.write(wrong)
+        encoder.write(moving(1, 24, 32)[0], 0)
+    file.seek(0)
+    assert len(list(Decoder(file, model=tiny).frames())) == 1
 
 
 def test_context_managers(coded, tiny):
@@ -175,10 +216,13 @@ def test_a_model_is_loaded_once(tmp_path, monkeypatch):
     data = bsqcodec.encode_image(picture, model=str(path))
     bsqcodec.decode_image(data, model=str(path), device="cpu")
     assert len(reads) == 1
+    (tmp_path / "link.safetensors").symlink_to(path)
+    assert bsqcodec.load_model(str(tmp_path / "link.safetensors")).name == "link"
+    reads.clear()
     changed = random_network()
     changed.p_phase.data += 1
     save_model(changed, path)
-    assert bsqcodec.load_model(str(path)).id != model.id and len(reads) == 2
+    assert bsqcodec.load_model(str(path)).id != model.id and len(reads) == 1
 
 
 def test_settings_are_frozen_and_checked():
@@ -193,6 +237,12 @@ def test_settings_are_frozen_and_checked():
     ):
         with pytest.raises(ValueError, match=next(iter(bad))):
             EncodeSettings(**bad)
+    for bad in ({"quality": 40.0}, {"gop": 2.5}, {"effort": "3"}):
+        with pytest.raises(TypeError):
+            EncodeSettings(**bad)
+    with pytest.raises(TypeError, match="quality=40"):
+        bsqcodec.encode_image(np.zeros((8, 8, 3), np.uint8), 40)
+    assert type(EncodeSettings(quality=np.uint8(3)).quality) is int
     assert (EncodeSettings(low_delay=True).mini_gop, EncodeSettings(gop=2).mini_gop, settings.mini_gop) == (1, 2, 4)
     with pytest.raises(TypeError):
         bsqcodec.encode_image(np.zeros((8, 8, 3), np.uint8), speed=3)

@@ -1,7 +1,10 @@
 """Files and folders get their name when they are whole, and only then."""
 
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +26,18 @@ def test_a_file_replaces_another_in_one_step(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"new" and os.listdir(tmp_path) == ["a"]
     with pytest.raises(BsqError, match="exists already"), output_file(str(tmp_path / "a"), False):
         pass
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / f".a.{ended.pid}.part").mkdir()
+    (tmp_path / f".a.{ended.pid}.part" / "0.png").write_bytes(b"old")
+    (tmp_path / f".a.{os.getppid()}.part").write_bytes(b"of a process that runs")
+    (tmp_path / f".ab.{ended.pid}.part").write_bytes(b"of another name")
+    with replacing(tmp_path / "a") as part:
+        Path(part).write_bytes(b"new")
+    assert sorted(os.listdir(tmp_path)) == sorted(["a", f".a.{os.getppid()}.part", f".ab.{ended.pid}.part"])
 
 
 @pytest.mark.parametrize("folder", [False, True])

@@ -1,5 +1,7 @@
 """Encodes a group of pictures: which frames are predicted, from what, at what quality. All of it is free to change."""
 
+import operator
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -66,7 +68,7 @@ class GopEncoder:
         if frame.shape != (*size, 3) or frame.dtype != np.uint8:
             raise ValueError(f"frame is {frame.dtype} {frame.shape}, not uint8 {(*size, 3)}")
         check_quality(quality)
-        self._waiting.append((frame, quality))
+        self._waiting.append((frame, operator.index(quality)))
         if not self.stats:
             return self._encode([Place(0, 0)])
         return self.flush() if len(self._waiting) == self._mini_gop else []

@@ -5,9 +5,8 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..errors import BsqError, ModelError, first_line
-from ..network.weights import Model, find_model, load_model
-from .workers import Workers, run
+from ..errors import BsqError, first_line
+from .workers import Workers, load_once, run
 
 _CONNECT_SECONDS = 20  # to wait for an answer of the scheduler
 
@@ -25,7 +24,7 @@ class Cluster(Workers):
 
     def __init__(self, address: str, model: str | None, identity: bytes):
         self._address, self._client = address, connect(address)
-        super().__init__(sum(self._client.nthreads().values()), functools.partial(_load, model, identity))
+        super().__init__(sum(self._client.nthreads().values()), functools.partial(load_once, model, identity))
         if not self.jobs:
             self._client.close()
             raise BsqError(f"the dask cluster at {address} has no workers")
@@ -57,14 +56,3 @@ def connect(address: str) -> Any:
         return Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise BsqError(f"no dask scheduler at {address}: {first_line(error)}") from None
-
-
-# What follows runs in the worker.
-
-
-def _load(name: str | None, identity: bytes) -> Model:
-    """The model, kept from one call to the next, also by the threads of a worker: coding does not change it."""
-    model = find_model(identity) if name is None else load_model(name)
-    if model.id != identity:
-        raise ModelError(f"a dask worker has another model {name}: {model.id.hex()}, not {identity.hex()}")
-    return model

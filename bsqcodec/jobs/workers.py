@@ -2,6 +2,7 @@
 order, with bounded queues. Whatever fails or stops one worker stops all.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,10 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..errors import FormatError
+from ..errors import FormatError, ModelError
 from ..gop.decoder import decode_gop
 from ..gop.encoder import GopEncoder
-from ..network.weights import Model
+from ..network.weights import Model, find_model, load_model
 from ..settings import EncodeSettings
 from ..types import AudioPacket, Frame, FrameStats
 
@@ -61,7 +62,7 @@ class Workers(ABC):
 
     Args:
         jobs: how many tasks are worked on at a time.
-        load: gives the model; is pickled and called for every task.
+        load: gives the model; is pickled and called for every task, as `load_once` is meant to be.
     """
 
     def __init__(self, jobs: int, load: Callable[[], Model]):
@@ -167,6 +168,19 @@ def _grouped(items: Iterable[Frame | AudioPacket], gop: int) -> Iterator[list[Fr
 
 
 # What follows runs in the worker.
+
+
+@functools.lru_cache(maxsize=2)
+def load_once(name: str | None, identity: bytes) -> Model:
+    """The model of a name or path, or None for the packaged one of an id; kept for as long as the worker lives.
+
+    A file that is replaced meanwhile so changes nothing. Threads may share a model: coding does not change it. Raises
+    ModelError if the model has another id, or is not there.
+    """
+    model = find_model(identity) if name is None else load_model(name)
+    if model.id != identity:
+        raise ModelError(f"a worker has another model {name}: {model.id.hex()}, not {identity.hex()}")
+    return model
 
 
 def run(load: Callable[[], Model], task: Callable[..., _T], *arguments: Any) -> _T:

@@ -101,13 +101,16 @@ def load_model(name: str = DEFAULT_MODEL, device: str | torch.device = "cpu") ->
 
     Raises ModelError if there is none, if it is damaged, or if its contents do not have the id it claims.
     """
-    path = find_file(name).resolve()
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    path = find_file(name).absolute()
     status = path.stat()
-    return _load(path, status.st_mtime_ns, status.st_size, str(device))
+    return _load(path, status.st_mtime_ns, status.st_size, device)
 
 
 @functools.lru_cache(maxsize=4)
-def _load(path: Path, modified: int, size: int, device: str) -> Model:
+def _load(path: Path, modified: int, size: int, device: torch.device) -> Model:
     """Load a model file; `modified` and `size` tell apart what a path held at different times."""
     config, tensors, objective, identity = read_file(path)
     try:

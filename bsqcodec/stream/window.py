@@ -6,7 +6,7 @@ PIECE = 1 << 20  # bytes read at once, so that a length is not believed before t
 
 
 class Window:
-    """The bytes of a file from the place where it is.
+    """The bytes of a file from the place where it is, which counts as offset 0.
 
     Attributes:
         ahead: bytes that were read from the file, but not yet taken.
@@ -15,6 +15,8 @@ class Window:
 
     def __init__(self, file: BinaryIO):
         self.file = file
+        seekable = getattr(file, "seekable", None)  # which an object that only reads may lack
+        self._base = file.tell() if seekable and seekable() else 0
         self.ahead = bytearray()
         self.at = 0
 
@@ -48,6 +50,6 @@ class Window:
 
     def go(self, offset: int) -> None:
         """Go on at another offset of a file that can seek."""
-        self.file.seek(offset)
+        self.file.seek(self._base + offset)
         self.ahead.clear()
         self.at = offset

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from bsqcodec import BsqError, FormatError
+from bsqcodec.errors import ModelError
 from bsqcodec.jobs import workers
-from bsqcodec.jobs.workers import Future, Workers
+from bsqcodec.jobs.workers import Future, Workers, load_once
+from bsqcodec.network.saving import save_model
 from bsqcodec.settings import EncodeSettings
 from bsqcodec.types import AudioPacket, Frame
-from helpers import moving, random_model
+from helpers import moving, random_model, random_network
 
 
 def done(value):
@@ -41,6 +43,19 @@ class Instant(Workers):
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         return done(item)
+
+
+def test_a_worker_keeps_its_model_and_refuses_another(tmp_path):
+    """A trainer may replace the file while it is encoded with."""
+    path = tmp_path / "one.safetensors"
+    identity = save_model(random_network(), path)
+    model = load_once(str(path), identity)
+    changed = random_network()
+    changed.p_phase.data += 1
+    other = save_model(changed, path)
+    assert other != identity and load_once(str(path), identity) is model
+    with pytest.raises(ModelError, match="another model"):
+        load_once(str(path), bytes(8))
 
 
 def test_order_bounds_and_errors_of_the_queue():
