@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from .errors import FormatError
+from .errors import BsqError, FormatError
 from .model_files import packaged_ids
 from .output import open_input
 from .settings import MAX_PIXELS, TUNES
@@ -55,6 +55,8 @@ def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS)
     A stream that is cut short or damaged is described up to there, with "error" saying where it ends. Raises BsqError
     for what cannot be read, FormatError for what is no stream.
     """
+    if device and path == "-":
+        raise BsqError("--bits reads its input twice: give a file, not standard input")
     account, error = _Account(), None
     with open_input(path) as file:
         reader = StreamReader(file, max_pixels)

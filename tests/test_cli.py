@@ -137,6 +137,8 @@ def test_info_and_verify(folder, capsys):
     assert ".bsq version 1, " in text and "64x48, 8 bits a sample, no alpha" in text
     run("verify", folder / "clip.bsq")
     assert "7 frames" in capsys.readouterr().out
+    run("info", "-", "--bits", code=1)
+    assert "give a file" in capsys.readouterr().err
 
 
 def test_tunes(folder, tmp_path, capsys):
