@@ -17,6 +17,7 @@ from bsqcodec.bench.frames import frames_of
 from bsqcodec.errors import BsqError
 from bsqcodec.network import weights
 from bsqcodec.network.objective import Objective
+from bsqcodec.network.saving import read_network, save_model
 from bsqcodec.settings import EncodeSettings
 from bsqcodec.stream import container
 from helpers import random_network
@@ -26,7 +27,7 @@ from helpers import random_network
 def model_file(tmp_path_factory, monkeypatch) -> Iterator[Path]:
     """The file of a model that is found by its path, and by its id."""
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    weights.save_model(random_network(), path)
+    save_model(random_network(), path)
     loads = []
     monkeypatch.setattr(ours, "load_model", lambda name, device: loads.append(name) or weights.load_model(name))
     monkeypatch.setattr(api, "find_model", lambda identity, device: weights.load_model(str(path)))
@@ -69,13 +70,13 @@ def test_key_of_ours_tells_weights_and_versions_apart(model_file, pictures, monk
         (task,) = runner.tasks_for(datasets.load(str(pictures / "one.png")).items, [codec], {"bsq": (50,)}, (), 1, 1)
         return task.key
 
-    network, identity = weights.read_network(model_file)
+    network, identity = read_network(model_file)
     keys = [key(), key()]
     assert keys[0] == keys[1] and identity.hex() in keys[0] and "model tiny" in keys[0]
     network.e_in.w.data.view(-1)[0] += 1
-    assert weights.save_model(network, model_file) == identity
+    assert save_model(network, model_file) == identity
     keys.append(key())
-    assert weights.save_model(network, model_file, Objective(mse=0.08)) == identity
+    assert save_model(network, model_file, Objective(mse=0.08)) == identity
     keys.append(key())
     monkeypatch.setattr(container, "VERSION", container.VERSION + 1)
     keys.append(key())
