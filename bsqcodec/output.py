@@ -143,11 +143,10 @@ def _is_running(pid: int) -> bool:
     if os.name != "posix":  # elsewhere the call would end it
         return True
     try:
-        os.kill(pid, 0)
+        with contextlib.suppress(PermissionError):  # of another user
+            os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # of another user
-        return True
     return True
 
 

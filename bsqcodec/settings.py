@@ -14,6 +14,7 @@ TUNES_HELP = "perceptual: texture and sharpness as people see them (MS-SSIM); ps
 DEFAULT_MODEL = "bsq1"  # the packaged model that encodes unless another is asked for
 DEFAULT_CRF = 14  # of H.264 output, x264's constant rate factor
 DEFAULT_IMAGE_QUALITY = 95  # of JPEG and WebP output
+MAX_SIDE = 65535  # of a frame, in pixels
 MAX_PIXELS = 1 << 26  # of a frame; a reader refuses larger ones before it allocates anything
 MINI_GOP = 4  # frames from one anchor to the next where an encoder is free to choose
 

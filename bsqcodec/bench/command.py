@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from ..errors import BsqError
-from ..settings import DEFAULT_MODEL, MAX_GOP, TUNES, TUNES_HELP
+from ..settings import MAX_GOP, MAX_SIDE, TUNES, TUNES_HELP, EncodeSettings
 
 DEFAULT_METRICS = "psnr,psnr-yuv,ms-ssim,ssim"
 DEFAULT_SIZES = "416x240,640x360,1280x720,1920x1080"
 SPEED_FRAMES = 8  # frames of a video with --speed, unless --frames is given
-MAX_SIDE = 65535  # pixels
+_DEFAULTS = EncodeSettings()
 UNSTATED_OPTIONS = ("root", "out", "jobs", "dask", "download")  # options that tell where and how fast, not what
 
 
@@ -71,12 +71,12 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> tuple
 @click.option("--metrics", callback=_names, default=DEFAULT_METRICS, show_default=True, help="Metrics.")
 @click.option("--qualities", callback=_numbers, help="Qualities of our codec, 1..100 [default: 1,10,20,...,100].")
 @click.option("--points", multiple=True, callback=_points, help="Points of a codec: h264=22,27,32,37. Repeatable.")
-@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Our model: a name or a file.")
+@click.option("--model", default=_DEFAULTS.model, show_default=True, help="Our model: a name or a file.")
 @click.option("--device", default="cpu", show_default=True, help="Device of our codec: auto, cpu or cuda.")
 @click.option(
     "--tune",
     type=click.Choice(TUNES),
-    default=TUNES[0],
+    default=_DEFAULTS.tune,
     show_default=True,
     help=f"What our codec spends bits on. {TUNES_HELP}",
 )
@@ -84,7 +84,11 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> tuple
     "--frames", type=click.IntRange(0), default=96, show_default=True, help="Frames of a video at most; 0 is all."
 )
 @click.option(
-    "--gop", type=click.IntRange(1, MAX_GOP), default=32, show_default=True, help="Frames from I frame to I frame."
+    "--gop",
+    type=click.IntRange(1, MAX_GOP),
+    default=_DEFAULTS.gop,
+    show_default=True,
+    help="Frames from I frame to I frame.",
 )
 @click.option(
     "--anchor-mode",

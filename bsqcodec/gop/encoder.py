@@ -145,13 +145,14 @@ class GopEncoder:
         """The best prediction and its vectors: from one frame or, for a B frame, perhaps from both."""
         assert place.before is not None
         step = self._network.quantiser_step(quality) / (1 if self._tune else MOTION_GAIN)
+        pixels = x.to(torch.uint8)
         if place.after is None:
-            vectors, _ = self._search(x, step, place, place.before, {})
+            vectors, _ = self._search(pixels, step, place, place.before, {})
             return self._references.predicted(place.before, vectors), {place.before: vectors}
         single, costs = [], []
         known: dict[int, np.ndarray] = {}
         for number in (place.before, place.after):
-            known[number], coder = self._search(x, step, place, number, known)
+            known[number], coder = self._search(pixels, step, place, number, known)
             scratch = BitEncoder()
             coder.encode(known[number], scratch)
             costs.append(scratch.bits)
@@ -167,7 +168,7 @@ class GopEncoder:
         return best[0], best[2]
 
     def _search(
-        self, x: Tensor, step: float, place: Place, reference: int, known: dict[int, np.ndarray]
+        self, pixels: Tensor, step: float, place: Place, reference: int, known: dict[int, np.ndarray]
     ) -> tuple[np.ndarray, VectorCoder]:
         """The vectors of a frame into `reference`, after those that are `known`, and what will code them."""
         coder = self._vector_contexts.coder(place, reference, known).copy()
@@ -175,7 +176,7 @@ class GopEncoder:
         if place.after is not None and (expected := coder.expected(*size)) is not None:
             start = torch.from_numpy(expected.reshape(1, *size, 2)).to(self._device)
         target = self._references.frames[reference]
-        field = search_field(x.to(torch.uint8), target, MOTION_LAMBDA * step, start, start is None)
+        field = search_field(pixels, target, MOTION_LAMBDA * step, start, start is None)
         return cheapest_vectors(field, coder, VECTOR_LAMBDA * step**2), coder
 
     def _code_vectors(self, vectors: dict[int, np.ndarray], place: Place) -> None:

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import BinaryIO, NamedTuple
 
 from ..errors import FormatError
-from ..settings import MAX_PIXELS
+from ..settings import MAX_PIXELS, MAX_SIDE
 from ..types import MODEL_ID_BYTES, AudioPacket, AudioTrack, MediaInfo
 from .fields import Fields, ratio, signed, varint
 from .group import MAX_MINI_GOP
@@ -23,7 +23,6 @@ MAGIC = b"BSQ\x1a"
 VERSION = 1  # the only one that is read or written
 GOP, TRACK, AUDIO, END = b"G", b"A", b"P", b"E"
 BIT_DEPTH = 8  # of a sample; the only one that is read or written
-MAX_SIDE = 65535
 MAX_CHUNK = 1 << 30
 MAX_NUMBER = (1 << 31) - 1  # of ratios: FFmpeg's hold no more
 MAX_TIME = 1 << 62

@@ -15,6 +15,8 @@ from bsqcodec.stream.recovery import MAX_ANCILLARY, Lost
 from bsqcodec.types import MediaInfo
 from helpers import GOPS, INFO, MODEL, PACKETS, Pipe, checked, stream, with_fields
 
+ANCILLARY = [(b"a", b""), (b"z", b"body"), (b"g", stream())]  # the last holds chunks of its own
+
 
 @pytest.mark.parametrize("make", [io.BytesIO, lambda data: io.BufferedReader(Pipe(data))])
 def test_round_trip(make):
@@ -41,9 +43,9 @@ def test_an_aspect_with_a_zero_is_unknown(aspect):
     assert StreamReader(io.BytesIO(data)).info.sample_aspect_ratio == (0, 1)
 
 
-def test_index_leads_to_every_group():
-    data = stream()
-    reader = StreamReader(io.BytesIO(data))
+@pytest.mark.parametrize("other", [(), ANCILLARY], ids=["plain", "past ancillary chunks"])
+def test_index_leads_to_every_group(other):
+    reader = StreamReader(io.BytesIO(stream(other=other)))
     index = reader.index()
     assert [entry.first for entry in index] == [0, 3, 4] and reader.frames == 7
     for entry, (pts, payload) in reversed(list(zip(index, GOPS, strict=True))):
@@ -137,7 +139,6 @@ def test_a_header_that_lacks_fields_is_refused():
 # ---------------------------------------------------------------- chunks of unknown types
 
 
-ANCILLARY = [(b"a", b""), (b"z", b"body"), (b"g", stream())]  # the last holds chunks of its own
 MAKERS = [io.BytesIO, lambda data: io.BufferedReader(Pipe(data))]
 
 
@@ -150,16 +151,6 @@ def test_ancillary_chunks_are_skipped(make, recover):
     assert [(c.pts, c.payload) for c in chunks if isinstance(c, Gop)] == GOPS
     assert [c for c in chunks if not isinstance(c, Gop)] == [PACKETS] * 3
     assert reader.frames == 7 and reader.size == len(data) and reader.info == INFO
-
-
-def test_the_index_leads_past_ancillary_chunks():
-    reader = StreamReader(io.BytesIO(stream(other=ANCILLARY)))
-    index = reader.index()
-    assert [entry.first for entry in index] == [0, 3, 4] and reader.frames == 7
-    for entry, (pts, payload) in reversed(list(zip(index, GOPS, strict=True))):
-        reader.seek(entry)
-        gop = next(reader.chunks())
-        assert (gop.pts, gop.payload, gop.offset) == (pts, payload, entry.offset)
 
 
 def test_every_flipped_bit_of_an_ancillary_chunk_is_found():
