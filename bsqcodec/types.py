@@ -17,7 +17,7 @@ class FrameStats:
         frame_type: "I", "P" or "B".
         quality: 1..100.
         bits: ideal code length of the coefficients in bits, -sum log2 P.
-        side_bits: the same of the motion vectors, or of the classes of contrast of a frame without reference.
+        side_bits: the same of the modes and motion vectors, or of the classes of contrast of a frame without reference.
         count: how many binary symbols all this is.
     """
 

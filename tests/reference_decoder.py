@@ -1,12 +1,11 @@
 """A second decoder, written from bitstream_spec.md alone: it shares no line with the package, and needs numpy only.
 
-    python reference_decoder.py FILE.bsq [--model PATH]
+    python reference_decoder.py FILE.bsq [MODEL]
 
 prints the MD5 of all frames, uint8 RGB in raster order, as `bsqcodec decode --md5` does. The model is that of ../models
 with the id in the stream. All is int64, but for the products of `linear`, which are float64: exact below 2**53.
 """
 
-import argparse
 import hashlib
 import json
 import struct
@@ -16,17 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-
-def numbers(text):
-    return np.array(text.split(), np.int64)
-
-
-TAPS = numbers("0 0 0 64 0 0 0 0 -1 4 -10 58 17 -5 1 0 -1 4 -11 40 40 -11 4 -1 0 1 -5 17 58 -10 4 -1").reshape(4, 8)
-VECTOR_START = numbers("""4 38 63 13 38 62 73 54 64 111 101 91 64 148 137 115 94 167 192 161 3 30 31 8 34 64 59 52 52
+TAPS, VECTOR_START, MODE_START, CLASS_START, UNIT = (np.array(text.split(), np.int64) for text in (
+    "0 0 0 64 0 0 0 0 -1 4 -10 58 17 -5 1 0 -1 4 -11 40 40 -11 4 -1 0 1 -5 17 58 -10 4 -1",
+    """4 38 63 13 38 62 73 54 64 111 101 91 64 148 137 115 94 167 192 161 3 30 31 8 34 64 59 52 52
     117 96 87 54 143 120 105 60 142 145 113 45 147 205 138 45 81 108 65 82 138 135 117 100 182 177 154 149 200 215 198
     139 107 117 182 188 190 190 150 112 70 75 128 145 133 107 130 95 81 107 132 110 191 162 135 113 87 102 227 220 213
-    199 175 119 128 71 82 85 76 98 89 96 21 64 128 128""")
-CLASS_START, UNIT = numbers("74 115 141 154 220 128 128 128 15 26 38 51 118"), numbers("91 64 45 32 23 16 11")
+    199 175 119 128 71 82 85 76 98 89 96 21 64 128 128""",
+    "12 66 124 176 226 64 40 128 216", "74 115 141 154 220 128 128 128 15 26 38 51 118", "91 64 45 32 23 16 11",
+))  # fmt: skip
 BOUNDS, PHASES = (0, 8, 32, 96, 192, 416, 768), ((0, 0), (1, 1), (0, 1), (1, 0))
 SIZES = ("fine_width", "fine_blocks", "width", "blocks", "prior_width", "prior_blocks", "prior_head")
 
@@ -85,8 +81,7 @@ class Reader:  # section 1
 
 class Coder:  # section 3
     def __init__(self, data):
-        whole = len(data) // 4 * 4
-        data = data[:whole] + bytes(-len(data) % 4) + data[whole:]
+        data = data[: len(data) // 4 * 4] + bytes(-len(data) % 4) + data[len(data) // 4 * 4 :]
         self.words = iter(struct.unpack(f"<{len(data) // 4}I", data))
         self.range, self.x = 2**64 - 1, next(self.words, 0) << 32 | next(self.words, 0)
 
@@ -102,10 +97,11 @@ class Coder:  # section 3
     def bits(self, k):
         return np.array([self.bit(one) for one in k.tolist()], np.int64)
 
-    def decide(self, n, contexts):  # section 4: a decision for many blocks; n: counts of all contexts; None: k = 32768
-        bits = [self.bit(32768 if i is None else min(max(65536 * n[i][1] // sum(n[i]), 1), 65535)) for i in contexts]
+    def decide(self, n, contexts):  # section 4; n: counts of all contexts; None: k = 32768; -1: no bit is coded
+        k = [32768 if i is None else min(max(65536 * n[i][1] // sum(n[i]), 1), 65535) for i in contexts]
+        bits = [0 if i == -1 else self.bit(one) for i, one in zip(contexts, k, strict=True)]
         for i, bit in zip(contexts, bits, strict=True):
-            if i is not None:
+            if i not in (None, -1):
                 n[i][bit] += 16
         for pair in n:
             while sum(pair) > (16384 if len(n) > 13 else 4096):
@@ -122,22 +118,32 @@ class Coder:  # section 3
             e |= dict.fromkeys(going, i + 1)
         return list(zip(those, signs, e.values(), strict=True))
 
-    def vectors(self, n, rows, columns, expected):  # section 5
-        field = np.zeros((rows, columns, 2), np.int64)
+    def modes(self, n, rows, columns):  # section 5
+        field = np.zeros((rows, columns), np.int64)
         for step in pyramid(rows, columns):
+            near = [[int(field[place]) for place in places] for _, places in step]
+            single = [sum(map(bool, v)) if v else 5 for v in near]
+            which = [7 + int(np.sign(v.count(2) - v.count(1))) for v in near]
+            for j, sign, _ in self.differences(n, single, which, [[]]):
+                field[step[j][0]] = 1 if sign > 0 else 2
+        return field
+
+    def vectors(self, n, used, expected):  # section 5
+        field = np.zeros((*used.shape, 2), np.int64)
+        for step in pyramid(*used.shape):
             around = [[field[place].tolist() for place in places] for _, places in step]
             s = [int(np.digitize(np.ptp(v, 0).sum(), (1, 3, 9, 33))) if v else 4 for v in around]
             part = [0] * len(step)
             for c in (0, 1):
-                guess, t, side = [], [], []
-                for (block, _), near in zip(step, around, strict=True):
+                guess, zero, side = [], [], []
+                for (block, _), near, p, i in zip(step, around, part, s, strict=True):
                     b = None if expected is None else int(expected[block][c])
                     v = sorted(vector[c] for vector in near) or [b or 0]
                     low, high = v[(len(v) - 1) // 2], v[len(v) // 2]
                     guess.append(low if b is None or abs(low - b) <= abs(high - b) else high)
-                    t.append(3 if b is None else sum(abs(b - guess[-1]) >= limit for limit in (1, 3)))
+                    t = 3 if b is None else sum(abs(b - guess[-1]) >= limit for limit in (1, 3))
+                    zero.append(4 * (5 * p + i) + t if used[block] else -1)
                     side.append(61 if b is None else 61 + int(np.sign(b - guess[-1])))
-                zero = [4 * (5 * p + i) + j for p, i, j in zip(part, s, t, strict=True)]
                 some = self.differences(n, zero, side, [[63 + 6 * one + min(i, 5) for i in range(11)] for one in s])
                 low = iter(self.decide(n, [None if i else 93 + e for _, _, e in some for i in range(e)]))
                 for j, sign, e in some:
@@ -179,8 +185,7 @@ class Coder:  # section 3
             y[at[~above]] -= 3**j * below
         at = np.flatnonzero((n > 0) & (abs(y) == (3**n - 1) // 2))
         w = 32 * abs(y[at]) - np.sign(y[at]) * m[at]
-        k = clip(65536 * (2**32 - g(w + 16, at)) // np.maximum(1, 2**32 - g(w - 16, at)), 16, 32768)
-        at = at[self.bits(k) > 0]
+        at = at[self.bits(clip(65536 * (2**32 - g(w + 16, at)) // np.maximum(1, 2**32 - g(w - 16, at)), 16, 32768)) > 0]
         e, u = np.zeros_like(at), np.ones_like(at)
         for i in range(15):
             e[e == i] += self.bits(np.full_like(at[e == i], 32768))
@@ -205,10 +210,10 @@ def pyramid(rows, columns):  # the blocks of each step, each with its neighbours
 def compensate(canvas, field):
     v, (_, height, width) = field.repeat(16, 0).repeat(16, 1), canvas.shape
     y, x = np.arange(height)[:, None] + (v[..., 0] >> 2), np.arange(width) + (v[..., 1] >> 2)
-    ty, tx, total = TAPS[v[..., 0] & 3], TAPS[v[..., 1] & 3], np.zeros_like(canvas)
+    taps, total = TAPS.reshape(4, 8)[v & 3], np.zeros_like(canvas)
     for i, j in np.ndindex(8, 8):
         at = clip(y + i - 3, 0, height - 1), clip(x + j - 3, 0, width - 1)
-        total += ty[..., i] * tx[..., j] * canvas[:, at[0], at[1]]
+        total += taps[..., 0, i] * taps[..., 1, j] * canvas[:, at[0], at[1]]
     return clip((total + 2048) >> 12, 0, 255)
 
 
@@ -239,8 +244,7 @@ class Model(dict):  # sections 7 and 8; matrices are float64 and transposed, oth
             x = x + self.linear(f"{stack}.{s}.b", np.maximum(0, y))
         return x
 
-    def attention_block(self, s, shift, x, phase, known):
-        """`known`: keys and values of the phases before; those of this one are added."""
+    def attention_block(self, s, shift, x, phase, known):  # known: keys and values so far; it adds its own
         (height, width, n), bias = x.shape, self[f"{s}.bias"]
         y = self.linear(f"{s}.a", norm(x), o=5, limit=127)
         q, *kv = np.moveaxis(y[..., : 3 * n].reshape(height, width, 3, n // 32, 32), 2, 0)
@@ -322,9 +326,8 @@ def coefficients(model, coder, type_, quality, tune, f, look):  # section 9; f: 
     base = model.linear("p_feature", np.concatenate([f[i::2, j::2] for i, j in PHASES], -1))
     for k, (i, j) in enumerate(PHASES if type_ else ()):
         base = base + model.linear(f"p_prediction.{k}", look[i::2, j::2], i=6)
-    i, table = min(10 * (100 - quality) // 99, 9), model["p_bias"][type_, tune]
-    f = 10 * (100 - quality) - 99 * i
-    bias = ((table[i] * (99 - f) + table[i + 1] * f + 49) // 99).reshape(2, 768)
+    (i, f), table = divmod(10 * (100 - quality), 99), model["p_bias"][type_, tune]
+    bias = ((table[i] * (99 - f) + table[min(i + 1, 10)] * f + 49) // 99).reshape(2, 768)
     caches = [[] for _ in range(model.sizes["prior_blocks"])]
     for k, (i, j) in enumerate(PHASES):
         x = base + model["p_phase"][k]
@@ -365,35 +368,33 @@ def decode_group(model, payload, frames, width, height):  # the frames in the or
         if b is not None:
             references = [] if not coder.bit(65208) else [a, b] if coder.bit(49152) else [b if coder.bit(32768) else a]
         elif not references:
-            contexts = [np.stack([256 - VECTOR_START, VECTOR_START], 1).tolist() for _ in "PB"]
-        for to in references:
+            contexts = [np.stack([256 - t, t], 1).tolist() for t in (VECTOR_START, VECTOR_START, MODE_START)]
+        modes = coder.modes(contexts[2], rows, columns) if len(references) == 2 else np.zeros((rows, columns), np.int64)
+        for i, to in enumerate(references):
             expected = None
             for g, other in ((a, b), (b, a), (f, None)):  # the last of these that has a field
                 if fields[g]:
                     h = other if other in fields[g] else next(iter(fields[g]))
                     expected = clip(div(np.sign(h - g) * (to - f) * fields[g][h], abs(h - g)), 2047)
-            fields[f][to] = coder.vectors(contexts[b is not None], rows, columns, expected)
+            fields[f][to] = coder.vectors(contexts[b is not None], modes != 2 - i, expected)
             parts.append(compensate(canvases[to], fields[f][to]))
         type_ = 0 if not parts else 1 if b is None else 2
-        prediction = (sum(parts) + len(parts) - 1) >> (len(parts) - 1) if parts else None
+        parts = parts and [(parts[0] + parts[-1] + 1) >> 1, parts[0], parts[-1]]
+        prediction = np.choose(modes.repeat(16, 0).repeat(16, 1), parts) if parts else None
         classes = np.zeros((rows, columns), np.int64) if type_ else coder.classes(rows, columns)
         canvases[f] = decode_frame(model, coder, type_, max(1, (head & 127) - drop * level), tune, prediction, classes)
     return [canvases[f][:, :height, :width].transpose(1, 2, 0).astype(np.uint8) for f in range(frames)]
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Print the MD5 of the frames of a .bsq file.")
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--model", type=Path)
-    options = parser.parse_args()
-    folder, md5, file = Path(__file__).parent.parent / "models", hashlib.md5(), Reader(options.file.read_bytes())
+    path, *paths = map(Path, sys.argv[1:])
+    paths, md5 = paths or sorted(Path(__file__).parents[1].glob("models/*.safetensors")), hashlib.md5()
     try:
-        identity, width, height = file.header()
-        paths = [options.model] if options.model else sorted(folder.glob("*.safetensors"))
+        identity, width, height = (file := Reader(path.read_bytes())).header()
         model = next((model for model in map(Model, paths) if model.id == identity), None)
         assert model, f"model {identity.hex()} is not there"
         for frames, payload in file.groups():
             md5.update(b"".join(frame.tobytes() for frame in decode_group(model, payload, frames, width, height)))
     except AssertionError as e:
-        sys.exit(f"{options.file}: {e}")
+        sys.exit(f"{path}: {e}")
     print(md5.hexdigest())

@@ -53,7 +53,7 @@ def test_the_annotated_file(tmp_path):
 
 def test_a_photo(tmp_path):
     data = bsqcodec.encode_image(photo(73, 67, 60, 180), quality=60, tune="psnr")
-    check(data, tmp_path, "--model", str(MODELS / f"{DEFAULT_MODEL}.safetensors"))
+    check(data, tmp_path, str(MODELS / f"{DEFAULT_MODEL}.safetensors"))
 
 
 @pytest.mark.parametrize(("height", "width", "quality"), [(1, 1, 100), (7, 41, 1), (33, 3, 15)])

@@ -11,9 +11,10 @@ from ..network.tokenizer import Condition
 from ..network.weights import Model
 from ..stream import contrast
 from ..stream.group import Place, code_references, parse_group
+from ..stream.modes import used
 from ..stream.range_coder import BitDecoder
 from ..types import FrameStats
-from .references import ReferenceBuffer, VectorContexts, frame_condition
+from .references import Motion, ReferenceBuffer, VectorContexts, frame_condition
 
 
 class Symbols(NamedTuple):
@@ -22,7 +23,9 @@ class Symbols(NamedTuple):
     Attributes:
         place: the frame's place in its group.
         condition: frame type, quality and tune.
-        vectors: motion vectors into each reference, int32 (ceil(H / 16), ceil(W / 16), 2), by its number.
+        modes: which references predict each block, int64 (ceil(H / 16), ceil(W / 16)), of a frame with two.
+        vectors: motion vectors into each reference, int32 (ceil(H / 16), ceil(W / 16), 2), by its number; where the
+            reference is not used, what the coder guessed.
         classes: classes of contrast, int64 (ceil(H / 16), ceil(W / 16)), of a frame that is not predicted.
         coefficients: int32 (1, ceil(H / 16), ceil(W / 16), n_coded).
         stats: the cost of all these.
@@ -31,6 +34,7 @@ class Symbols(NamedTuple):
 
     place: Place
     condition: Condition
+    modes: np.ndarray | None
     vectors: dict[int, np.ndarray]
     classes: np.ndarray | None
     coefficients: Tensor
@@ -60,18 +64,20 @@ def decode_symbols(model: Model, payload: bytes, height: int, width: int, frames
         elif frame_type == "P" and place.before is not None:
             references = [place.before]
         condition = frame_condition(place, bool(references), quality, group.tune)
+        modes = contexts.modes.decode(*contexts.size, coder) if len(references) == 2 else None
         vectors: dict[int, np.ndarray] = {}
-        for number in references:
-            vectors[number] = contexts.coder(place, number, vectors).decode(*contexts.size, coder)
+        for i, number in enumerate(references):
+            vectors[number] = contexts.coder(place, number, vectors).decode(*contexts.size, coder, used(modes, i))
         contexts.add(place, vectors)
         classes = None if vectors else contrast.decode_classes(*contexts.size, coder)
         on_device = None if classes is None else torch.from_numpy(classes)[None].to(model.device)
-        context = network.context(condition, buffer.predict(vectors), on_device)
+        prediction = buffer.predict(Motion(vectors, modes)) if vectors else None
+        context = network.context(condition, prediction, on_device)
         middle = coder.bits
         coefficients = network.code(context, condition, decode)
         stats = FrameStats(frame_type, quality, coder.bits - middle, middle - before, coder.count - count)
         picture = buffer.reconstruct(place, coefficients, context, condition)
-        yield Symbols(place, condition, vectors, classes, coefficients, stats, picture)
+        yield Symbols(place, condition, modes, vectors, classes, coefficients, stats, picture)
 
 
 @torch.inference_mode()

@@ -12,14 +12,12 @@ from ..network.weights import Model
 from ..settings import EncodeSettings, check_quality, tune_number
 from ..stream import contrast
 from ..stream.group import MAX_MINI_GOP, Place, code_references, mini_gop
-from ..stream.motion_vectors import VectorCoder
+from ..stream.modes import used
 from ..stream.range_coder import BitEncoder
 from ..types import FrameStats
-from .motion import mean
-from .motion_search import MOTION_LAMBDA, VECTOR_LAMBDA, search_field
+from .motion_choice import MotionChoice
 from .quality import B_LEVEL_OFFSET, FrameQualities
-from .references import ReferenceBuffer, VectorContexts, frame_condition
-from .vector_search import cheapest_vectors
+from .references import Motion, ReferenceBuffer, VectorContexts, frame_condition
 
 # The tune perceptual weighs motion as if the quantiser step were so much finer than that of a token of class 0.
 MOTION_GAIN = 1.2
@@ -51,7 +49,7 @@ class GopEncoder:
         self._network, self._device, self._settings = model.network, model.device, settings
         self._tune = tune_number(settings.tune)
         self._references = ReferenceBuffer(model, height, width)
-        self._vector_contexts = VectorContexts(self._references.rows, self._references.columns)
+        self._contexts = VectorContexts(self._references.rows, self._references.columns)
         self._coder = BitEncoder()
         self._qualities = FrameQualities(self._mini_gop)
         self._waiting: list[tuple[np.ndarray, int]] = []  # frames, and the quality that is asked for
@@ -98,22 +96,23 @@ class GopEncoder:
     def _encode_frame(self, frame: np.ndarray, quality: int, place: Place) -> np.ndarray:
         """Encode a frame at the quality that is asked for, or at less; returns it decoded."""
         x = self._padded(frame)
-        prediction, vectors = self._predict(x, quality, place)
-        quality = self._qualities.choose(quality, place, bool(vectors))
-        condition = frame_condition(place, bool(vectors), quality, self._tune)
+        prediction, motion = self._predict(x, quality, place)
+        predicted = prediction is not None
+        quality = self._qualities.choose(quality, place, predicted)
+        condition = frame_condition(place, predicted, quality, self._tune)
         start, count = self._coder.bits, self._coder.count
-        self._code_vectors(vectors, place)
+        self._code_motion(motion, place)
         classes = None
-        if prediction is None:
+        if not predicted:
             classes = self._network.classes(x)
             contrast.encode_classes(classes[0].cpu().numpy(), self._coder)
         context = self._network.context(condition, prediction, classes)
         middle = self._coder.bits
         y = self._network.encode(x, context, condition, self._settings.effort)
-        error_bits = ERROR_BITS[self._settings.tune][bool(vectors)]
+        error_bits = ERROR_BITS[self._settings.tune][predicted]
         coefficients = self._network.code(context, condition, self._encode_step, y, error_bits)
         bits, side_bits = self._coder.bits - middle, middle - start
-        frame_type = place.frame_type(bool(vectors))
+        frame_type = place.frame_type(predicted)
         self.stats.append(FrameStats(frame_type, quality, bits, side_bits, self._coder.count - count))
         decoded = self._references.reconstruct(place, coefficients, context, condition)
         self._error = (x - self._references.frames[place.number]).abs().mean()
@@ -126,68 +125,34 @@ class GopEncoder:
         bottom, right = s.rows * TOKEN - s.height, s.columns * TOKEN - s.width
         return F.pad(x.float(), (0, right, 0, bottom), mode="replicate")
 
-    def _predict(self, x: Tensor, quality: int, place: Place) -> tuple[Tensor | None, dict[int, np.ndarray]]:
-        """The prediction of the frame and, for each of its references, the vectors; none for an I frame.
+    def _predict(self, x: Tensor, quality: int, place: Place) -> tuple[Tensor | None, Motion]:
+        """The prediction of the frame and its motion; none for an I frame.
 
         quality: what is asked for.
         """
         if place.before is None:
-            return None, {}
-        prediction, vectors = self._best_motion(x, self._qualities.predicted(quality, place), place)
+            return None, Motion({})
+        step = self._network.quantiser_step(self._qualities.predicted(quality, place))
+        step /= 1 if self._tune else MOTION_GAIN
+        prediction, motion = MotionChoice(x, step, place, self._references, self._contexts).best()
         # a scene cut: the frame is closer to the mean of each of its tokens than to its prediction, and that is
         # not because the last frame was coded as coarsely
         flat = F.interpolate(F.avg_pool2d(x, TOKEN), scale_factor=float(TOKEN))
         if (x - prediction).abs().mean() < max((x - flat).abs().mean(), SCENE_CUT_ERROR * self._error):
-            return prediction, vectors
-        return None, {}
+            return prediction, motion
+        return None, Motion({})
 
-    def _best_motion(self, x: Tensor, quality: int, place: Place) -> tuple[Tensor, dict[int, np.ndarray]]:
-        """The best prediction and its vectors: from one frame or, for a B frame, perhaps from both."""
-        assert place.before is not None
-        step = self._network.quantiser_step(quality) / (1 if self._tune else MOTION_GAIN)
-        pixels = x.to(torch.uint8)
-        if place.after is None:
-            vectors, _ = self._search(pixels, step, place, place.before, {})
-            return self._references.predicted(place.before, vectors), {place.before: vectors}
-        single, costs = [], []
-        known: dict[int, np.ndarray] = {}
-        for number in (place.before, place.after):
-            known[number], coder = self._search(pixels, step, place, number, known)
-            scratch = BitEncoder()
-            coder.encode(known[number], scratch)
-            costs.append(scratch.bits)
-            single.append(self._references.predicted(number, known[number]))
-        options = [
-            (single[0], costs[0], {place.before: known[place.before]}),
-            (single[1], costs[1], {place.after: known[place.after]}),
-            (mean(*single), sum(costs), known),
-        ]
-        lam = VECTOR_LAMBDA * step**2
-        # the error over all three colours counts as luma's does
-        best = min(options, key=lambda o: float((x - o[0]).square().sum() / 3) + lam * o[1])
-        return best[0], best[2]
-
-    def _search(
-        self, pixels: Tensor, step: float, place: Place, reference: int, known: dict[int, np.ndarray]
-    ) -> tuple[np.ndarray, VectorCoder]:
-        """The vectors of a frame into `reference`, after those that are `known`, and what will code them."""
-        coder = self._vector_contexts.coder(place, reference, known).copy()
-        start, size = None, (self._references.rows, self._references.columns)
-        if place.after is not None and (expected := coder.expected(*size)) is not None:
-            start = torch.from_numpy(expected.reshape(1, *size, 2)).to(self._device)
-        target = self._references.frames[reference]
-        field = search_field(pixels, target, MOTION_LAMBDA * step, start, start is None)
-        return cheapest_vectors(field, coder, VECTOR_LAMBDA * step**2), coder
-
-    def _code_vectors(self, vectors: dict[int, np.ndarray], place: Place) -> None:
-        """Code which frames a B frame is predicted from, and the motion vectors into each."""
+    def _code_motion(self, motion: Motion, place: Place) -> None:
+        """Code which frames a B frame is predicted from, which of two in each block, and the vectors into each."""
         if place.after is not None:
-            code_references(list(vectors), place, self._encode_bit)
+            code_references(list(motion.vectors), place, self._encode_bit)
+        if motion.modes is not None:
+            self._contexts.modes.encode(motion.modes, self._coder)
         known: dict[int, np.ndarray] = {}
-        for number, field in vectors.items():
-            self._vector_contexts.coder(place, number, known).encode(field, self._coder)
-            known[number] = field
-        self._vector_contexts.add(place, vectors)
+        for i, (number, field) in enumerate(motion.vectors.items()):
+            coder = self._contexts.coder(place, number, known)
+            known[number] = coder.encode(field, self._coder, used(motion.modes, i))
+        self._contexts.add(place, known)
 
     def _encode_bit(self, bit: bool, p: int) -> bool:
         self._coder.encode(np.array([bit]), np.array([p]))

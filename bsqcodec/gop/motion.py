@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..network.patches import TOKEN
+from ..stream.group import BOTH, FIRST
 
 BLOCK = TOKEN  # side of a block in pixels: one motion vector per token
 TAPS = ((0, 0, 0, 64, 0, 0, 0, 0), (-1, 4, -10, 58, 17, -5, 1, 0),
@@ -90,3 +91,14 @@ def _filtered(p: Tensor, dim: int, taps: Tensor) -> Tensor:
 def mean(a: Tensor, b: Tensor) -> Tensor:
     """Average of two predictions, integers 0..255, halves rounded up."""
     return (a + b + 1).mul_(0.5).floor_()
+
+
+def combine(first: Tensor, second: Tensor, modes: Tensor) -> Tensor:
+    """The prediction from two references: of each block their mean, or one of them.
+
+    Args:
+        first, second: predictions from one reference, (B, 3, H, W); H and W are multiples of 16.
+        modes: (H / 16, W / 16), as `stream.group` numbers them.
+    """
+    modes = modes.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
+    return torch.where(modes == BOTH, mean(first, second), torch.where(modes == FIRST, first, second))

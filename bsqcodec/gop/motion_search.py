@@ -143,8 +143,7 @@ class Field:
         self.pixels = phases.reshape(-1)
         index = torch.int32 if self.pixels.numel() < 1 << 31 else torch.int64
         device = now.device
-        blocks = now.view(b, self.rows, BLOCK, self.columns, BLOCK).permute(2, 4, 0, 1, 3)
-        self.blocks = blocks.reshape(BLOCK * BLOCK, -1).contiguous()
+        self._cut(now)
         inside = torch.arange(BLOCK, dtype=index, device=device)
         self.inside = (inside[:, None] * self.width + inside).reshape(-1, 1)
         y = torch.arange(self.rows, device=device) * BLOCK
@@ -160,6 +159,14 @@ class Field:
         self.origin = (frame + origin).reshape(-1).to(index)
         odd = (y[:, None] + x) // BLOCK % 2
         self.parity = odd.expand(b, -1, -1).reshape(-1)
+
+    def _cut(self, now: Tensor) -> None:
+        blocks = now.view(self.batch, self.rows, BLOCK, self.columns, BLOCK).permute(2, 4, 0, 1, 3)
+        self.blocks = blocks.reshape(BLOCK * BLOCK, -1).contiguous()
+
+    def aim(self, cur: Tensor) -> None:
+        """Predict other pixels from the same reference, (B, 3, H, W); they may lie beyond 0..255. `set` comes next."""
+        self._cut(_luma(cur))
 
     def set(self, v: Tensor) -> None:
         """Begin anew with the vectors `v`, (B, Hb, Wb, 2), as far as they lie within the margin."""

@@ -1,6 +1,6 @@
 """Decoded frames and their motion vectors, kept for the frames that are predicted from them."""
 
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -10,8 +10,9 @@ from ..network.patches import TOKEN
 from ..network.tokenizer import Condition, Context
 from ..network.weights import Model
 from ..stream.group import MAX_VECTOR, Place
+from ..stream.modes import ModeCoder
 from ..stream.motion_vectors import VectorCoder
-from .motion import compensate, mean
+from .motion import combine, compensate
 
 _T = TypeVar("_T")
 
@@ -19,6 +20,18 @@ _T = TypeVar("_T")
 def frame_condition(place: Place, predicted: bool, quality: int, tune: int) -> Condition:
     """The condition of a frame for the networks; its frame type is 0 without reference, 1 for P and 2 for B frames."""
     return Condition(0 if not predicted else 1 if place.after is None else 2, quality, tune)
+
+
+class Motion(NamedTuple):
+    """How a frame is predicted.
+
+    Attributes:
+        vectors: into each reference, integers (rows, columns, 2), by its number; none of a frame without reference.
+        modes: of the blocks of a frame with two references, integers (rows, columns); else None.
+    """
+
+    vectors: dict[int, np.ndarray]
+    modes: np.ndarray | None = None
 
 
 class ReferenceBuffer:
@@ -39,10 +52,12 @@ class ReferenceBuffer:
         field = torch.from_numpy(vectors.astype(np.int32))[None].to(self.model.device)
         return compensate(self.frames[reference], field)
 
-    def predict(self, vectors: dict[int, np.ndarray]) -> Tensor | None:
-        """The prediction from all references of a frame, integers 0..255, float32; None if it has none."""
-        several = [self.predicted(reference, field) for reference, field in vectors.items()]
-        return mean(*several) if len(several) == 2 else several[0] if several else None
+    def predict(self, motion: Motion) -> Tensor:
+        """The prediction from all references of a frame that has any, integers 0..255, float32."""
+        several = [self.predicted(reference, field) for reference, field in motion.vectors.items()]
+        if motion.modes is None:
+            return several[0]
+        return combine(several[0], several[1], torch.from_numpy(motion.modes).to(self.model.device))
 
     def reconstruct(self, place: Place, coefficients: Tensor, context: Context, condition: Condition) -> np.ndarray:
         """The decoded frame, uint8 (H, W, 3), which is kept as a reference."""
@@ -59,21 +74,25 @@ def _forget(items: dict[int, _T], place: Place) -> None:
 
 
 class VectorContexts:
-    """The motion vectors of frames that were coded, from which those of later frames are predicted.
+    """The motion of frames that were coded, from which that of later frames is predicted.
 
     Args:
-        rows, columns: of the fields of vectors.
+        rows, columns: of the fields of vectors and modes.
+
+    Attributes:
+        modes: the coder of the modes.
     """
 
     def __init__(self, rows: int, columns: int):
         self.size = (rows, columns)
+        self.modes = ModeCoder()
         self._coders: dict[str, VectorCoder] = {}
         self._vectors: dict[int, dict[int, np.ndarray]] = {}  # of each frame, for each of its references
 
     def add(self, place: Place, vectors: dict[int, np.ndarray]) -> None:
         """Keep the vectors of a frame, for each of its references. After an I frame their coders begin anew."""
         if place.after is None and not vectors:
-            self._coders = {"P": VectorCoder(), "B": VectorCoder()}
+            self._coders, self.modes = {"P": VectorCoder(), "B": VectorCoder()}, ModeCoder()
         _forget(self._vectors, place)
         self._vectors[place.number] = vectors
 

@@ -67,14 +67,15 @@ def _grid(rows: int, columns: int) -> _Grid:
     return _Grid(groups[::-1], predictors, np.stack(beside), child[by_parent], slot[by_parent], start)
 
 
-def cheapest_vectors(field: Field, coder: VectorCoder, lam: float) -> np.ndarray:
+def cheapest_vectors(field: Field, coder: VectorCoder, lam: float, weights: np.ndarray | None = None) -> np.ndarray:
     """The vectors of one frame, int32 (Hb, Wb, 2), for `coder` to encode next.
 
     Args:
         field: of one frame, as `search_field` leaves it: where the descent begins.
         lam: squared error of luma, summed over a block, that one bit is worth.
+        weights: of the blocks' errors, (Hb, Wb); 1 if there are none.
     """
-    descent = _Descent(field, coder, lam)
+    descent = _Descent(field, coder, lam, weights)
     stale = np.ones(len(descent.v), bool)  # blocks around which something has changed since they had their turn
     for _ in range(PASSES):
         for group in descent.grid.groups:
@@ -85,14 +86,23 @@ def cheapest_vectors(field: Field, coder: VectorCoder, lam: float) -> np.ndarray
     return descent.v[:-1].reshape(field.rows, field.columns, 2).astype(np.int32)
 
 
+def vector_bits(vectors: np.ndarray, coder: VectorCoder) -> np.ndarray:
+    """Bits of the vectors of each block, (Hb, Wb), by what `coder` has seen so far."""
+    rows, columns, _ = vectors.shape
+    v = np.concatenate([vectors.reshape(-1, 2), [(MISSING, MISSING)]]).astype(np.int64)
+    around = v[_grid(rows, columns).predictors]
+    return coder.bits_of()(v[:-1], around, coder.expected(rows, columns)).reshape(rows, columns)
+
+
 class _Descent:
     """A field on its way to a lower cost. `v` has one row more than there are blocks: the vector of none."""
 
-    def __init__(self, field: Field, coder: VectorCoder, lam: float):
+    def __init__(self, field: Field, coder: VectorCoder, lam: float, weights: np.ndarray | None):
         n = field.rows * field.columns
         self.grid = _grid(field.rows, field.columns)
         self.v = np.concatenate([field.v.cpu().numpy().reshape(n, 2), [(MISSING, MISSING)]]).astype(np.int64)
         self._field, self._lam = field, lam
+        self._weights = np.ones(n) if weights is None else weights.ravel()
         self._predict, self._bits = coder.predict, coder.bits_of()
         self._expected = coder.expected(field.rows, field.columns)
         self._low, self._high = (x.cpu().numpy().reshape(n, 2).astype(np.int64) for x in (field.low, field.high))
@@ -143,9 +153,10 @@ class _Descent:
         return None if self._expected is None else self._expected[block]
 
     def _error(self, block: np.ndarray, vector: np.ndarray) -> np.ndarray:
-        """Squared error of luma, summed over each block, with these vectors."""
+        """Squared error of luma, summed over each block and weighted, with these vectors."""
         numbers, vectors = (torch.from_numpy(a).to(self._field.v.device) for a in (block, vector.astype(np.int32)))
-        return self._field.error(numbers, vectors, squared=True).cpu().numpy().astype(np.float64)
+        errors = self._field.error(numbers, vectors, squared=True).cpu().numpy().astype(np.float64)
+        return errors * self._weights[block]
 
     def _own_bits(self, block: np.ndarray, vector: np.ndarray) -> np.ndarray:
         """Bits of the blocks with these vectors."""

@@ -2,8 +2,8 @@
 
 Four bytes (length of the mini-GOPs, by how much the quality falls from level to level of B frames, tune, bytes of an
 anchor's header beyond one), a header for each anchor (bit 7: predicted, bits 0..6: quality 1..100), then what is
-range-coded: of each frame its motion vectors (if it is predicted) or its classes of contrast (if not), and its
-coefficients.
+range-coded: of each frame its modes and motion vectors (if it is predicted) or its classes of contrast (if not), and
+its coefficients.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +14,7 @@ from ..settings import TUNES
 
 MAX_MINI_GOP = 16  # frames from one anchor to the next
 MAX_VECTOR = 2047  # largest |component| of a motion vector, in quarter pixels
+BOTH, FIRST, SECOND = 0, 1, 2  # modes of blocks: the mean of two references, the first, the second
 GROUP_HEADER_BYTES = 4  # of the header of a group
 PREDICTED_BIT = 0x80  # of an anchor's header
 P_REFERENCE = 65208  # of 65536: that a B frame has a reference

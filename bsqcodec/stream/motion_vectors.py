@@ -53,8 +53,13 @@ class VectorCoder:
         self._contexts = Contexts(_START, _MAX_COUNT)
         self._expected: np.ndarray | None = None
 
-    def encode(self, field: np.ndarray, enc: BitEncoder) -> None:
-        """Append a field, integers (Hb, Wb, 2) within +-2047. Raises ValueError for anything else."""
+    def encode(self, field: np.ndarray, enc: BitEncoder, used: np.ndarray | None = None) -> np.ndarray:
+        """Append a field, integers (Hb, Wb, 2) within +-2047. Raises ValueError for anything else.
+
+        used: which vectors are coded, bool (Hb, Wb); all if there is none. The others get what is guessed.
+
+        Returns the field as it will decode, int32 (Hb, Wb, 2).
+        """
         field = np.asarray(field)
         if field.ndim != 3 or field.shape[2] != 2 or not field.size or field.dtype.kind not in "iu":
             raise ValueError(f"not a field of vectors: {field.dtype} {field.shape}")
@@ -67,11 +72,11 @@ class VectorCoder:
             enc.encode(bits, p1)
             return bits
 
-        self._run(field.shape[0], field.shape[1], field.reshape(-1, 2), code)
+        return self._run(field.shape[0], field.shape[1], field.reshape(-1, 2), used, code).astype(np.int32)
 
-    def decode(self, hb: int, wb: int, dec: BitDecoder) -> np.ndarray:
-        """The next field, int32 (hb, wb, 2). Raises FormatError if a vector is out of range."""
-        return self._run(hb, wb, None, lambda _, p1: dec.decode(p1).astype(np.int64)).astype(np.int32)
+    def decode(self, hb: int, wb: int, dec: BitDecoder, used: np.ndarray | None = None) -> np.ndarray:
+        """The next field, int32 (hb, wb, 2); `used` as for `encode`. Raises FormatError if a vector is out of range."""
+        return self._run(hb, wb, None, used, lambda _, p1: dec.decode(p1).astype(np.int64)).astype(np.int32)
 
     def expect(self, field: np.ndarray | None) -> None:
         """Set the vectors that are expected in the next field, integers (hb, wb, 2) within +-2047; None: none are."""
@@ -146,7 +151,8 @@ class VectorCoder:
 
         return bits
 
-    def _run(self, hb: int, wb: int, truth: np.ndarray | None, code: CodeBits) -> np.ndarray:
+    def _run(self, hb: int, wb: int, truth: np.ndarray | None, used: np.ndarray | None, code: CodeBits) -> np.ndarray:
+        coded = np.ones(hb * wb, bool) if used is None else used.ravel()
         field = np.full((hb * wb + 1, 2), MISSING, np.int64)
         expected = self.expected(hb, wb)
         for step in pyramid_steps(hb, wb):
@@ -154,11 +160,16 @@ class VectorCoder:
             guess, spread, temporal, side = self.predict(
                 field[step.predictors], None if expected is None else expected[block]
             )
+            field[block] = guess
+            those = coded[block]
+            block, guess, spread, temporal, side = (a[those] for a in (block, guess, spread, temporal, side))
+            if not len(block):
+                continue
             part = np.zeros(len(block), np.int64)
             for c in (0, 1):
                 d = None if truth is None else truth[block, c] - guess[:, c]
                 d = self._differences(d, (part * 5 + spread) * 4 + temporal[:, c], side[:, c], spread, code)
-                field[block, c] = guess[:, c] + d
+                field[block, c] += d
                 part = 1 + (d != 0)
             if truth is None and np.abs(field[block]).max() > MAX_VECTOR:
                 raise FormatError("a motion vector is out of range")
