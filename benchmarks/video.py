@@ -63,8 +63,8 @@ def point(settings: EncodeSettings, frames: int, job: tuple[str, int]) -> dict[s
     decoded = [out for frame in source for out in encoder.push(frame, quality)] + encoder.flush()
     pixels = height * width * len(source)
     means = {k: np.mean([f(a, b) for a, b in zip(source, decoded, strict=True)]) for k, f in METRICS.items()}
-    types = {t: sum(f.bits + f.side_bits for f in encoder.stats if f.type == t) / pixels for t in "IPB"}
-    side = sum(f.side_bits for f in encoder.stats if f.type != "I") / pixels
+    types = {t: sum(f.bits + f.side_bits for f in encoder.stats if f.frame_type == t) / pixels for t in "IPB"}
+    side = sum(f.side_bits for f in encoder.stats if f.frame_type != "I") / pixels
     return {"bpp": 8 * len(encoder.finish()) / pixels, **means, **types, "vectors": side}
 
 

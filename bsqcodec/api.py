@@ -125,7 +125,7 @@ class Encoder:
         """Take the next frame, uint8 (H, W, 3); `pts` must rise.
 
         Returns the frames that are encoded by now and were not returned before, in order, as every decoder will give
-        them. Up to three wait for a later one, unless `low_delay`. Raises ValueError after `close`, for a frame of
+        them. Up to seven wait for later ones, unless `low_delay`. Raises ValueError after `close`, for a frame of
         another size or type, and for the second frame of a still image.
         """
         self._check_open()
@@ -136,7 +136,7 @@ class Encoder:
         self._group = group
         self.frames += 1
         self._pts.append(pts)
-        self.stats = self._group.stats[-1]
+        self.stats = group.stats[-1] if group.stats else self.stats
         return decoded + self._end_group() if len(self._pts) == self.settings.gop else decoded
 
     def _check_open(self) -> None:

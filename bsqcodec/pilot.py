@@ -10,6 +10,7 @@ import numpy as np
 from . import media
 from .api import Encoder
 from .errors import BsqError
+from .gop.encoder import GopEncoder
 from .network.weights import Model
 from .rate import RateControl, find_quality
 from .settings import EncodeSettings
@@ -76,12 +77,11 @@ def _video_bits(
     """Bits per frame of a video, estimated from some frames of a few places."""
     total, gop = 0.0, settings.gop
     for piece in pieces:
-        encoder = Encoder(io.BytesIO(), info, settings, model=model, quality=quality)
-        encoder.write(piece[0], 0)
-        first = encoder.bits
-        for t, frame in enumerate(piece[1:], 1):
-            encoder.write(frame, t)
-        encoder.close()
+        encoder = GopEncoder(model, info.height, info.width, settings)
+        for frame in piece:
+            encoder.push(frame, quality)
+        encoder.flush()
+        first = encoder.stats[0].bits + encoder.stats[0].side_bits
         rest = encoder.bits - first
         total += first if len(piece) == 1 else (first + (gop - 1) * rest / (len(piece) - 1)) / gop
     return total / len(pieces)

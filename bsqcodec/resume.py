@@ -11,6 +11,7 @@ from .api import Encoder
 from .errors import BsqError, FormatError
 from .gop.decoder import decode_gop
 from .gop.encoder import GopEncoder
+from .gop.temporal_filter import REACH
 from .settings import TUNES
 from .stream.container import Gop
 from .stream.group import parse_group
@@ -53,23 +54,28 @@ class Unfinished:
         frames.
         """
         for number, gop in enumerate(itertools.islice(self._chunks(), self._groups), 1):
+            self._check(gop, encoder)
             pts: list[int] = []
+            pictures: list[np.ndarray] = []  # the first ones of the last group
             for item in items:
                 if isinstance(item, AudioPacket):
                     encoder.write_audio(item)
                     continue
-                if not pts:
-                    self._check(gop, encoder, item.rgb if number == self._groups else None)
                 pts.append(item.pts)
+                if number == self._groups and len(pictures) <= REACH:
+                    pictures.append(item.rgb)
                 if len(pts) == len(gop.pts):
                     break
             else:
                 raise self._other("a longer input")
+            if pictures:
+                self._check_picture(gop, encoder, pictures)
             encoder.write_coded(pts, gop.payload, 8 * len(gop.payload))
             yield gop
 
-    def _check(self, gop: Gop, encoder: Encoder, rgb: np.ndarray | None) -> None:
-        size, frames = (encoder.info.height, encoder.info.width), len(gop.pts)
+    def _check(self, gop: Gop, encoder: Encoder) -> None:
+        """Compare the settings of a group with those of the encoder."""
+        frames = len(gop.pts)
         group = parse_group(gop.payload, frames)
         quality, tune = group.headers[0].quality, TUNES[group.tune]
         if any(header.frame_type == "B" for header in group.headers) != (encoder.settings.mini_gop > 1 and frames > 2):
@@ -78,11 +84,16 @@ class Unfinished:
             raise self._other(f"quality {quality}, not {encoder.quality}")
         if tune != encoder.settings.tune:
             raise self._other(f"tune {tune}, not {encoder.settings.tune}")
-        if rgb is not None:
-            decoded = next(decode_gop(encoder.model, gop.payload, *size, frames))
-            again = GopEncoder(encoder.model, *size, encoder.settings).push(rgb, quality)[0]
-            if not np.array_equal(decoded, again):
-                raise self._other("another input or options, or on another machine")
+
+    def _check_picture(self, gop: Gop, encoder: Encoder, pictures: list[np.ndarray]) -> None:
+        """Compare the first frame of a group with what the encoder makes of the group's first pictures."""
+        size = encoder.info.height, encoder.info.width
+        decoded = next(decode_gop(encoder.model, gop.payload, *size, len(gop.pts)))
+        group = GopEncoder(encoder.model, *size, encoder.settings)
+        ready = (group.push(rgb, encoder.quality) for rgb in pictures)
+        again = next(filter(None, ready), None) or group.flush()
+        if not np.array_equal(decoded, again[0]):
+            raise self._other("another input or options, or on another machine")
 
     def _chunks(self) -> Iterator[Gop]:
         """The groups of pictures up to the first that is not whole; `_end` is where the last one ends."""

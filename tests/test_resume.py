@@ -81,7 +81,7 @@ def test_groups_that_are_there_are_not_encoded_again(folder, tmp_path, capsys, m
     words = ("--model", folder / "tiny.safetensors", "--device", "cpu", "--gop", 2)
     assert exit_status("encode", folder / "clip.mp4", target, "--resume", *words) == 0
     assert "7 frames (6 from before)" in capsys.readouterr().err
-    assert len(pushed) == 2  # the last frame, and one that is compared
+    assert len(pushed) == 3  # the last frame, and the group that is compared
 
 
 def test_damage_counts_as_the_end(folder, tmp_path):

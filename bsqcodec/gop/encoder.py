@@ -1,6 +1,7 @@
 """Encodes a group of pictures: which frames are predicted, from what, at what quality. All of it is free to change."""
 
 import operator
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ from ..types import FrameStats
 from .motion_choice import MotionChoice
 from .quality import B_LEVEL_OFFSET, FrameQualities
 from .references import Motion, ReferenceBuffer, VectorContexts, frame_condition
+from .temporal_filter import REACH, temporal_filter
 
-# The tune perceptual weighs motion as if the quantiser step were so much finer than that of a token of class 0.
-MOTION_GAIN = 1.2
+# Motion is weighed as if the quantiser step were so many times that of a token of class 0: without B frames, and with.
+MOTION_STEP = {"perceptual": (0.83, 1.18), "psnr": (1.0, 1.4)}
 # Bits that an error of one quantiser step of a coefficient may cost: of frames without reference, and with.
 ERROR_BITS = {"perceptual": (14.0, 8.0), "psnr": (18.0, 8.0)}
 # A prediction no worse than so many times the last frame's coding error is no scene cut.
@@ -52,7 +54,10 @@ class GopEncoder:
         self._contexts = VectorContexts(self._references.rows, self._references.columns)
         self._coder = BitEncoder()
         self._qualities = FrameQualities(self._mini_gop)
-        self._waiting: list[tuple[np.ndarray, int]] = []  # frames, and the quality that is asked for
+        self._lookahead = REACH if self._mini_gop > 1 else 0  # frames that an anchor waits for
+        self._sources: dict[int, Tensor] = {}  # frames to be encoded, and those that the next anchor is filtered with
+        self._asked: list[int] = []  # the quality that is asked for, of every frame
+        self._anchor = -1  # the last one that is encoded
         self._error = torch.tensor(0.0)  # mean absolute coding error of the last frame
         self.stats: list[FrameStats] = []
 
@@ -66,15 +71,15 @@ class GopEncoder:
         if frame.shape != (*size, 3) or frame.dtype != np.uint8:
             raise ValueError(f"frame is {frame.dtype} {frame.shape}, not uint8 {(*size, 3)}")
         check_quality(quality)
-        self._waiting.append((frame, operator.index(quality)))
-        if not self.stats:
-            return self._encode([Place(0, 0)])
-        return self.flush() if len(self._waiting) == self._mini_gop else []
+        self._sources[len(self._asked)] = self._padded(frame)
+        self._asked.append(operator.index(quality))
+        return self._encode(len(self._asked) - 1 - self._lookahead)
 
     def flush(self) -> list[np.ndarray]:
         """Encode the frames that still wait, the last one as an anchor; none may follow. Returns them like `push`."""
-        last = len(self.stats) - 1
-        return self._encode(list(mini_gop(last, last + len(self._waiting)))) if self._waiting else []
+        last = len(self._asked) - 1
+        decoded = self._encode(last)
+        return decoded if self._anchor == last else decoded + self._encode_places(mini_gop(self._anchor, last))
 
     @property
     def bits(self) -> float:
@@ -83,19 +88,35 @@ class GopEncoder:
 
     def finish(self) -> bytes:
         """The payload of all frames pushed; `flush` comes before."""
-        assert not self._waiting, "there are frames that are not encoded"
+        assert len(self.stats) == len(self._asked), "there are frames that are not encoded"
         mini = self._mini_gop if len(self.stats) > 1 else 1
         return bytes([mini, B_LEVEL_OFFSET, self._tune, 0, *self._qualities.headers.values()]) + self._coder.finish()
 
-    def _encode(self, places: list[Place]) -> list[np.ndarray]:
-        first, waiting, self._waiting = len(self.stats), self._waiting, []
-        decoded = {place.number: self._encode_frame(*waiting[place.number - first], place) for place in places}
+    def _encode(self, last: int) -> list[np.ndarray]:
+        """Encode the whole mini-GOPs whose anchors are not beyond the frame `last`."""
+        decoded = []
+        if self._anchor < 0 <= last:
+            decoded += self._encode_places([Place(0, 0)])
+        while 0 <= self._anchor <= last - self._mini_gop:
+            decoded += self._encode_places(mini_gop(self._anchor, self._anchor + self._mini_gop))
+        return decoded
+
+    def _encode_places(self, places: Iterable[Place]) -> list[np.ndarray]:
+        """Encode an anchor and the B frames before it. Returns them decoded, in the order of time."""
+        decoded = {place.number: self._encode_frame(place) for place in places}
+        self._anchor = max(decoded)
+        first = self._anchor + min(1, self._mini_gop - REACH)  # that waits, or that the next anchor is filtered with
+        for number in [n for n in self._sources if n < first]:
+            del self._sources[number]
         return [picture for _, picture in sorted(decoded.items())]
 
     @torch.inference_mode()
-    def _encode_frame(self, frame: np.ndarray, quality: int, place: Place) -> np.ndarray:
+    def _encode_frame(self, place: Place) -> np.ndarray:
         """Encode a frame at the quality that is asked for, or at less; returns it decoded."""
-        x = self._padded(frame)
+        quality = self._asked[place.number]
+        x = self._sources[place.number].float()
+        if place.after is None and self._lookahead:
+            x = temporal_filter(self._sources, place.number, self._network.quantiser_step(quality))
         prediction, motion = self._predict(x, quality, place)
         predicted = prediction is not None
         quality = self._qualities.choose(quality, place, predicted)
@@ -119,11 +140,11 @@ class GopEncoder:
         return decoded
 
     def _padded(self, frame: np.ndarray) -> Tensor:
-        """The frame as float32 (1, 3, 16 * rows, 16 * columns) on the device, its last row and column repeated."""
+        """The frame as uint8 (1, 3, 16 * rows, 16 * columns) on the device, its last row and column repeated."""
         s = self._references
         x = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))[None].to(self._device)
         bottom, right = s.rows * TOKEN - s.height, s.columns * TOKEN - s.width
-        return F.pad(x.float(), (0, right, 0, bottom), mode="replicate")
+        return F.pad(x.float(), (0, right, 0, bottom), mode="replicate").to(torch.uint8)
 
     def _predict(self, x: Tensor, quality: int, place: Place) -> tuple[Tensor | None, Motion]:
         """The prediction of the frame and its motion; none for an I frame.
@@ -133,7 +154,7 @@ class GopEncoder:
         if place.before is None:
             return None, Motion({})
         step = self._network.quantiser_step(self._qualities.predicted(quality, place))
-        step /= 1 if self._tune else MOTION_GAIN
+        step *= MOTION_STEP[self._settings.tune][self._mini_gop > 1]
         prediction, motion = MotionChoice(x, step, place, self._references, self._contexts).best()
         # a scene cut: the frame is closer to the mean of each of its tokens than to its prediction, and that is
         # not because the last frame was coded as coarsely
