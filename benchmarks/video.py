@@ -4,7 +4,8 @@
 
 The clips: those that are given, the one among the tests, and two photographs that move (a pan with a slow zoom; an
 object that crosses a still background). The table shows BD-rates in percent, MS-SSIM and PSNR, of every clip and their
-mean; without `--low-delay` a group has B frames.
+mean; without `--low-delay` a group has B frames. With `--strip` a picture shows frames of the tests' clip around an I
+frame, the source above, ours below: what flickers, or moves in quality from frame to frame, is seen there.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from skimage import data
 from tqdm import tqdm
 
@@ -30,6 +32,8 @@ TESTS_CLIP = Path(__file__).parent.parent / "tests/data/plants.mp4"
 MOVING = {"pan": "astronaut", "crossing": "chelsea"}
 SIDE = 256
 METRICS = {"MS-SSIM": ms_ssim, "PSNR": psnr}
+STRIP_GOP, STRIP = 12, slice(8, 17)  # frames of a group, and those that are shown
+CROP = slice(64, 192)
 
 
 def moving_photograph(name: str, frames: int) -> list[np.ndarray]:
@@ -68,6 +72,20 @@ def point(settings: EncodeSettings, frames: int, job: tuple[str, int]) -> dict[s
     return {"bpp": 8 * len(encoder.finish()) / pixels, **means, **types, "vectors": side}
 
 
+def strip(settings: EncodeSettings) -> Image.Image:
+    """Crops of consecutive frames of the tests' clip around an I frame, the source above, ours below."""
+    source = clip(str(TESTS_CLIP), STRIP.stop + STRIP_GOP)
+    height, width, _ = source[0].shape
+    model, decoded = load_model(settings.model), []
+    for first in range(0, len(source), STRIP_GOP):
+        encoder = GopEncoder(model, height, width, settings)
+        for frame in source[first : first + STRIP_GOP]:
+            decoded += encoder.push(frame, settings.quality)
+        decoded += encoder.flush()
+    rows = [np.concatenate([frame[CROP, CROP] for frame in frames[STRIP]], 1) for frames in (source, decoded)]
+    return Image.fromarray(np.concatenate(rows))
+
+
 def decibels(point: dict[str, float], metric: str) -> float:
     """A metric of a point in dB."""
     return -10 * np.log10(1 - point[metric]) if metric == "MS-SSIM" else point[metric]
@@ -85,9 +103,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out")
     parser.add_argument("--against", help="what --out wrote before")
+    parser.add_argument("--strip", help="write a picture of some frames, at the first of the qualities, and end")
     options = parser.parse_args()
-    settings = EncodeSettings(low_delay=options.low_delay, tune=options.tune, model=options.model)
     qualities = [int(q) for q in options.qualities.split(",")]
+    settings = EncodeSettings(qualities[0], low_delay=options.low_delay, tune=options.tune, model=options.model)
+    if options.strip:
+        strip(settings).save(options.strip)
+        return
     names = [*options.clips, str(TESTS_CLIP), *MOVING]
     jobs = [(name, quality) for name in names for quality in qualities]
     with ProcessPoolExecutor(options.jobs) as pool:
