@@ -61,8 +61,8 @@ def checksums(data: bytes, model: Model) -> tuple[dict[str, Any], int]:
     """The entry of a stream in `conformance_streams`, as this machine decodes it, and the number of bits decoded.
 
     "bits": MD5 of, for each frame in the order of coding, its frame type and quality (a byte each), its modes (int8)
-    and vectors (int16, little-endian) or classes of contrast (int8), and its coefficients (int32, little-endian).
-    "pictures": MD5 of the frames, uint8 RGB.
+    and, of each reference, the vectors of blocks, then of their quarters (int16, little-endian), or classes of contrast
+    (int8), and its coefficients (int32, little-endian). "pictures": MD5 of the frames, uint8 RGB.
     """
     bits, pictures = hashlib.md5(), hashlib.md5()
     frames = count = 0
@@ -81,7 +81,7 @@ def checksums(data: bytes, model: Model) -> tuple[dict[str, Any], int]:
 
 def _packed(s: Symbols) -> bytes:
     side = b"" if s.modes is None else s.modes.astype("i1").tobytes()
-    side += b"".join(vectors.astype("<i2").tobytes() for vectors in s.vectors.values())
+    side += b"".join(part.astype("<i2").tobytes() for field in s.vectors.values() for part in field)
     if s.classes is not None:
         side = s.classes.astype("i1").tobytes()
     head = bytes([s.condition.frame_type, s.condition.quality])

@@ -1,42 +1,35 @@
 """A second decoder, written from bitstream_spec.md alone: it shares no line with the package, and needs numpy only.
 
-    python reference_decoder.py FILE.bsq [MODEL]
+    python reference_decoder.py FILE.bsq [--model PATH]
 
 prints the MD5 of all frames, uint8 RGB in raster order, as `bsqcodec decode --md5` does. The model is that of ../models
 with the id in the stream. All is int64, but for the products of `linear`, which are float64: exact below 2**53.
 """
 
+import argparse
 import hashlib
-import json
 import struct
 import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
+from reference_networks import Model, clip, decode_frame, div
 
-TAPS, VECTOR_START, MODE_START, CLASS_START, UNIT = (np.array(text.split(), np.int64) for text in (
-    "0 0 0 64 0 0 0 0 -1 4 -10 58 17 -5 1 0 -1 4 -11 40 40 -11 4 -1 0 1 -5 17 58 -10 4 -1",
-    """4 38 63 13 38 62 73 54 64 111 101 91 64 148 137 115 94 167 192 161 3 30 31 8 34 64 59 52 52
+
+def numbers(text):
+    return np.array(text.split(), np.int64)
+
+
+TAPS = numbers("0 0 0 64 0 0 0 0 -1 4 -10 58 17 -5 1 0 -1 4 -11 40 40 -11 4 -1 0 1 -5 17 58 -10 4 -1").reshape(4, 8)
+VECTOR_START = numbers("""4 38 63 13 38 62 73 54 64 111 101 91 64 148 137 115 94 167 192 161 3 30 31 8 34 64 59 52 52
     117 96 87 54 143 120 105 60 142 145 113 45 147 205 138 45 81 108 65 82 138 135 117 100 182 177 154 149 200 215 198
     139 107 117 182 188 190 190 150 112 70 75 128 145 133 107 130 95 81 107 132 110 191 162 135 113 87 102 227 220 213
-    199 175 119 128 71 82 85 76 98 89 96 21 64 128 128""",
-    "12 66 124 176 226 64 40 128 216", "74 115 141 154 220 128 128 128 15 26 38 51 118", "91 64 45 32 23 16 11",
-))  # fmt: skip
-BOUNDS, PHASES = (0, 8, 32, 96, 192, 416, 768), ((0, 0), (1, 1), (0, 1), (1, 0))
-SIZES = ("fine_width", "fine_blocks", "width", "blocks", "prior_width", "prior_blocks", "prior_head")
-
-
-def r(x, n):
-    return (x + (1 << (n - 1))) >> n
-
-
-def div(n, d):
-    return (2 * n + d) // (2 * d)
-
-
-def clip(x, low, high=None):
-    return np.clip(x, -low, low) if high is None else np.clip(x, low, high)
+    199 175 119 128 71 82 85 76 98 89 96 21 64 128 128""")
+SPLIT_START = numbers("""1 5 14 34 56 76 141 198 105 91 218 133 110 203 165 250 130 123 107 138 98 110 120 128 128 126
+    155 163 128 128 128 128 128 128 128 128""")
+MODE_START = numbers("12 66 124 176 226 64 40 128 216")
+CLASS_START = numbers("74 115 141 154 220 128 128 128 15 26 38 51 118")
 
 
 class Reader:  # section 1
@@ -81,7 +74,8 @@ class Reader:  # section 1
 
 class Coder:  # section 3
     def __init__(self, data):
-        data = data[: len(data) // 4 * 4] + bytes(-len(data) % 4) + data[len(data) // 4 * 4 :]
+        whole = len(data) // 4 * 4
+        data = data[:whole] + bytes(-len(data) % 4) + data[whole:]
         self.words = iter(struct.unpack(f"<{len(data) // 4}I", data))
         self.range, self.x = 2**64 - 1, next(self.words, 0) << 32 | next(self.words, 0)
 
@@ -97,7 +91,8 @@ class Coder:  # section 3
     def bits(self, k):
         return np.array([self.bit(one) for one in k.tolist()], np.int64)
 
-    def decide(self, n, contexts):  # section 4; n: counts of all contexts; None: k = 32768; -1: no bit is coded
+    def decide(self, n, contexts):
+        """Section 4: a decision for many blocks. n: counts of all contexts; None: k = 32768; -1: no bit is coded."""
         k = [32768 if i is None else min(max(65536 * n[i][1] // sum(n[i]), 1), 65535) for i in contexts]
         bits = [0 if i == -1 else self.bit(one) for i, one in zip(contexts, k, strict=True)]
         for i, bit in zip(contexts, bits, strict=True):
@@ -118,6 +113,14 @@ class Coder:  # section 3
             e |= dict.fromkeys(going, i + 1)
         return list(zip(those, signs, e.values(), strict=True))
 
+    def numbers(self, n, nonzero, negative, more, low):
+        out, more = [0] * len(nonzero), [[first + min(i, 5) for i in range(11)] for first in more]
+        some = self.differences(n, nonzero, negative, more) if more else []
+        bits = iter(self.decide(n, [None if i else low + e for _, _, e in some for i in range(e)]))
+        for j, sign, e in some:
+            out[j] = sign * ((1 << e) + sum(next(bits) << i for i in range(e - 1, -1, -1)))
+        return out
+
     def modes(self, n, rows, columns):  # section 5
         field = np.zeros((rows, columns), np.int64)
         for step in pyramid(rows, columns):
@@ -128,6 +131,31 @@ class Coder:  # section 3
                 field[step[j][0]] = 1 if sign > 0 else 2
         return field
 
+    def quarters(self, n, used, field):  # section 5
+        out, near = field.repeat(2, 0).repeat(2, 1), np.pad(field, ((1, 1), (1, 1), (0, 0)), "edge")
+        beside = near[:-2, 1:-1], near[2:, 1:-1], near[1:-1, :-2], near[1:-1, 2:]  # above, below, left, right
+        split = np.where(used, sum((one != field).any(-1) for one in beside), -1)
+        split = self.decide(n, split.ravel().tolist())
+        split = np.reshape(split, field.shape[:2]).repeat(2, 0).repeat(2, 1)
+        those = {(y, x): (field, beside[y % 2], beside[2 + x % 2]) for y, x in np.argwhere(split).tolist()}
+        those = {p: [one[p[0] // 2, p[1] // 2].tolist() for one in near] for p, near in those.items()}
+        bits = self.decide(n, [5 + (v != w) + (h != w) for w, v, h in those.values()])
+        those = {p: vectors for (p, vectors), bit in zip(those.items(), bits, strict=True) if bit}
+        for k in (1, 2):
+            asked = {p: (w, v, h) for p, (w, v, h) in those.items() if (v != w if k == 1 else h not in (w, v))}
+            contexts = [11 + (v != w) if k == 2 else 8 + (h != w) + (h == v) for w, v, h in asked.values()]
+            for p, bit in zip(asked, self.decide(n, contexts), strict=True):
+                if bit:
+                    out[p] = those.pop(p)[k]
+        part = [13] * len(those)
+        for c in (0, 1):
+            d = self.numbers(n, part, [16 + c] * len(those), [18] * len(those), 24)
+            part = [15 - (one != 0) for one in d]
+            for p, one in zip(those, d, strict=True):
+                out[p][c] += one
+        assert abs(out).max() <= 2047, "a vector is out of range"
+        return out
+
     def vectors(self, n, used, expected):  # section 5
         field = np.zeros((*used.shape, 2), np.int64)
         for step in pyramid(*used.shape):
@@ -135,20 +163,19 @@ class Coder:  # section 3
             s = [int(np.digitize(np.ptp(v, 0).sum(), (1, 3, 9, 33))) if v else 4 for v in around]
             part = [0] * len(step)
             for c in (0, 1):
-                guess, zero, side = [], [], []
-                for (block, _), near, p, i in zip(step, around, part, s, strict=True):
+                guess, t, side = [], [], []
+                for (block, _), near in zip(step, around, strict=True):
                     b = None if expected is None else int(expected[block][c])
                     v = sorted(vector[c] for vector in near) or [b or 0]
                     low, high = v[(len(v) - 1) // 2], v[len(v) // 2]
                     guess.append(low if b is None or abs(low - b) <= abs(high - b) else high)
-                    t = 3 if b is None else sum(abs(b - guess[-1]) >= limit for limit in (1, 3))
-                    zero.append(4 * (5 * p + i) + t if used[block] else -1)
+                    t.append(3 if b is None else sum(abs(b - guess[-1]) >= limit for limit in (1, 3)))
                     side.append(61 if b is None else 61 + int(np.sign(b - guess[-1])))
-                some = self.differences(n, zero, side, [[63 + 6 * one + min(i, 5) for i in range(11)] for one in s])
-                low = iter(self.decide(n, [None if i else 93 + e for _, _, e in some for i in range(e)]))
-                for j, sign, e in some:
-                    guess[j] += sign * ((1 << e) + sum(next(low) << i for i in range(e - 1, -1, -1)))
-                part = [1 + (j in {j for j, _, _ in some}) for j in range(len(step))]
+                zero = [4 * (5 * p + i) + j for p, i, j in zip(part, s, t, strict=True)]
+                zero = [i if used[block] else -1 for i, (block, _) in zip(zero, step, strict=True)]
+                d = self.numbers(n, zero, side, [63 + 6 * one for one in s], 93)
+                guess = [value + one for value, one in zip(guess, d, strict=True)]
+                part = [1 + (one != 0) for one in d]
                 for value, (block, _) in zip(guess, step, strict=True):
                     field[block][c] = value
             assert abs(field).max() <= 2047, "a vector is out of range"
@@ -185,7 +212,8 @@ class Coder:  # section 3
             y[at[~above]] -= 3**j * below
         at = np.flatnonzero((n > 0) & (abs(y) == (3**n - 1) // 2))
         w = 32 * abs(y[at]) - np.sign(y[at]) * m[at]
-        at = at[self.bits(clip(65536 * (2**32 - g(w + 16, at)) // np.maximum(1, 2**32 - g(w - 16, at)), 16, 32768)) > 0]
+        k = clip(65536 * (2**32 - g(w + 16, at)) // np.maximum(1, 2**32 - g(w - 16, at)), 16, 32768)
+        at = at[self.bits(k) > 0]
         e, u = np.zeros_like(at), np.ones_like(at)
         for i in range(15):
             e[e == i] += self.bits(np.full_like(at[e == i], 32768))
@@ -208,143 +236,13 @@ def pyramid(rows, columns):  # the blocks of each step, each with its neighbours
 
 
 def compensate(canvas, field):
-    v, (_, height, width) = field.repeat(16, 0).repeat(16, 1), canvas.shape
+    v, (_, height, width) = field.repeat(8, 0).repeat(8, 1), canvas.shape
     y, x = np.arange(height)[:, None] + (v[..., 0] >> 2), np.arange(width) + (v[..., 1] >> 2)
-    taps, total = TAPS.reshape(4, 8)[v & 3], np.zeros_like(canvas)
+    ty, tx, total = TAPS[v[..., 0] & 3], TAPS[v[..., 1] & 3], np.zeros_like(canvas)
     for i, j in np.ndindex(8, 8):
         at = clip(y + i - 3, 0, height - 1), clip(x + j - 3, 0, width - 1)
-        total += taps[..., 0, i] * taps[..., 1, j] * canvas[:, at[0], at[1]]
+        total += ty[..., i] * tx[..., j] * canvas[:, at[0], at[1]]
     return clip((total + 2048) >> 12, 0, 255)
-
-
-class Model(dict):  # sections 7 and 8; matrices are float64 and transposed, other tensors int64
-    def __init__(self, path):
-        data = path.read_bytes()
-        start = 8 + struct.unpack("<Q", data[:8])[0]
-        header, data = json.loads(data[8:start]), memoryview(data)[start:]
-        self.sizes = json.loads(header.pop("__metadata__")["config"])
-        sha = hashlib.sha256(json.dumps([[key, self.sizes[key]] for key in SIZES], separators=(",", ":")).encode())
-        for name, h in sorted((name, h) for name, h in header.items() if name[0] != "e"):
-            t = np.frombuffer(data[slice(*h["data_offsets"])], f"<i{int(h['dtype'][1:]) // 8}").reshape(h["shape"])
-            n = next(n for n in (1, 2, 4, 8) if -(1 << (8 * n - 1)) <= t.min() and t.max() < 1 << (8 * n - 1))
-            sha.update(f"{name}{h['shape']}{n}".encode() + t.astype(f"<i{n}").tobytes())
-            self[name] = t.T.astype(np.float64) if name.endswith(".w") else t.astype(np.int64)
-        self.id = sha.digest()[:8]
-
-    def linear(self, name, x, i=5, o=6, limit=1 << 15):
-        return clip(r((x @ self[f"{name}.w"]).astype(np.int64), self[f"{name}.shift"] + i - o), limit)
-
-    def shift_blocks(self, stack, count, x):
-        (height, width, n), m = x.shape, x.shape[-1] // 9
-        edges = np.cumsum([0, m, m, m, m, n - 8 * m, m, m, m, m])
-        for s in range(self.sizes[count]):
-            y = np.pad(norm(x), ((1, 1), (1, 1), (0, 0)))
-            y = [y[i // 3 :, i % 3 :, edges[i] : edges[i + 1]][:height, :width] for i in range(9)]
-            y = self.linear(f"{stack}.{s}.a", np.concatenate(y, -1), o=5, limit=127)
-            x = x + self.linear(f"{stack}.{s}.b", np.maximum(0, y))
-        return x
-
-    def attention_block(self, s, shift, x, phase, known):  # known: keys and values so far; it adds its own
-        (height, width, n), bias = x.shape, self[f"{s}.bias"]
-        y = self.linear(f"{s}.a", norm(x), o=5, limit=127)
-        q, *kv = np.moveaxis(y[..., : 3 * n].reshape(height, width, 3, n // 32, 32), 2, 0)
-        known.append(np.stack(kv))
-        out, place = np.zeros_like(q), np.stack(np.mgrid[:height, :width], -1)
-        for top, left in np.ndindex((height + shift + 3) // 4, (width + shift + 3) // 4):
-            at = tuple(slice(max(0, 4 * i - shift), 4 * i - shift + 4) for i in (top, left))
-            keys, values = np.concatenate([kv[:, *at].reshape(2, -1, n // 32, 32) for kv in known], 1)
-            dy, dx = np.moveaxis(place[at].reshape(-1, 1, 2) - place[at].reshape(-1, 2), -1, 0)
-            index = [((dy + 3) * 7 + dx + 3) * 16 + 4 * phase + p for p in range(phase + 1)]
-            queries = q[at].reshape(-1, n // 32, 32).transpose(1, 0, 2)
-            score = queries @ keys.transpose(1, 2, 0) + bias[:, np.concatenate(index, 1)]
-            e = np.maximum(0, 255 + ((score - score.max(-1, keepdims=True)) >> 6)) ** 2 >> 8
-            out[at] = div(e @ values.transpose(1, 0, 2), e.sum(-1)[..., None]).transpose(1, 0, 2).reshape(q[at].shape)
-        return x + self.linear(f"{s}.b", np.concatenate([out.reshape(x.shape), np.maximum(0, y[..., 3 * n :])], -1))
-
-
-def norm(x):
-    x = clip(x, 1 << 15)
-    return clip(div(32 * x.shape[-1] * x, np.maximum(1, abs(x).sum(-1, keepdims=True))), 127)
-
-
-def views(y):
-    return np.concatenate([clip(y, 60), clip((y + 2) >> 2, 60), clip((y + 10) // 20, 120)], -1)
-
-
-def unite(tokens):  # (R, C, 768) to (3, 16 R, 16 C)
-    return tokens.reshape(*tokens.shape[:2], 3, 16, 16).transpose(2, 0, 3, 1, 4).reshape(3, 16 * len(tokens), -1)
-
-
-def rings(tokens):  # the patches with their rings, (2 R, 2 C, 432)
-    near = np.pad(unite(tokens), ((0, 0), (2, 2), (2, 2)), "edge")
-    windows = np.lib.stride_tricks.sliding_window_view(near, (12, 12), (1, 2))[:, ::8, ::8]
-    return windows.transpose(1, 2, 0, 3, 4).reshape(*windows.shape[1:3], 432)
-
-
-def decode_frame(model, coder, type_, quality, tune, prediction, classes):
-    """The canvas. prediction: (3, 16 R, 16 C) of a frame of type 1 or 2; classes: of others, as the stream tells."""
-    (rows, columns), p = classes.shape, np.zeros((*classes.shape, 768), np.int64)
-    if type_:
-        t = prediction.reshape(3, rows, 16, columns, 16).transpose(1, 3, 0, 2, 4).reshape(rows, columns, 768)
-        g, p = t.reshape(rows, columns, 3, 256).sum(2), t - 128
-        spread = 256 * (g * g).sum(-1) - g.sum(-1) ** 2
-        classes = (model["quantiser.contrast"] <= spread[..., None]).sum(-1) - 3
-    step, weight = model["quantiser.step"][tune, quality - 1][classes + 3][..., None], model["quantiser.weight"][tune]
-    active, level, smooth = (model[f"quantiser.{name}"][quality - 1] for name in ("active", "level", "smooth"))
-    seen = clip(div(30 * (clip(p, 127) @ div(model["basis"] << 11, weight)), step), 2400) * (np.arange(768) < active)
-    rest = [32 * classes, *(0 * classes + f for f in (level, 32, 32 * (type_ > 0), 32 * tune, 32 * (type_ == 2)))]
-    features = np.stack([clip(div(p.sum(-1), 768), 127), *rest], -1)
-    y = coefficients(model, coder, type_, quality, tune, features, views(seen))
-    x = clip(r(clip(y @ r(model["basis"] * weight, 12).T, 1 << 24) * step, 18) + 16 * p, 1 << 13)  # section 10
-    mean = div(x.sum(-1), 768)
-    a = model.linear("d_feature", np.stack([clip(r(mean, 4), 127), *rest], -1))
-    a = a + model.linear("d_in", views(60 * y), i=6)
-    a = model.shift_blocks("d16", "blocks", a + model.linear("d_prediction", views(seen), i=6) if type_ else a)
-    b = model.linear("d_split", norm(a)).reshape(rows, columns, 2, 2, -1).transpose(0, 2, 1, 3, 4)
-    mean, unit, steps = np.stack([mean, UNIT[classes + 3], step[..., 0]]).repeat(2, 1).repeat(2, 2)[..., None]
-    b = b.reshape(2 * rows, 2 * columns, -1) + model.linear("d_pixels", clip(r((rings(x) - mean) * unit, 8), 127), i=4)
-    b = b + model.linear("d_reference", clip(r((16 * rings(p) - mean) * unit, 8), 127), i=4) if type_ else b
-    e = r(model.linear("d_out", norm(model.shift_blocks("d8", "fine_blocks", b)), o=10, limit=1 << 13) * steps, 16)
-    total = np.pad(unite(x), ((0, 0), (2, 10), (2, 10)))
-    for n in range(432):
-        total[n // 144, n // 12 % 12 :, n % 12 :][: 16 * rows : 8, : 16 * columns : 8] += e[..., n]
-    out = clip(r(total[:, 2:-10, 2:-10] + 2048, 4), 0, 255)
-    for lines in (out.transpose(2, 0, 1), out.transpose(1, 0, 2)):  # both are views of it
-        for at in range(16, len(lines) if smooth else 0, 16):
-            p2, p1, p0, q0, q1, q2 = lines[at - 3 : at + 3].copy()
-            soft = abs(p0 - q0) < 6 * smooth
-            d = clip(r(4 * (q0 - p0) + p1 - q1, 3), smooth) * soft
-            more = [soft * clip(r(t, 2), smooth >> 1) for t in (p2 + p0 - 2 * p1 + 2 * d, q2 + q0 - 2 * q1 - 2 * d)]
-            lines[at - 2 : at + 2] = p1 + more[0], p0 + d, q0 - d, q1 + more[1]
-    return clip(out, 0, 255)
-
-
-def coefficients(model, coder, type_, quality, tune, f, look):  # section 9; f: features; look: views of the prediction
-    rows, columns, _ = f.shape
-    f, look = (np.pad(t, ((0, rows % 2), (0, columns % 2), (0, 0))) for t in (f, look))
-    y = np.zeros((*f.shape[:2], 768), np.int64)
-    base = model.linear("p_feature", np.concatenate([f[i::2, j::2] for i, j in PHASES], -1))
-    for k, (i, j) in enumerate(PHASES if type_ else ()):
-        base = base + model.linear(f"p_prediction.{k}", look[i::2, j::2], i=6)
-    (i, f), table = divmod(10 * (100 - quality), 99), model["p_bias"][type_, tune]
-    bias = ((table[i] * (99 - f) + table[min(i + 1, 10)] * f + 49) // 99).reshape(2, 768)
-    caches = [[] for _ in range(model.sizes["prior_blocks"])]
-    for k, (i, j) in enumerate(PHASES):
-        x = base + model["p_phase"][k]
-        for b, before in enumerate(caches):
-            x = model.attention_block(f"prior16.{b}", b % 2 * 2, x, k, before)
-        here = y[i:rows:2, j:columns:2]  # those tokens that are coded
-        t = model.linear("p_head", norm(x), o=8, limit=1 << 20)[: here.shape[0], : here.shape[1]]
-        for g in range(BOUNDS.index(model["quantiser.active"][quality - 1])):
-            group = slice(BOUNDS[g], BOUNDS[g + 1])
-            both = model.linear(f"p_out.{g}", clip(r(t, 3), 0, 511), o=10, limit=1 << 22)
-            m, scale = np.moveaxis(both.reshape(*t.shape[:2], 2, both.shape[-1] // 2) + bias[:, group], 2, 0)
-            new = here[..., group] = coder.digits(model, clip(r(m, 5), 1 << 19), clip(r(scale, 7), -40, 72) + 40)
-            if g < 5:
-                t = clip(t + model.linear(f"p_seen.{g}", views(60 * new), i=6, o=8, limit=1 << 20), 1 << 20)
-        if k < 3:
-            base = base + model.linear(f"p_known.{k}", views(60 * y[i::2, j::2]), i=6)
-    return y[:rows, :columns]
 
 
 def between(a, b, level, head):  # section 2
@@ -368,16 +266,20 @@ def decode_group(model, payload, frames, width, height):  # the frames in the or
         if b is not None:
             references = [] if not coder.bit(65208) else [a, b] if coder.bit(49152) else [b if coder.bit(32768) else a]
         elif not references:
-            contexts = [np.stack([256 - t, t], 1).tolist() for t in (VECTOR_START, VECTOR_START, MODE_START)]
-        modes = coder.modes(contexts[2], rows, columns) if len(references) == 2 else np.zeros((rows, columns), np.int64)
+            contexts = [[np.stack([256 - t, t], 1).tolist() for t in (VECTOR_START, SPLIT_START)] for _ in "PB"]
+            mode_contexts = np.stack([256 - MODE_START, MODE_START], 1).tolist()
+        modes = np.zeros((rows, columns), np.int64)
+        if len(references) == 2:
+            modes = coder.modes(mode_contexts, rows, columns)
         for i, to in enumerate(references):
             expected = None
             for g, other in ((a, b), (b, a), (f, None)):  # the last of these that has a field
                 if fields[g]:
                     h = other if other in fields[g] else next(iter(fields[g]))
                     expected = clip(div(np.sign(h - g) * (to - f) * fields[g][h], abs(h - g)), 2047)
-            fields[f][to] = coder.vectors(contexts[b is not None], modes != 2 - i, expected)
-            parts.append(compensate(canvases[to], fields[f][to]))
+            (for_vectors, for_quarters), used = contexts[b is not None], modes != 2 - i
+            fields[f][to] = coder.vectors(for_vectors, used, expected)
+            parts.append(compensate(canvases[to], coder.quarters(for_quarters, used, fields[f][to])))
         type_ = 0 if not parts else 1 if b is None else 2
         parts = parts and [(parts[0] + parts[-1] + 1) >> 1, parts[0], parts[-1]]
         prediction = np.choose(modes.repeat(16, 0).repeat(16, 1), parts) if parts else None
@@ -387,14 +289,18 @@ def decode_group(model, payload, frames, width, height):  # the frames in the or
 
 
 if __name__ == "__main__":
-    path, *paths = map(Path, sys.argv[1:])
-    paths, md5 = paths or sorted(Path(__file__).parents[1].glob("models/*.safetensors")), hashlib.md5()
+    parser = argparse.ArgumentParser(description="Print the MD5 of the frames of a .bsq file.")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--model", type=Path)
+    options = parser.parse_args()
+    folder, md5, file = Path(__file__).parent.parent / "models", hashlib.md5(), Reader(options.file.read_bytes())
     try:
-        identity, width, height = (file := Reader(path.read_bytes())).header()
+        identity, width, height = file.header()
+        paths = [options.model] if options.model else sorted(folder.glob("*.safetensors"))
         model = next((model for model in map(Model, paths) if model.id == identity), None)
         assert model, f"model {identity.hex()} is not there"
         for frames, payload in file.groups():
             md5.update(b"".join(frame.tobytes() for frame in decode_group(model, payload, frames, width, height)))
     except AssertionError as e:
-        sys.exit(f"{path}: {e}")
+        sys.exit(f"{options.file}: {e}")
     print(md5.hexdigest())

@@ -60,15 +60,19 @@ class Clock:
 
 def watched(network: Network) -> Clock:
     """A clock of coding with these networks in this process; there is no way to take it off again."""
-    from ..gop import encoder, references
+    from ..gop import motion_choice, references, temporal_filter
     from ..stream import contrast
-    from ..stream.motion_vectors import VectorCoder
+    from ..stream.modes import ModeCoder
+    from ..stream.motion_fields import FieldCoder
     from ..stream.range_coder import BitDecoder, BitEncoder
 
     clock = Clock()
     for owner, attribute, part in (
-        (encoder, "search_field", "motion"),
-        (encoder, "cheapest_vectors", "motion"),
+        (temporal_filter, "search_field", "motion"),
+        (temporal_filter, "compensate", "motion"),
+        (motion_choice, "search_field", "motion"),
+        (motion_choice, "cheapest_vectors", "motion"),
+        (motion_choice, "cheapest_split", "motion"),
         (references, "compensate", "motion"),
         (network, "classes", "tokenizer"),
         (network, "context", "tokenizer"),
@@ -77,8 +81,10 @@ def watched(network: Network) -> Clock:
         (network, "code", "prior"),
         (BitEncoder, "encode", "range coder"),
         (BitDecoder, "decode", "range coder"),
-        (VectorCoder, "encode", "range coder"),
-        (VectorCoder, "decode", "range coder"),
+        (ModeCoder, "encode", "range coder"),
+        (ModeCoder, "decode", "range coder"),
+        (FieldCoder, "encode", "range coder"),
+        (FieldCoder, "decode", "range coder"),
         (contrast, "encode_classes", "range coder"),
         (contrast, "decode_classes", "range coder"),
     ):

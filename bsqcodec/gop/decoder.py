@@ -12,6 +12,7 @@ from ..network.weights import Model
 from ..stream import contrast
 from ..stream.group import Place, code_references, parse_group
 from ..stream.modes import used
+from ..stream.motion_fields import MotionField
 from ..stream.range_coder import BitDecoder
 from ..types import FrameStats
 from .references import Motion, ReferenceBuffer, VectorContexts, frame_condition
@@ -24,7 +25,7 @@ class Symbols(NamedTuple):
         place: the frame's place in its group.
         condition: frame type, quality and tune.
         modes: which references predict each block, int64 (ceil(H / 16), ceil(W / 16)), of a frame with two.
-        vectors: motion vectors into each reference, int32 (ceil(H / 16), ceil(W / 16), 2), by its number; where the
+        vectors: the motion into each reference, of ceil(H / 16) x ceil(W / 16) blocks, by its number; where the
             reference is not used, what the coder guessed.
         classes: classes of contrast, int64 (ceil(H / 16), ceil(W / 16)), of a frame that is not predicted.
         coefficients: int32 (1, ceil(H / 16), ceil(W / 16), n_coded).
@@ -35,7 +36,7 @@ class Symbols(NamedTuple):
     place: Place
     condition: Condition
     modes: np.ndarray | None
-    vectors: dict[int, np.ndarray]
+    vectors: dict[int, MotionField]
     classes: np.ndarray | None
     coefficients: Tensor
     stats: FrameStats
@@ -65,7 +66,7 @@ def decode_symbols(model: Model, payload: bytes, height: int, width: int, frames
             references = [place.before]
         condition = frame_condition(place, bool(references), quality, group.tune)
         modes = contexts.modes.decode(*contexts.size, coder) if len(references) == 2 else None
-        vectors: dict[int, np.ndarray] = {}
+        vectors: dict[int, MotionField] = {}
         for i, number in enumerate(references):
             vectors[number] = contexts.coder(place, number, vectors).decode(*contexts.size, coder, used(modes, i))
         contexts.add(place, vectors)

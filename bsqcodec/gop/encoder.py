@@ -14,6 +14,7 @@ from ..settings import EncodeSettings, check_quality, tune_number
 from ..stream import contrast
 from ..stream.group import MAX_MINI_GOP, Place, code_references, mini_gop
 from ..stream.modes import used
+from ..stream.motion_fields import MotionField
 from ..stream.range_coder import BitEncoder
 from ..types import FrameStats
 from .motion_choice import MotionChoice
@@ -169,7 +170,7 @@ class GopEncoder:
             code_references(list(motion.vectors), place, self._encode_bit)
         if motion.modes is not None:
             self._contexts.modes.encode(motion.modes, self._coder)
-        known: dict[int, np.ndarray] = {}
+        known: dict[int, MotionField] = {}
         for i, (number, field) in enumerate(motion.vectors.items()):
             coder = self._contexts.coder(place, number, known)
             known[number] = coder.encode(field, self._coder, used(motion.modes, i))

@@ -1,8 +1,8 @@
 """Block motion compensation in exact integers.
 
-A frame is cut into 16x16 blocks. Each has one vector (dy, dx) in quarter pixels that points into the reference:
-the block at (y, x) is predicted from the reference around (y + dy/4, x + dx/4). Positions between pixels are
-interpolated with the 8-tap luma filters of HEVC (ITU-T H.265, table 8-11) on each of R, G, B.
+A frame is cut into 16x16 blocks. Each, or each quarter of it if it is split, has a vector (dy, dx) in quarter pixels
+that points into the reference: what is at (y, x) is predicted from the reference around (y + dy/4, x + dx/4). Positions
+between pixels are interpolated with the 8-tap luma filters of HEVC (ITU-T H.265, table 8-11) on each of R, G, B.
 """
 
 import torch
@@ -29,28 +29,39 @@ def compensate(ref: Tensor, vectors: Tensor) -> Tensor:
 
     Args:
         ref: the reference, (B, 3, H, W), uint8 or float32 holding integers 0..255; any H, W.
-        vectors: (B, ceil(H / 16), ceil(W / 16), 2), any integer type, (dy, dx) in quarter pixels.
+        vectors: of the quarters of blocks, 8x8 pixels, (B, 2 ceil(H / 16), 2 ceil(W / 16), 2), any integer type,
+            (dy, dx) in quarter pixels.
 
     Returns:
         float32 (B, 3, H, W) holding integers 0..255.
     """
     b, c, h, w = ref.shape
     rows, columns = -(-h // BLOCK), -(-w // BLOCK)
-    if vectors.shape != (b, rows, columns, 2):
-        raise ValueError(f"vectors are {tuple(vectors.shape)}, not {(b, rows, columns, 2)}")
+    if vectors.shape != (b, 2 * rows, 2 * columns, 2):
+        raise ValueError(f"vectors are {tuple(vectors.shape)}, not {(b, 2 * rows, 2 * columns, 2)}")
     if not vectors.any():
         return ref.to(torch.float32)
-    device = ref.device
     pixels = ref.to(torch.float32).transpose(0, 1).reshape(c, b * h * w)
-    taps = torch.tensor(TAPS, dtype=torch.float32, device=device)
-    v = vectors.long()
-    whole, fraction = v >> 2, v & 3
-    inside = torch.arange(BLOCK, device=device)
+    out = torch.empty((c, b, rows, BLOCK, columns, BLOCK), device=ref.device)
+    quarters = vectors.long()
+    blocks = quarters[:, ::2, ::2]
+    four = quarters.view(b, rows, 2, columns, 2, 2)
+    split = (four != blocks[:, :, None, :, None]).any(-1).any(4).any(2)
+    _copy(pixels, (h, w), blocks >> 2, out)
+    _fill(pixels, (h, w), blocks, ~split & (blocks & 3).any(-1), out)
+    if split.any():
+        those = split.repeat_interleave(2, 1).repeat_interleave(2, 2)
+        _fill(pixels, (h, w), quarters, those, out.view(c, b, 2 * rows, BLOCK // 2, 2 * columns, BLOCK // 2))
+    return out.view(c, b, rows * BLOCK, columns * BLOCK).transpose(0, 1)[:, :, :h, :w].contiguous()
+
+
+def _copy(pixels: Tensor, size: tuple[int, int], whole: Tensor, out: Tensor) -> None:
+    """Fill `out`, (C, B, rows, side, columns, side), with what lies `whole` pixels away, (B, rows, columns, 2)."""
+    (h, w), (c, b, rows, side, columns, _), device = size, out.shape, out.device
+    inside = torch.arange(side, device=device)
     frame = torch.arange(b, device=device)[:, None, None] * (h * w)
-    top = torch.arange(rows, device=device)[:, None] * BLOCK + whole[..., 0]
-    left = torch.arange(columns, device=device) * BLOCK + whole[..., 1]
-    out = torch.empty((c, b, rows, BLOCK, columns, BLOCK), device=device)
-    # every block without its fraction
+    top = torch.arange(rows, device=device)[:, None] * side + whole[..., 0]
+    left = torch.arange(columns, device=device) * side + whole[..., 1]
     rows_at_once = max(1, 16 * _BLOCKS_AT_ONCE // columns) if device.type == "cpu" else rows
     for n in range(0, rows, rows_at_once):
         s = slice(n, n + rows_at_once)
@@ -58,25 +69,32 @@ def compensate(ref: Tensor, vectors: Tensor) -> Tensor:
         x = (left[:, s, :, None] + inside).clamp_(0, w - 1)
         index = y[..., None] + x[:, :, None]
         out[:, :, s] = pixels.index_select(1, index.view(-1)).view(c, *index.shape)
-    # those that have one; a filter of a fraction of 0 changes nothing
-    for down, across in ((False, True), (True, False), (True, True)):
-        those = ((fraction[..., 0] > 0) == down) & ((fraction[..., 1] > 0) == across)
-        span_y = torch.arange(-3 if down else 0, BLOCK + 4 if down else BLOCK, device=device)[:, None]
-        span_x = torch.arange(-3 if across else 0, BLOCK + 4 if across else BLOCK, device=device)[:, None]
-        for at in those.nonzero().split(_BLOCKS_AT_ONCE if device.type == "cpu" else rows * columns * b):
+
+
+def _fill(pixels: Tensor, size: tuple[int, int], vectors: Tensor, chosen: Tensor, out: Tensor) -> None:
+    """Predict those blocks of `out`, (C, B, rows, side, columns, side), that are chosen, (B, rows, columns)."""
+    (h, w), (c, _, _, side, _, _), device = size, out.shape, out.device
+    taps = torch.tensor(TAPS, dtype=torch.float32, device=device)
+    whole, fraction = vectors >> 2, vectors & 3
+    blocks_at_once = _BLOCKS_AT_ONCE * (BLOCK // side) ** 2 if device.type == "cpu" else chosen.numel()
+    # a filter of a fraction of 0 changes nothing
+    for down, across in ((False, False), (False, True), (True, False), (True, True)):
+        those = chosen & ((fraction[..., 0] > 0) == down) & ((fraction[..., 1] > 0) == across)
+        span_y = torch.arange(-3 if down else 0, side + 4 if down else side, device=device)[:, None]
+        span_x = torch.arange(-3 if across else 0, side + 4 if across else side, device=device)[:, None]
+        for at in those.nonzero().split(blocks_at_once):
             i, j, k = at.unbind(1)
             # blocks are the last axis, so that every operation runs over long contiguous rows
-            y = (top[i, j, k] + span_y).clamp_(0, h - 1) * w + i * (h * w)
-            x = (left[i, j, k] + span_x).clamp_(0, w - 1)
+            y = (j * side + whole[i, j, k, 0] + span_y).clamp_(0, h - 1) * w + i * (h * w)
+            x = (k * side + whole[i, j, k, 1] + span_x).clamp_(0, w - 1)
             p = pixels.index_select(1, (y[:, None] + x[None]).view(-1)).view(c, len(span_y), len(span_x), len(at))
             if across:
                 p = _filtered(p, 2, taps[fraction[i, j, k, 1]].T)
             if down:
                 p = _filtered(p, 1, taps[fraction[i, j, k, 0]].T)
-            bits = 6 * (across + down)
-            p = p.add_(1 << (bits - 1)).mul_(2.0**-bits).floor_().clamp_(0, 255)
+            if bits := 6 * (across + down):
+                p = p.add_(1 << (bits - 1)).mul_(2.0**-bits).floor_().clamp_(0, 255)
             out[:, i, j, :, k] = p.permute(3, 0, 1, 2)
-    return out.view(c, b, rows * BLOCK, columns * BLOCK).transpose(0, 1)[:, :, :h, :w].contiguous()
 
 
 def _filtered(p: Tensor, dim: int, taps: Tensor) -> Tensor:

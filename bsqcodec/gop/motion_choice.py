@@ -8,11 +8,12 @@ from torch import Tensor
 
 from ..stream.group import BOTH, FIRST, SECOND, Place
 from ..stream.modes import used
-from ..stream.motion_vectors import VectorCoder
+from ..stream.motion_fields import FieldCoder, MotionField
 from ..stream.range_coder import BitEncoder
 from .motion import BLOCK, mean
 from .motion_search import MOTION_LAMBDA, VECTOR_LAMBDA, Field, search_field
 from .references import Motion, ReferenceBuffer, VectorContexts
+from .split_search import cheapest_split, split_bits
 from .vector_search import cheapest_vectors, vector_bits
 
 ROUNDS = 1  # of refinement of the vectors into two references
@@ -24,12 +25,12 @@ class _Candidate(NamedTuple):
 
     Attributes:
         field: of the search, which holds the pixels of the reference.
-        vectors: int32 (rows, columns, 2).
+        vectors: of its blocks and of their quarters.
         prediction: the reference moved by these, float32 (1, 3, H, W).
     """
 
     field: Field
-    vectors: np.ndarray
+    vectors: MotionField
     prediction: Tensor
 
 
@@ -63,29 +64,32 @@ class MotionChoice:
 
     def _cost(self, prediction: Tensor, motion: Motion) -> float:
         """Squared error and bits together; the error over all three colours counts as luma's does."""
-        scratch, known = BitEncoder(), dict[int, np.ndarray]()
+        scratch, known = BitEncoder(), dict[int, MotionField]()
         for i, (number, vectors) in enumerate(motion.vectors.items()):
             known[number] = self._coder(number, known).copy().encode(vectors, scratch, used(motion.modes, i))
         if motion.modes is not None:
             self._contexts.modes.copy().encode(motion.modes, scratch)
         return float((self._x - prediction).square().sum() / 3) + self._lam * scratch.bits
 
-    def _coder(self, reference: int, known: dict[int, np.ndarray]) -> VectorCoder:
+    def _coder(self, reference: int, known: dict[int, MotionField]) -> FieldCoder:
         """What will code the vectors into `reference`, after those that are `known`; good until it is asked again."""
         return self._contexts.coder(self._place, reference, known)
 
-    def _search(self, reference: int, known: dict[int, np.ndarray]) -> _Candidate:
+    def _search(self, reference: int, known: dict[int, MotionField]) -> _Candidate:
         """The best motion into `reference` alone."""
         coder = self._coder(reference, known)
         start, size = None, self._contexts.size
-        if self._place.after is not None and (expected := coder.expected(*size)) is not None:
+        if self._place.after is not None and (expected := coder.vectors.expected(*size)) is not None:
             start = torch.from_numpy(expected.reshape(1, *size, 2)).to(self._x.device)
         target, lam = self._references.frames[reference], MOTION_LAMBDA * self._step
         field = search_field(self._x.to(torch.uint8), target, lam, start, start is None)
-        return self._found(reference, field, cheapest_vectors(field, coder, self._lam))
+        return self._found(reference, field, coder)
 
-    def _found(self, reference: int, field: Field, vectors: np.ndarray) -> _Candidate:
-        return _Candidate(field, vectors, self._references.predicted(reference, vectors))
+    def _found(self, reference: int, field: Field, coder: FieldCoder, weights: np.ndarray | None = None) -> _Candidate:
+        """What is best where the search in `field` ends; the errors of blocks count by their weights."""
+        vectors = cheapest_vectors(field, coder.vectors, self._lam, weights)
+        motion = cheapest_split(field, coder, vectors, self._lam, weights)
+        return _Candidate(field, motion, self._references.predicted(reference, motion))
 
     def _both(self, before: int, first: _Candidate, after: int, second: _Candidate) -> tuple[Tensor, Motion]:
         """The best motion into two references, from what was found into each; leaves the fields of the search changed.
@@ -104,15 +108,19 @@ class MotionChoice:
         """The modes that cost least with these vectors, where bits of vectors without use count as saved."""
         both = mean(first.prediction, second.prediction)
         errors = [self._block_errors(p) / self._lam for p in (both, first.prediction, second.prediction)]
-        bits = vector_bits(first.vectors, self._coder(before, {}))
-        more = vector_bits(second.vectors, self._coder(after, {before: first.vectors}))
+        bits = self._bits(first.vectors, self._coder(before, {}))
+        more = self._bits(second.vectors, self._coder(after, {before: first.vectors}))
         return self._contexts.modes.cheapest(np.stack(errors, -1) + np.stack([bits + more, bits, more], -1))
+
+    def _bits(self, motion: MotionField, coder: FieldCoder) -> np.ndarray:
+        """Estimated bits of each block's vectors, (rows, columns)."""
+        return vector_bits(motion.vectors, coder.vectors) + split_bits(motion, coder)
 
     def _refined(
         self,
         reference: int,
         found: _Candidate,
-        known: dict[int, np.ndarray],
+        known: dict[int, MotionField],
         modes: np.ndarray,
         own: int,
         other: Tensor,
@@ -125,9 +133,9 @@ class MotionChoice:
         shared = shared.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
         field = found.field
         field.aim(torch.where(shared, 2 * self._x - other, self._x))
-        field.set(torch.from_numpy(found.vectors)[None].to(self._x.device))
+        field.set(torch.from_numpy(found.vectors.vectors)[None].to(self._x.device))
         weights = np.select([modes == BOTH, modes == own], [SHARED_WEIGHT, 1.0], 0.0)
-        return self._found(reference, field, cheapest_vectors(field, self._coder(reference, known), self._lam, weights))
+        return self._found(reference, field, self._coder(reference, known), weights)
 
     def _block_errors(self, prediction: Tensor) -> np.ndarray:
         """Squared error summed over each block, mean of the three colours, float64 (rows, columns)."""

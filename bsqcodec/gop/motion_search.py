@@ -1,5 +1,6 @@
 """The search for motion vectors, from a coarse grid to quarter pixels."""
 
+import copy
 import functools
 from collections.abc import Callable
 
@@ -134,39 +135,45 @@ class Field:
     """
 
     def __init__(self, now: Tensor, before: Tensor, lam: Tensor):
-        b, h, w = now.shape
-        self.rows, self.columns = h // BLOCK, w // BLOCK
-        self.batch = b
-        self.lam = lam.repeat_interleave(self.rows * self.columns)  # of every block
         phases = _phases(before)
-        self.height, self.width = phases.shape[-2:]
+        self.batch, self.height, self.width = phases.shape[1:]
         self.pixels = phases.reshape(-1)
+        self._cut(now, lam, BLOCK)
+
+    def quarters(self) -> "Field":
+        """The same frame and reference in blocks of 8x8, without vectors. It shares the reference's pixels."""
+        other = copy.copy(self)
+        other._cut(self._now, self._lam, BLOCK // 2)
+        return other
+
+    def _cut(self, now: Tensor, lam: Tensor, size: int) -> None:
+        """Cut the frame into blocks of that side."""
+        b, h, w = now.shape
+        self._now, self._lam, device = now, lam, now.device
+        self.rows, self.columns = h // size, w // size
+        self.lam = lam.repeat_interleave(self.rows * self.columns)  # of every block
         index = torch.int32 if self.pixels.numel() < 1 << 31 else torch.int64
-        device = now.device
-        self._cut(now)
-        inside = torch.arange(BLOCK, dtype=index, device=device)
+        blocks = now.view(b, self.rows, size, self.columns, size).permute(2, 4, 0, 1, 3)
+        self.blocks = blocks.reshape(size * size, -1).contiguous()
+        inside = torch.arange(size, dtype=index, device=device)
         self.inside = (inside[:, None] * self.width + inside).reshape(-1, 1)
-        y = torch.arange(self.rows, device=device) * BLOCK
-        x = torch.arange(self.columns, device=device) * BLOCK
+        y = torch.arange(self.rows, device=device) * size
+        x = torch.arange(self.columns, device=device) * size
         corner = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1)
         # vectors that keep every block within the margin, and within the format
-        far = torch.tensor([h - BLOCK, w - BLOCK], device=device)
+        far = torch.tensor([h - size, w - size], device=device)
         m = _MARGIN - 1
         self.low = (4 * (-corner - m)).clamp(min=-MAX_VECTOR).to(torch.int32)
         self.high = (4 * (far - corner + m)).clamp(max=MAX_VECTOR).to(torch.int32)
         origin = (corner[..., 0] + _MARGIN) * self.width + corner[..., 1] + _MARGIN
         frame = torch.arange(b, device=device)[:, None, None] * (self.height * self.width)
         self.origin = (frame + origin).reshape(-1).to(index)
-        odd = (y[:, None] + x) // BLOCK % 2
+        odd = (y[:, None] + x) // size % 2
         self.parity = odd.expand(b, -1, -1).reshape(-1)
-
-    def _cut(self, now: Tensor) -> None:
-        blocks = now.view(self.batch, self.rows, BLOCK, self.columns, BLOCK).permute(2, 4, 0, 1, 3)
-        self.blocks = blocks.reshape(BLOCK * BLOCK, -1).contiguous()
 
     def aim(self, cur: Tensor) -> None:
         """Predict other pixels from the same reference, (B, 3, H, W); they may lie beyond 0..255. `set` comes next."""
-        self._cut(_luma(cur))
+        self._cut(_luma(cur), self._lam, BLOCK)
 
     def set(self, v: Tensor) -> None:
         """Begin anew with the vectors `v`, (B, Hb, Wb, 2), as far as they lie within the margin."""
@@ -209,10 +216,11 @@ class Field:
         at = self.origin[block] + (v[:, 0] >> 2) * self.width + (v[:, 1] >> 2)
         at = at + phase.to(at.dtype) * (self.batch * self.height * self.width)
         out = torch.empty(len(at), device=v.device)
-        blocks_at_once = 1024 if v.device.type == "cpu" else 1 << 16
+        pixels = len(self.inside)  # of a block
+        blocks_at_once = (1 << 18 if v.device.type == "cpu" else 1 << 24) // pixels
         for n in range(0, len(at), blocks_at_once):
             index = (self.inside + at[n : n + blocks_at_once]).view(-1)
-            guess = self.pixels.index_select(0, index).view(BLOCK * BLOCK, -1)
+            guess = self.pixels.index_select(0, index).view(pixels, -1)
             truth = self.blocks.index_select(1, block[n : n + blocks_at_once])
             difference = truth.sub_(guess)
             out[n : n + blocks_at_once] = (difference.square_() if squared else difference.abs_()).sum(0)

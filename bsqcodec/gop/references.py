@@ -11,7 +11,7 @@ from ..network.tokenizer import Condition, Context
 from ..network.weights import Model
 from ..stream.group import MAX_VECTOR, Place
 from ..stream.modes import ModeCoder
-from ..stream.motion_vectors import VectorCoder
+from ..stream.motion_fields import FieldCoder, MotionField
 from .motion import combine, compensate
 
 _T = TypeVar("_T")
@@ -26,11 +26,11 @@ class Motion(NamedTuple):
     """How a frame is predicted.
 
     Attributes:
-        vectors: into each reference, integers (rows, columns, 2), by its number; none of a frame without reference.
+        vectors: into each reference, by its number; none of a frame without reference.
         modes: of the blocks of a frame with two references, integers (rows, columns); else None.
     """
 
-    vectors: dict[int, np.ndarray]
+    vectors: dict[int, MotionField]
     modes: np.ndarray | None = None
 
 
@@ -47,10 +47,10 @@ class ReferenceBuffer:
         self.rows, self.columns = -(-height // TOKEN), -(-width // TOKEN)  # of tokens and of blocks of motion
         self.frames: dict[int, Tensor] = {}  # by number, uint8 (1, 3, 16 * rows, 16 * columns)
 
-    def predicted(self, reference: int, vectors: np.ndarray) -> Tensor:
+    def predicted(self, reference: int, field: MotionField) -> Tensor:
         """The prediction from one reference, integers 0..255, float32 (1, 3, 16 * rows, 16 * columns)."""
-        field = torch.from_numpy(vectors.astype(np.int32))[None].to(self.model.device)
-        return compensate(self.frames[reference], field)
+        vectors = torch.from_numpy(field.quarters)[None].to(self.model.device)
+        return compensate(self.frames[reference], vectors)
 
     def predict(self, motion: Motion) -> Tensor:
         """The prediction from all references of a frame that has any, integers 0..255, float32."""
@@ -86,17 +86,17 @@ class VectorContexts:
     def __init__(self, rows: int, columns: int):
         self.size = (rows, columns)
         self.modes = ModeCoder()
-        self._coders: dict[str, VectorCoder] = {}
-        self._vectors: dict[int, dict[int, np.ndarray]] = {}  # of each frame, for each of its references
+        self._coders: dict[str, FieldCoder] = {}
+        self._vectors: dict[int, dict[int, MotionField]] = {}  # of each frame, for each of its references
 
-    def add(self, place: Place, vectors: dict[int, np.ndarray]) -> None:
+    def add(self, place: Place, vectors: dict[int, MotionField]) -> None:
         """Keep the vectors of a frame, for each of its references. After an I frame their coders begin anew."""
         if place.after is None and not vectors:
-            self._coders, self.modes = {"P": VectorCoder(), "B": VectorCoder()}, ModeCoder()
+            self._coders, self.modes = {"P": FieldCoder(), "B": FieldCoder()}, ModeCoder()
         _forget(self._vectors, place)
         self._vectors[place.number] = vectors
 
-    def coder(self, place: Place, reference: int, vectors: dict[int, np.ndarray]) -> VectorCoder:
+    def coder(self, place: Place, reference: int, vectors: dict[int, MotionField]) -> FieldCoder:
         """The coder of a frame's vectors into `reference`, after `vectors`; it expects them where motion is steady."""
         known = {**self._vectors, place.number: vectors}
         expected = None
@@ -107,10 +107,10 @@ class VectorContexts:
         ):
             if source is not None and (fields := known.get(source)):
                 towards = towards if towards in fields else next(iter(fields))
-                expected = _scaled(fields[towards], reference - place.number, towards - source)
+                expected = _scaled(fields[towards].vectors, reference - place.number, towards - source)
                 break
         coder = self._coders["P" if place.after is None else "B"]
-        coder.expect(expected)
+        coder.vectors.expect(expected)
         return coder
 
 

@@ -37,7 +37,7 @@ def temporal_filter(sources: dict[int, Tensor], number: int, step: float) -> Ten
                 break
             start: Tensor | None = None if vectors is None else vectors * distance // (distance - 1)
             vectors = search_field(now, neighbour, MOTION_LAMBDA, start, start is None).v
-            moved = compensate(neighbour, vectors)
+            moved = compensate(neighbour, vectors.repeat_interleave(2, 1).repeat_interleave(2, 2))
             difference = (moved - x).square_().mean(1, keepdim=True)
             difference = F.avg_pool2d(difference, _WINDOW, 1, _WINDOW // 2, count_include_pad=False)
             weight = strength * torch.exp(difference / (-2 * (DEVIATION * step) ** 2))

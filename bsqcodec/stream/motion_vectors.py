@@ -14,11 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import FormatError
-from .contexts import CodeBits, Contexts
+from .contexts import MAX_EXPONENT, PREFIXES, CodeBits, Contexts, code_differences
 from .group import MAX_VECTOR
 from .range_coder import BitDecoder, BitEncoder
 
-_MAX_EXPONENT = 11  # differences lie within +-4094
 MISSING = 1 << 20  # in place of a component of a vector that is not known
 _SPREADS = np.array([1, 3, 9, 33])  # limits of the classes of neighbours' disagreement, quarter pixels
 _MAX_COUNT = 1 << 14  # sum of the two counts of a context above which they are halved
@@ -131,11 +130,11 @@ class VectorCoder:
         It goes by what the contexts have seen so far.
         """
         zero, one = -np.log2(self._contexts.counts / self._contexts.counts.sum(0))
-        exponents = np.arange(_MAX_EXPONENT + 1)
-        context = _PREFIX + np.arange(5)[:, None] * 6 + np.minimum(exponents, 5)
+        exponents = np.arange(MAX_EXPONENT + 1)
+        context = _PREFIX + np.arange(5)[:, None] * PREFIXES + np.minimum(exponents, PREFIXES - 1)
         # of exponent e: e times "more", then "no more" unless it is the last, then e bits
         more = np.cumsum(one[context], 1) - one[context]
-        prefix = more + np.where(exponents < _MAX_EXPONENT, zero[context], 0) + exponents
+        prefix = more + np.where(exponents < MAX_EXPONENT, zero[context], 0) + exponents
         exponent = np.frexp(np.arange(1, 2 * MAX_VECTOR + 1).astype(np.float64))[1] - 1
         size = np.concatenate([np.zeros((5, 1)), prefix[:, exponent]], 1)  # of spread and |d|
 
@@ -168,45 +167,15 @@ class VectorCoder:
             part = np.zeros(len(block), np.int64)
             for c in (0, 1):
                 d = None if truth is None else truth[block, c] - guess[:, c]
-                d = self._differences(d, (part * 5 + spread) * 4 + temporal[:, c], side[:, c], spread, code)
+                zero = _ZERO + (part * 5 + spread) * 4 + temporal[:, c]
+                prefix = _PREFIX + PREFIXES * spread
+                d = code_differences(self._contexts, d, zero, _SIGN + side[:, c], prefix, _SUFFIX, code)
                 field[block, c] += d
                 part = 1 + (d != 0)
             if truth is None and np.abs(field[block]).max() > MAX_VECTOR:
                 raise FormatError("a motion vector is out of range")
         self._expected = field[:-1].reshape(hb, wb, 2)
         return self._expected
-
-    def _differences(
-        self, d: np.ndarray | None, zero: np.ndarray, side: np.ndarray, spread: np.ndarray, code: CodeBits
-    ) -> np.ndarray:
-        """Code d (None when decoding): zero flag, sign, then |d| = 2**e + suffix with e in unary."""
-        out = np.zeros(len(zero), np.int64)
-        some = np.flatnonzero(self._contexts.code(None if d is None else d != 0, _ZERO + zero, code))
-        if not len(some):
-            return out
-        size = exponent = None
-        if d is not None:
-            size = np.abs(d[some])
-            exponent = np.frexp(size.astype(np.float64))[1] - 1  # floor(log2), exact
-        negative = self._contexts.code(None if d is None else d[some] < 0, _SIGN + side[some], code)
-        e = np.zeros(len(some), np.int64)
-        active = np.arange(len(some))
-        for k in range(_MAX_EXPONENT):
-            more = None if exponent is None else exponent[active] > k
-            more = self._contexts.code(more, _PREFIX + spread[some[active]] * 6 + min(k, 5), code)
-            active = active[more != 0]
-            if not len(active):
-                break
-            e[active] += 1
-        # the suffixes of all blocks one after the other, high bits first
-        place = np.arange(e.sum()) - np.repeat(np.cumsum(e) - e, e)
-        weight = np.repeat(e, e) - 1 - place
-        context = np.where(place == 0, _SUFFIX + np.repeat(e, e), -1)
-        bits = self._contexts.code(None if size is None else np.repeat(size, e) >> weight & 1, context, code)
-        total = np.bincount(np.repeat(np.arange(len(e)), e), weights=bits << weight, minlength=len(e))
-        magnitude = (1 << e) + total.astype(np.int64)
-        out[some] = np.where(negative != 0, -magnitude, magnitude)
-        return out
 
 
 class PyramidStep(NamedTuple):

@@ -348,6 +348,6 @@ def test_vectors_are_expected_by_the_book(model, monkeypatch):
                 numerator, denominator = (f - r, g - h) if g > h else (r - f, h - g)
                 values = np.floor((2 * fields[g][h] * numerator + denominator) / (2 * denominator))
                 assert np.array_equal(expected[seen], np.clip(values, -2047, 2047))
-            fields[f][r] = field
+            fields[f][r] = field.vectors
             seen += 1
     assert seen == len(expected) > 12
