@@ -4,6 +4,7 @@ import copy
 import functools
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +14,7 @@ from .motion import BLOCK, TAPS
 
 MOTION_LAMBDA = 0.35  # SAD that a bit of the vectors is worth while they are searched, in quantiser steps
 VECTOR_LAMBDA = 0.1  # squared error that a bit is worth in the final choice, in squared quantiser steps
+_BEND = 2.0  # squared error of a pixel, in what a bit is worth, at which more of it counts half as much
 _RANGE = 16  # of the exhaustive search, in pixels of the quarter-size frame
 _MARGIN = 20  # pixels around the reference that a block may read: more would only repeat the border
 _DISTANCES = (8, 4, 2, 1)  # of the vectors that refinement tries, in quarter pixels
@@ -225,6 +227,25 @@ class Field:
             difference = truth.sub_(guess)
             out[n : n + blocks_at_once] = (difference.square_() if squared else difference.abs_()).sum(0)
         return out
+
+    def cost(self, block: np.ndarray, v: np.ndarray, lam: float, weights: np.ndarray | float = 1.0) -> np.ndarray:
+        """What it costs to code what the prediction of blocks lacks, as a squared error of luma.
+
+        The larger the error of a block is, the less it costs to code some more: bits grow with its logarithm.
+
+        Args:
+            block: numbers of the blocks, (P,).
+            v: their vectors, integers (P, 2).
+            lam: squared error that one bit is worth, > 0.
+            weights: what part of the squared error of a block its final prediction has, (P,) or one for all.
+
+        Returns:
+            float64 (P,), close to the weighted sum of squared differences where that is small.
+        """
+        numbers, vectors = (torch.from_numpy(a).to(self.origin.device) for a in (block, v.astype(np.int32)))
+        error = self.error(numbers, vectors, squared=True).cpu().numpy().astype(np.float64)
+        bend = _BEND * lam * len(self.inside)
+        return bend * np.log1p(weights * error / bend)
 
 
 def _bits(d: Tensor) -> Tensor:

@@ -1,13 +1,11 @@
 """Which blocks of a field are split into four, and the vectors of their quarters."""
 
 import numpy as np
-import torch
 
 from ..stream.motion_fields import FieldCoder, MotionField, beside_quarters, unsplit
 from .motion_search import Field
 
-BIT_WEIGHT = 2.0  # of the bits of split blocks: their vectors are of use to no other block
-BEND = 2.0  # squared error of a pixel, in what a bit is worth, at which more of it counts half as much
+_BIT_WEIGHT = 1.5  # of the bits of split blocks: their vectors are of use to no other block
 _RING = np.array([(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx])
 _DISTANCES = (1, 2, 4)  # from the vector of the block, in quarter pixels, of vectors to try
 _NEAR_DISTANCES = (2, 1)  # and then from the best so far
@@ -24,12 +22,12 @@ def cheapest_split(
         lam: squared error of luma, summed over a block, that one bit is worth, > 0.
         weights: of the blocks' squared errors, (Hb, Wb); 1 if there are none. Where they are 0, no block is split.
     """
-    lam *= BIT_WEIGHT
+    lam *= _BIT_WEIGHT
     rows, columns, _ = vectors.shape
     parts, quarters = field.quarters(), unsplit(vectors)
     weights = np.ones((rows, columns)) if weights is None else weights
     weight = _of_quarters(weights)
-    alone = _error(parts, np.arange(4 * rows * columns), quarters.reshape(-1, 2), lam, weight)
+    alone = parts.cost(np.arange(4 * rows * columns), quarters.reshape(-1, 2), lam, weight)
     no, yes = lam * coder.split_bits(vectors).reshape(2, rows, columns)
     unsplit_cost = _of_blocks(alone, columns) + no
     may = (weights > 0) & (unsplit_cost > yes)  # else nothing can be gained
@@ -85,7 +83,7 @@ def _best_quarters(
         bits = lam * bits_of(vector, beside)
         those = np.flatnonzero((bits < cost) & (vector != v).any(1))
         if len(those):
-            total = _error(field, places[those], vector[those], lam, weight[those]) + bits[those]
+            total = field.cost(places[those], vector[those], lam, weight[those]) + bits[those]
             better = total < cost[those]
             v[those[better]], cost[those[better]] = vector[those[better]], total[better]
 
@@ -97,14 +95,3 @@ def _best_quarters(
             for offset in _RING:
                 attempt(centre + distance * offset)
     return v, cost
-
-
-def _error(field: Field, block: np.ndarray, vector: np.ndarray, lam: float, weight: np.ndarray) -> np.ndarray:
-    """What the squared error of luma in each block costs with these vectors, (n,), in squared error.
-
-    The larger an error is, the less it costs to code some more: bits grow with its logarithm.
-    """
-    numbers, vectors = (torch.from_numpy(a).to(field.v.device) for a in (block, vector.astype(np.int32)))
-    error = field.error(numbers, vectors, squared=True).cpu().numpy().astype(np.float64)
-    bend = BEND * lam * len(field.inside)
-    return bend * np.log1p(weight * error / bend)

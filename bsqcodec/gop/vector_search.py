@@ -1,4 +1,4 @@
-"""The last stage of the motion search: the field that costs least, its squared error and the coder's own bits together.
+"""The last stage of the motion search: the field that costs least, its error and the coder's own bits together.
 
 A block's vector is what later blocks of the field are predicted from, so a change counts with what it does to
 their bits. Blocks that have no such block in common change at once; each change so lowers the cost of the whole field
@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from ..stream.group import MAX_VECTOR
 from ..stream.motion_vectors import MISSING, VectorCoder, pyramid_steps
@@ -72,8 +71,8 @@ def cheapest_vectors(field: Field, coder: VectorCoder, lam: float, weights: np.n
 
     Args:
         field: of one frame, as `search_field` leaves it: where the descent begins.
-        lam: squared error of luma, summed over a block, that one bit is worth.
-        weights: of the blocks' errors, (Hb, Wb); 1 if there are none.
+        lam: squared error of luma, summed over a block, that one bit is worth, > 0.
+        weights: of the blocks' squared errors, (Hb, Wb); 1 if there are none.
     """
     descent = _Descent(field, coder, lam, weights)
     stale = np.ones(len(descent.v), bool)  # blocks around which something has changed since they had their turn
@@ -106,14 +105,15 @@ class _Descent:
         self._predict, self._bits = coder.predict, coder.bits_of()
         self._expected = coder.expected(field.rows, field.columns)
         self._low, self._high = (x.cpu().numpy().reshape(n, 2).astype(np.int64) for x in (field.low, field.high))
-        self._errors = self._error(np.arange(n), self.v[:n])
+        self._errors = field.cost(np.arange(n), self.v[:n], lam, self._weights)
 
     def improve(self, group: np.ndarray) -> np.ndarray:
         """Give each block of the group the vector that lowers the cost most; returns the blocks this may matter to."""
         place, vector = self._candidates(group)
         v = self.v[group]
         now = self._errors[group] + self._lam * (self._own_bits(group, v) + self._bits_of_others(group, v))
-        total = self._error(group[place], vector)
+        block = group[place]
+        total = self._field.cost(block, vector, self._lam, self._weights[block])
         error = total.copy()
         for more in (self._own_bits, self._bits_of_others):  # what is too much already need not be counted on
             cheaper = total < now[place]
@@ -151,12 +151,6 @@ class _Descent:
     def _expected_at(self, block: np.ndarray) -> np.ndarray | None:
         """The vectors that are expected at the blocks, if any are."""
         return None if self._expected is None else self._expected[block]
-
-    def _error(self, block: np.ndarray, vector: np.ndarray) -> np.ndarray:
-        """Squared error of luma, summed over each block and weighted, with these vectors."""
-        numbers, vectors = (torch.from_numpy(a).to(self._field.v.device) for a in (block, vector.astype(np.int32)))
-        errors = self._field.error(numbers, vectors, squared=True).cpu().numpy().astype(np.float64)
-        return errors * self._weights[block]
 
     def _own_bits(self, block: np.ndarray, vector: np.ndarray) -> np.ndarray:
         """Bits of the blocks with these vectors."""

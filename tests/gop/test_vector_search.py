@@ -28,9 +28,8 @@ def code(coder: VectorCoder, vectors: np.ndarray) -> float:
     return out.bits
 
 
-def squared_error(field: Field, vectors: np.ndarray) -> float:
-    block = torch.arange(vectors.shape[0] * vectors.shape[1])
-    return float(field.error(block, torch.from_numpy(vectors).view(-1, 2), squared=True).sum())
+def error_cost(field: Field, vectors: np.ndarray, lam: float) -> float:
+    return float(field.cost(np.arange(vectors.size // 2), vectors.reshape(-1, 2), lam).sum())
 
 
 def estimate(coder: VectorCoder, vectors: np.ndarray) -> float:
@@ -59,8 +58,8 @@ def test_a_field_costs_less(lam: float) -> None:
     field, coder = search_field(cur, ref, 8.0), VectorCoder()
     vectors = cheapest_vectors(field, coder, lam)
     assert vectors.dtype == np.int32 and vectors.shape == (10, 14, 2)
-    before = squared_error(first, first.v[0].numpy()) + lam * estimate(coder, first.v[0].numpy())
-    after = squared_error(first, vectors) + lam * estimate(coder, vectors)
+    before = error_cost(first, first.v[0].numpy(), lam) + lam * estimate(coder, first.v[0].numpy())
+    after = error_cost(first, vectors, lam) + lam * estimate(coder, vectors)
     assert after < before
     assert code(VectorCoder(), vectors) < 0.8 * code(VectorCoder(), first.v[0].numpy())
 
@@ -73,7 +72,7 @@ def test_no_single_change_to_a_neighbours_vector_is_better_at_the_end(monkeypatc
     vectors = cheapest_vectors(field, coder, lam)
 
     def cost(v: np.ndarray) -> float:
-        return squared_error(field, v) + lam * estimate(coder, v)
+        return error_cost(field, v, lam) + lam * estimate(coder, v)
 
     least = cost(vectors)
     for y in range(6):
