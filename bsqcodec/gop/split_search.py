@@ -5,7 +5,7 @@ import numpy as np
 from ..stream.motion_fields import FieldCoder, MotionField, beside_quarters, unsplit
 from .motion_search import Field
 
-_BIT_WEIGHT = 1.5  # of the bits of split blocks: their vectors are of use to no other block
+_BIT_WEIGHT = 3.0  # of the bits of split blocks: their vectors are of use to no other block
 _RING = np.array([(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx])
 _DISTANCES = (1, 2, 4)  # from the vector of the block, in quarter pixels, of vectors to try
 _NEAR_DISTANCES = (2, 1)  # and then from the best so far
