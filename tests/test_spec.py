@@ -38,7 +38,7 @@ def annotated() -> bytes:
 def example() -> bytes:
     """A file for the page: an I, a B and a P frame of 32x24 pixels that move."""
     file, whole = io.BytesIO(), skdata.astronaut()[::4, ::4]
-    encoder = bsqcodec.Encoder(file, bsqcodec.MediaInfo(32, 24, frame_rate=Fraction(25)), quality=30)
+    encoder = bsqcodec.Encoder(file, bsqcodec.MediaInfo(32, 24, frame_rate=Fraction(25)), quality=35)
     for i in range(3):
         encoder.write(np.ascontiguousarray(whole[10 + i :, 40 - i :][:24, :32]), i)
     encoder.close()
