@@ -30,7 +30,7 @@ def compensate(ref: Tensor, vectors: Tensor) -> Tensor:
     Args:
         ref: the reference, (B, 3, H, W), uint8 or float32 holding integers 0..255; any H, W.
         vectors: of the quarters of blocks, 8x8 pixels, (B, 2 ceil(H / 16), 2 ceil(W / 16), 2), any integer type,
-            (dy, dx) in quarter pixels.
+            (dy, dx) in quarter pixels, best on the host.
 
     Returns:
         float32 (B, 3, H, W) holding integers 0..255.
@@ -39,6 +39,7 @@ def compensate(ref: Tensor, vectors: Tensor) -> Tensor:
     rows, columns = -(-h // BLOCK), -(-w // BLOCK)
     if vectors.shape != (b, 2 * rows, 2 * columns, 2):
         raise ValueError(f"vectors are {tuple(vectors.shape)}, not {(b, 2 * rows, 2 * columns, 2)}")
+    vectors = vectors.cpu()  # the host tells what is to be done, and does not wait for the device to tell it
     if not vectors.any():
         return ref.to(torch.float32)
     pixels = ref.to(torch.float32).transpose(0, 1).reshape(c, b * h * w)
@@ -47,7 +48,7 @@ def compensate(ref: Tensor, vectors: Tensor) -> Tensor:
     blocks = quarters[:, ::2, ::2]
     four = quarters.view(b, rows, 2, columns, 2, 2)
     split = (four != blocks[:, :, None, :, None]).any(-1).any(4).any(2)
-    _copy(pixels, (h, w), blocks >> 2, out)
+    _copy(pixels, (h, w), (blocks >> 2).to(ref.device), out)
     _fill(pixels, (h, w), blocks, ~split & (blocks & 3).any(-1), out)
     if split.any():
         those = split.repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -75,7 +76,7 @@ def _fill(pixels: Tensor, size: tuple[int, int], vectors: Tensor, chosen: Tensor
     """Predict those blocks of `out`, (C, B, rows, side, columns, side), that are chosen, (B, rows, columns)."""
     (h, w), (c, _, _, side, _, _), device = size, out.shape, out.device
     taps = torch.tensor(TAPS, dtype=torch.float32, device=device)
-    whole, fraction = vectors >> 2, vectors & 3
+    fraction = vectors & 3
     blocks_at_once = _BLOCKS_AT_ONCE * (BLOCK // side) ** 2 if device.type == "cpu" else chosen.numel()
     # a filter of a fraction of 0 changes nothing
     for down, across in ((False, False), (False, True), (True, False), (True, True)):
@@ -83,15 +84,15 @@ def _fill(pixels: Tensor, size: tuple[int, int], vectors: Tensor, chosen: Tensor
         span_y = torch.arange(-3 if down else 0, side + 4 if down else side, device=device)[:, None]
         span_x = torch.arange(-3 if across else 0, side + 4 if across else side, device=device)[:, None]
         for at in those.nonzero().split(blocks_at_once):
-            i, j, k = at.unbind(1)
+            i, j, k, dy, dx = torch.cat([at, vectors[at.unbind(1)]], 1).to(device).unbind(1)
             # blocks are the last axis, so that every operation runs over long contiguous rows
-            y = (j * side + whole[i, j, k, 0] + span_y).clamp_(0, h - 1) * w + i * (h * w)
-            x = (k * side + whole[i, j, k, 1] + span_x).clamp_(0, w - 1)
+            y = (j * side + (dy >> 2) + span_y).clamp_(0, h - 1) * w + i * (h * w)
+            x = (k * side + (dx >> 2) + span_x).clamp_(0, w - 1)
             p = pixels.index_select(1, (y[:, None] + x[None]).view(-1)).view(c, len(span_y), len(span_x), len(at))
             if across:
-                p = _filtered(p, 2, taps[fraction[i, j, k, 1]].T)
+                p = _filtered(p, 2, taps[dx & 3].T)
             if down:
-                p = _filtered(p, 1, taps[fraction[i, j, k, 0]].T)
+                p = _filtered(p, 1, taps[dy & 3].T)
             if bits := 6 * (across + down):
                 p = p.add_(1 << (bits - 1)).mul_(2.0**-bits).floor_().clamp_(0, 255)
             out[:, i, j, :, k] = p.permute(3, 0, 1, 2)

@@ -49,8 +49,7 @@ class ReferenceBuffer:
 
     def predicted(self, reference: int, field: MotionField) -> Tensor:
         """The prediction from one reference, integers 0..255, float32 (1, 3, 16 * rows, 16 * columns)."""
-        vectors = torch.from_numpy(field.quarters)[None].to(self.model.device)
-        return compensate(self.frames[reference], vectors)
+        return compensate(self.frames[reference], torch.from_numpy(field.quarters)[None])
 
     def predict(self, motion: Motion) -> Tensor:
         """The prediction from all references of a frame that has any, integers 0..255, float32."""
