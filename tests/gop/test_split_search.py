@@ -6,7 +6,7 @@ import torch
 
 from bsqcodec.gop.motion import compensate
 from bsqcodec.gop.motion_search import Field, search_field
-from bsqcodec.gop.split_search import cheapest_split
+from bsqcodec.gop.split_search import cheapest_split, split_bits
 from bsqcodec.stream.motion_fields import FieldCoder, MotionField, unsplit
 from bsqcodec.stream.range_coder import BitEncoder
 from helpers import photo
@@ -48,6 +48,18 @@ def test_borders_of_what_moves_are_found() -> None:
     error = (compensate(ref, torch.from_numpy(motion.quarters)[None]) - cur.float()).square().mean((0, 1))
     assert motion.split.sum() >= 8
     assert error[40 + 8 : 88 - 8, 56 : 56 + 56].mean() < 1 and error[:32].mean() < 1
+
+
+def test_bits_of_splits_are_those_of_the_coder() -> None:
+    field, coder = search_field(*frame_and_reference(160, 224), 8.0), FieldCoder()
+    motion = cheapest_split(field, coder, field.v[0].numpy(), 10.0)
+    bits, guess = [], split_bits(motion, coder)
+    for one in (coder.copy(), coder.copy().vectors):
+        enc = BitEncoder()
+        one.encode(motion if isinstance(one, FieldCoder) else motion.vectors, enc)
+        bits.append(enc.bits)
+    assert guess.shape == (10, 14) and guess.sum() == pytest.approx(bits[0] - bits[1], rel=0.3)
+    assert guess[motion.split].min() > guess[~motion.split].max()
 
 
 def test_blocks_of_no_weight_are_not_split() -> None:

@@ -64,6 +64,15 @@ def test_a_field_costs_less(lam: float) -> None:
     assert code(VectorCoder(), vectors) < 0.8 * code(VectorCoder(), first.v[0].numpy())
 
 
+def test_a_large_error_costs_less_than_it_is_and_a_part_of_an_error_less_than_the_whole() -> None:
+    field, block = search_field(*frame_and_reference(96, 112), 8.0), np.arange(6)
+    v = field.v[0].numpy().reshape(-1, 2)[:6]
+    error = field.error(torch.from_numpy(block), torch.from_numpy(v), squared=True).numpy()
+    assert np.allclose(field.cost(block, v, 1e6, 0.25), 0.25 * error, rtol=1e-3)
+    part, whole = field.cost(block, v, 1.0, 0.25), field.cost(block, v, 1.0)
+    assert (0.25 * whole < part).all() and (part < whole).all() and (whole < error).all()
+
+
 def test_no_single_change_to_a_neighbours_vector_is_better_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it adds up of a change, its own bits and those of the blocks predicted from it, is the whole of it."""
     monkeypatch.setattr("bsqcodec.gop.vector_search.PASSES", 50)
