@@ -23,7 +23,7 @@ from .references import Motion, ReferenceBuffer, VectorContexts, frame_condition
 from .temporal_filter import REACH, temporal_filter
 
 # Motion is weighed as if the quantiser step were so many times that of a token of class 0: without B frames, and with.
-MOTION_STEP = {"perceptual": (0.83, 1.18), "psnr": (1.0, 1.4)}
+MOTION_STEP = {"perceptual": (0.83, 1.18), "psnr": (1.0, 1.0)}
 # Bits that an error of one quantiser step of a coefficient may cost: of frames without reference, and with.
 ERROR_BITS = {"perceptual": (14.0, 8.0), "psnr": (18.0, 8.0)}
 # A prediction no worse than so many times the last frame's coding error is no scene cut.
