@@ -6,7 +6,7 @@ from ..stream.group import PREDICTED_BIT, Place
 B_LEVEL_OFFSET = 9
 # By how much the quality of the P frames after an I frame is lower than its own, in turn. What a coarse quantiser
 # leaves adds up from P frame to P frame; a fine one now and then ends it, and costs less than if all were alike.
-P_OFFSETS = (8, 7, 8, 5, 8, 7, 8, 0)
+P_OFFSETS = (6, 5, 6, 4, 6, 5, 6, 0)
 P_OFFSETS_AMONG_B = (5, 0)
 
 

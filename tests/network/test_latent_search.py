@@ -87,7 +87,7 @@ def test_odd_frames_decode_as_the_encoder_said(model):
 def test_large_pictures_are_searched_in_bands(model, monkeypatch):
     monkeypatch.setattr(latent_search, "MAX_TOKENS_PER_BAND", 8 * 4)
     rgb = crop(16 * 19 + 5, 60)
-    encoder = GopEncoder(model, *rgb.shape[:2], EncodeSettings(effort=1))
+    encoder = GopEncoder(model, *rgb.shape[:2], EncodeSettings(effort=1, low_delay=True))
     (decoded,) = encoder.push(rgb, 50)
     assert decoded.shape == rgb.shape and psnr(rgb, decoded) > 22
 
