@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import FormatError
 from .contexts import CodeBits, Contexts
 from .motion_vectors import pyramid_steps
-from .range_coder import BitDecoder, BitEncoder
+from .range_coder import BitDecoder, BitEncoder, read_by, written_by
 
 MIN_CLASS, MAX_CLASS = -3, 3
 _SPREADS = 4  # disagreement of the neighbours: 0, 1, 2, more
@@ -24,19 +24,13 @@ _MAX_COUNT = 1 << 12  # sum of the two counts of a context above which they are 
 
 def encode_classes(classes: np.ndarray, encoder: BitEncoder) -> None:
     """Append the classes of a frame, integers -3..3, (rows, columns)."""
-
-    def code(bits: np.ndarray | None, p1: np.ndarray) -> np.ndarray:
-        assert bits is not None
-        encoder.encode(bits, p1)
-        return bits
-
     rows, columns = classes.shape
-    _run(rows, columns, classes.astype(np.int64).ravel(), code)
+    _run(rows, columns, classes.astype(np.int64).ravel(), written_by(encoder))
 
 
 def decode_classes(rows: int, columns: int, decoder: BitDecoder) -> np.ndarray:
     """The classes of the next frame, int64 (rows, columns). Raises FormatError if one is out of range."""
-    return _run(rows, columns, None, lambda _, p1: decoder.decode(p1).astype(np.int64)).reshape(rows, columns)
+    return _run(rows, columns, None, read_by(decoder)).reshape(rows, columns)
 
 
 def _run(rows: int, columns: int, truth: np.ndarray | None, code: CodeBits) -> np.ndarray:

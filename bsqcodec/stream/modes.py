@@ -9,7 +9,7 @@ import numpy as np
 from .contexts import CodeBits, Contexts
 from .group import BOTH, FIRST, SECOND
 from .motion_vectors import pyramid_steps
-from .range_coder import BitDecoder, BitEncoder
+from .range_coder import BitDecoder, BitEncoder, read_by, written_by
 
 _NEIGHBOURS = 4
 # contexts: one reference only (how many neighbours have one, none known), which (the one that more of them have)
@@ -32,18 +32,12 @@ class ModeCoder:
 
     def encode(self, modes: np.ndarray, encoder: BitEncoder) -> None:
         """Append the modes of a frame, integers 0..2, (rows, columns)."""
-
-        def code(bits: np.ndarray | None, p1: np.ndarray) -> np.ndarray:
-            assert bits is not None
-            encoder.encode(bits, p1)
-            return bits
-
         rows, columns = modes.shape
-        self._run(rows, columns, modes.astype(np.int64).ravel(), code)
+        self._run(rows, columns, modes.astype(np.int64).ravel(), written_by(encoder))
 
     def decode(self, rows: int, columns: int, decoder: BitDecoder) -> np.ndarray:
         """The modes of the next frame, int64 (rows, columns)."""
-        return self._run(rows, columns, None, lambda _, p1: decoder.decode(p1).astype(np.int64))
+        return self._run(rows, columns, None, read_by(decoder))
 
     def cheapest(self, costs: np.ndarray) -> np.ndarray:
         """The modes that cost least, block after block in the order of coding, int64 (rows, columns).

@@ -14,7 +14,7 @@ from ..errors import FormatError
 from .contexts import MAX_EXPONENT, PREFIXES, CodeBits, Contexts, code_differences
 from .group import MAX_VECTOR
 from .motion_vectors import VectorCoder
-from .range_coder import BitDecoder, BitEncoder
+from .range_coder import BitDecoder, BitEncoder, read_by, written_by
 
 _MAX_COUNT = 1 << 14  # sum of the two counts of a context above which they are halved
 
@@ -81,18 +81,12 @@ class FieldCoder:
         """
         if field.quarters.shape != unsplit(field.vectors).shape or np.abs(field.quarters).max() > MAX_VECTOR:
             raise ValueError(f"not the vectors of quarters of blocks: {field.quarters.shape}")
-
-        def code(bits: np.ndarray | None, p1: np.ndarray) -> np.ndarray:
-            assert bits is not None
-            enc.encode(bits, p1)
-            return bits
-
-        return self._run(self.vectors.encode(field.vectors, enc, used), field, used, code)
+        return self._run(self.vectors.encode(field.vectors, enc, used), field, used, written_by(enc))
 
     def decode(self, hb: int, wb: int, dec: BitDecoder, used: np.ndarray | None = None) -> MotionField:
         """The next field, of hb x wb blocks; `used` as for `encode`. Raises FormatError if a vector is out of range."""
         vectors = self.vectors.decode(hb, wb, dec, used)
-        return self._run(vectors, None, used, lambda _, p1: dec.decode(p1).astype(np.int64))
+        return self._run(vectors, None, used, read_by(dec))
 
     def copy(self) -> "FieldCoder":
         """A coder of its own in the same state."""

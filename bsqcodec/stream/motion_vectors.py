@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import FormatError
 from .contexts import MAX_EXPONENT, PREFIXES, CodeBits, Contexts, code_differences
 from .group import MAX_VECTOR
-from .range_coder import BitDecoder, BitEncoder
+from .range_coder import BitDecoder, BitEncoder, read_by, written_by
 
 MISSING = 1 << 20  # in place of a component of a vector that is not known
 _SPREADS = np.array([1, 3, 9, 33])  # limits of the classes of neighbours' disagreement, quarter pixels
@@ -65,17 +65,11 @@ class VectorCoder:
         field = field.astype(np.int64)
         if np.abs(field).max() > MAX_VECTOR:
             raise ValueError(f"a vector is beyond +-{MAX_VECTOR} quarter pixels")
-
-        def code(bits: np.ndarray | None, p1: np.ndarray) -> np.ndarray:
-            assert bits is not None
-            enc.encode(bits, p1)
-            return bits
-
-        return self._run(field.shape[0], field.shape[1], field.reshape(-1, 2), used, code).astype(np.int32)
+        return self._run(field.shape[0], field.shape[1], field.reshape(-1, 2), used, written_by(enc)).astype(np.int32)
 
     def decode(self, hb: int, wb: int, dec: BitDecoder, used: np.ndarray | None = None) -> np.ndarray:
         """The next field, int32 (hb, wb, 2); `used` as for `encode`. Raises FormatError if a vector is out of range."""
-        return self._run(hb, wb, None, used, lambda _, p1: dec.decode(p1).astype(np.int64)).astype(np.int32)
+        return self._run(hb, wb, None, used, read_by(dec)).astype(np.int32)
 
     def expect(self, field: np.ndarray | None) -> None:
         """Set the vectors that are expected in the next field, integers (hb, wb, 2) within +-2047; None: none are."""

@@ -14,7 +14,7 @@ import constriction
 import numpy as np
 
 from ..errors import FormatError
-from .contexts import PROBABILITY_ONE
+from .contexts import PROBABILITY_ONE, CodeBits
 
 _BERNOULLI = constriction.stream.model.Bernoulli(perfect=False)
 
@@ -109,3 +109,19 @@ class BitDecoder:
             raise FormatError("the coded bits are damaged") from e
         self.bits += _cost(symbols, p)
         return symbols.astype(np.uint8)
+
+
+def written_by(encoder: BitEncoder) -> CodeBits:
+    """What appends the bits of contexts to a stream."""
+
+    def code(bits: np.ndarray | None, p1: np.ndarray) -> np.ndarray:
+        assert bits is not None
+        encoder.encode(bits, p1)
+        return bits
+
+    return code
+
+
+def read_by(decoder: BitDecoder) -> CodeBits:
+    """What reads the bits of contexts from a stream."""
+    return lambda _, p1: decoder.decode(p1).astype(np.int64)
