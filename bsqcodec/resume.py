@@ -78,7 +78,7 @@ class Unfinished:
         frames = len(gop.pts)
         group = parse_group(gop.payload, frames)
         quality, tune = group.headers[0].quality, TUNES[group.tune]
-        if any(header.frame_type == "B" for header in group.headers) != (encoder.settings.mini_gop > 1 and frames > 2):
+        if any(header.frame_type == "B" for header in group.headers) != (frames > 2 and not encoder.settings.low_delay):
             raise self._other("another --low-delay")
         if quality != encoder.quality:
             raise self._other(f"quality {quality}, not {encoder.quality}")

@@ -16,15 +16,14 @@ DEFAULT_CRF = 14  # of H.264 output, x264's constant rate factor
 DEFAULT_IMAGE_QUALITY = 95  # of JPEG and WebP output
 MAX_SIDE = 65535  # of a frame, in pixels
 MAX_PIXELS = 1 << 26  # of a frame; a reader refuses larger ones before it allocates anything
-MINI_GOP = 4  # frames from one anchor to the next where an encoder is free to choose
 
 
 @dataclass(frozen=True)
 class EncodeSettings:
     """How to encode. Raises ValueError for a number out of range or an unknown tune, TypeError for what is no integer.
 
-    >>> EncodeSettings(quality=40, low_delay=True).mini_gop
-    1
+    >>> EncodeSettings(quality=40, low_delay=True).gop
+    32
 
     Attributes:
         quality: 1..100, of I frames; most P and all B frames get less.
@@ -53,11 +52,6 @@ class EncodeSettings:
         if not 0 <= self.effort <= MAX_EFFORT:
             raise ValueError(f"effort {self.effort} is not in 0..{MAX_EFFORT}")
         tune_number(self.tune)
-
-    @property
-    def mini_gop(self) -> int:
-        """Frames from one anchor (an I or P frame) to the next; between them are B frames."""
-        return 1 if self.low_delay else min(MINI_GOP, self.gop)
 
 
 def check_quality(quality: int) -> None:

@@ -98,8 +98,8 @@ def change_group(rng: random.Random, body: bytes) -> bytes:
         case 3:
             step = change_number(rng, step)
         case _:
-            frames, mini = rng.randrange(1, 30), rng.choice((1, 2, 4, 16, rng.randrange(20)))
-            more = rng.choice((0, 0, 3))
+            frames, mini = rng.randrange(1, 30), rng.choice((0, 1, 2, 4, 16, rng.randrange(20)))
+            more = rng.choice((0, 1, 3))
             anchors = 1 + -(-(frames - 1) // max(1, mini))
             anchor_headers = [rng.randrange(1, 101) | rng.choice((0, 128)) * (i > 0) for i in range(anchors)]
             header = bytes(

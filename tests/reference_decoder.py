@@ -245,23 +245,26 @@ def compensate(canvas, field):
     return clip((total + 2048) >> 12, 0, 255)
 
 
-def between(a, b, level, head):  # section 2
+def between(a, b, level):  # section 2
     f = (a + b) // 2
-    return [] if f == a else [(f, a, b, level, head), *between(a, f, level + 1, head), *between(f, b, level + 1, head)]
+    return [] if f == a else [(f, a, b, level), *between(a, f, level + 1), *between(f, b, level + 1)]
 
 
 def decode_group(model, payload, frames, width, height):  # the frames in the order of time, uint8 (H, W, 3)
     mini, drop, tune, more = payload[:4]
-    assert 1 <= mini <= 16 and tune <= 1, "the header of a group is wrong"
-    anchors = [*range(0, frames - 1, mini), frames - 1]
-    end = 4 + len(anchors) * (1 + more)
-    headers, coder = payload[4 : end : 1 + more], Coder(payload[end:])
-    assert end <= len(payload) and headers[0] < 128 and all(0 < i & 127 < 101 for i in headers), "a header is wrong"
-    order = [(0, None, None, 0, headers[0])]
-    for s, e, head in zip(anchors[:-1], anchors[1:], headers[1:], strict=True):
-        order += [(e, s, None, 0, head), *between(s, e, 1, head)]
+    assert mini <= 16 and mini + more and tune <= 1, "the header of a group is wrong"
+    order, at, e = [(0, None, None, 0, payload[4], drop)], 5 + more, 0
+    while e < frames - 1:
+        head, at, s = payload[at : at + 1 + more], at + 1 + more, e
+        assert at <= len(payload), "a payload is shorter than its headers"
+        e = min(s + mini, frames - 1)
+        if mini == 0:
+            drop, e = head[1] >> 4, s + (head[1] & 15) + 1
+        order += [(e, s, None, 0, head[0], drop), *((*frame, head[0], drop) for frame in between(s, e, 1))]
+    coder = Coder(payload[at:])
+    assert e < frames and order[0][4] < 128 and all(0 < frame[4] & 127 < 101 for frame in order), "a header is wrong"
     rows, columns, canvases, fields = -(-height // 16), -(-width // 16), {}, {None: {}}
-    for f, a, b, level, head in order:
+    for f, a, b, level, head, drop in order:
         references, parts, fields[f] = [a] if head > 127 else [], [], {}
         if b is not None:
             references = [] if not coder.bit(65208) else [a, b] if coder.bit(49152) else [b if coder.bit(32768) else a]

@@ -17,8 +17,9 @@ from ..stream.modes import used
 from ..stream.motion_fields import MotionField
 from ..stream.range_coder import BitEncoder
 from ..types import FrameStats
+from .mini_gop_choice import LONG, mini_gop_length
 from .motion_choice import MotionChoice
-from .quality import B_LEVEL_OFFSET, FrameQualities
+from .quality import FrameQualities
 from .references import Motion, ReferenceBuffer, VectorContexts, frame_condition
 from .temporal_filter import REACH, temporal_filter
 
@@ -37,7 +38,7 @@ class GopEncoder:
         model: a model that `load_model` gives.
         height, width: of the frames, in pixels.
         settings: how to encode; the quality comes with each frame.
-        mini_gop: frames from one anchor to the next, 1..16, in place of that of the settings.
+        mini_gop: frames from one anchor to the next, 1..16; else the encoder chooses, or `settings.low_delay` says 1.
 
     Raises ValueError for another length of the mini-GOPs.
 
@@ -46,19 +47,21 @@ class GopEncoder:
     """
 
     def __init__(self, model: Model, height: int, width: int, settings: EncodeSettings, mini_gop: int | None = None):
-        self._mini_gop = settings.mini_gop if mini_gop is None else mini_gop
-        if not 1 <= self._mini_gop <= MAX_MINI_GOP:
+        self._mini_gop = 1 if settings.low_delay and mini_gop is None else mini_gop
+        if self._mini_gop is not None and not 1 <= self._mini_gop <= MAX_MINI_GOP:
             raise ValueError(f"mini-GOPs of {mini_gop} frames; they may have 1 to {MAX_MINI_GOP}")
         self._network, self._device, self._settings = model.network, model.device, settings
         self._tune = tune_number(settings.tune)
         self._references = ReferenceBuffer(model, height, width)
         self._contexts = VectorContexts(self._references.rows, self._references.columns)
         self._coder = BitEncoder()
-        self._qualities = FrameQualities(self._mini_gop)
-        self._lookahead = REACH if self._mini_gop > 1 else 0  # frames that an anchor waits for
+        low_delay = self._mini_gop == 1
+        self._qualities = FrameQualities(low_delay)
+        self._lookahead = 0 if low_delay else REACH  # frames that an anchor waits for
         self._sources: dict[int, Tensor] = {}  # frames to be encoded, and those that the next anchor is filtered with
         self._asked: list[int] = []  # the quality that is asked for, of every frame
         self._anchor = -1  # the last one that is encoded
+        self._next_anchor: int | None = 0  # if that is known
         self._error = torch.tensor(0.0)  # mean absolute coding error of the last frame
         self.stats: list[FrameStats] = []
 
@@ -74,13 +77,11 @@ class GopEncoder:
         check_quality(quality)
         self._sources[len(self._asked)] = self._padded(frame)
         self._asked.append(operator.index(quality))
-        return self._encode(len(self._asked) - 1 - self._lookahead)
+        return self._encode(False)
 
     def flush(self) -> list[np.ndarray]:
         """Encode the frames that still wait, the last one as an anchor; none may follow. Returns them like `push`."""
-        last = len(self._asked) - 1
-        decoded = self._encode(last)
-        return decoded if self._anchor == last else decoded + self._encode_places(mini_gop(self._anchor, last))
+        return self._encode(True)
 
     @property
     def bits(self) -> float:
@@ -90,24 +91,42 @@ class GopEncoder:
     def finish(self) -> bytes:
         """The payload of all frames pushed; `flush` comes before."""
         assert len(self.stats) == len(self._asked), "there are frames that are not encoded"
-        mini = self._mini_gop if len(self.stats) > 1 else 1
-        return bytes([mini, B_LEVEL_OFFSET, self._tune, 0, *self._qualities.headers.values()]) + self._coder.finish()
+        return self._qualities.header(self._tune) + self._coder.finish()
 
-    def _encode(self, last: int) -> list[np.ndarray]:
-        """Encode the whole mini-GOPs whose anchors are not beyond the frame `last`."""
-        decoded = []
-        if self._anchor < 0 <= last:
-            decoded += self._encode_places([Place(0, 0)])
-        while 0 <= self._anchor <= last - self._mini_gop:
-            decoded += self._encode_places(mini_gop(self._anchor, self._anchor + self._mini_gop))
+    def _encode(self, ending: bool) -> list[np.ndarray]:
+        """Encode the mini-GOPs whose frames have all come, and those that the next anchor waits for; or all frames."""
+        decoded: list[np.ndarray] = []
+        last = len(self._asked) - 1
+        while self._anchor < last:
+            if self._next_anchor is None:
+                self._next_anchor = self._choose_anchor(last, ending)
+            if self._next_anchor is None or (not ending and self._next_anchor > last - self._lookahead):
+                break
+            decoded += self._encode_mini_gop(min(self._next_anchor, last))
         return decoded
 
-    def _encode_places(self, places: Iterable[Place]) -> list[np.ndarray]:
+    def _choose_anchor(self, last: int, ending: bool) -> int | None:
+        """The next anchor, perhaps one that is yet to come; None as long as that cannot be told.
+
+        last: the newest frame. ending: whether it is the last one.
+        """
+        if self._mini_gop:
+            return self._anchor + self._mini_gop
+        if not ending and last < self._anchor + LONG:
+            return None
+        step = self._network.quantiser_step(self._asked[self._anchor])
+        return self._anchor + mini_gop_length(self._sources, self._anchor, last, step)
+
+    def _encode_mini_gop(self, anchor: int) -> list[np.ndarray]:
         """Encode an anchor and the B frames before it. Returns them decoded, in the order of time."""
+        places: Iterable[Place] = [Place(0, 0)]
+        if anchor:
+            self._qualities.begin(anchor - self._anchor)
+            places = mini_gop(self._anchor, anchor)
         decoded = {place.number: self._encode_frame(place) for place in places}
-        self._anchor = max(decoded)
-        first = self._anchor + min(1, self._mini_gop - REACH)  # that waits, or that the next anchor is filtered with
-        for number in [n for n in self._sources if n < first]:
+        self._anchor, self._next_anchor = anchor, None
+        # what the next anchor may be filtered with stays, and the frames that wait
+        for number in [n for n in self._sources if n <= anchor - self._lookahead]:
             del self._sources[number]
         return [picture for _, picture in sorted(decoded.items())]
 
@@ -155,7 +174,7 @@ class GopEncoder:
         if place.before is None:
             return None, Motion({})
         step = self._network.quantiser_step(self._qualities.predicted(quality, place))
-        step *= MOTION_STEP[self._settings.tune][self._mini_gop > 1]
+        step *= MOTION_STEP[self._settings.tune][self._lookahead > 0]
         prediction, motion = MotionChoice(x, step, place, self._references, self._contexts).best()
         # a scene cut: the frame is closer to the mean of each of its tokens than to its prediction, and that is
         # not because the last frame was coded as coarsely

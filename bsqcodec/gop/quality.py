@@ -1,9 +1,10 @@
 """The quality of each frame of a group, given the one that is asked for. Free to change: headers tell the result."""
 
-from ..stream.group import PREDICTED_BIT, Place
+from ..stream.group import PREDICTED_BIT, MiniGop, Place, group_header
 
 # By how much the quality falls from level to level of B frames: fewer frames, or none, are predicted from them.
 B_LEVEL_OFFSET = 9
+LONG_B_LEVEL_OFFSET = 6  # where there are more than two levels
 # By how much the quality of the P frames after an I frame is lower than its own, in turn. What a coarse quantiser
 # leaves adds up from P frame to P frame; a fine one now and then ends it, and costs less than if all were alike.
 P_OFFSETS = (6, 5, 6, 4, 6, 5, 6, 0)
@@ -14,21 +15,30 @@ class FrameQualities:
     """The qualities of a group's frames, in the order of coding.
 
     Args:
-        mini_gop: frames from one anchor to the next.
+        low_delay: whether there are no B frames.
 
     Attributes:
-        headers: the header byte of each anchor so far, by the number of its frame.
+        mini_gops: those that `begin` began.
     """
 
-    def __init__(self, mini_gop: int):
-        self.headers: dict[int, int] = {}
-        self._offsets = P_OFFSETS if mini_gop == 1 else P_OFFSETS_AMONG_B
+    def __init__(self, low_delay: bool):
+        self.mini_gops: list[MiniGop] = []
+        self._headers: dict[int, int] = {}  # the header byte of each anchor so far, by the number of its frame
+        self._offsets = P_OFFSETS if low_delay else P_OFFSETS_AMONG_B
         self._p_frames = 0  # since the last I frame
+
+    def begin(self, frames: int) -> None:
+        """Begin a mini-GOP of so many frames."""
+        self.mini_gops.append(MiniGop(frames, B_LEVEL_OFFSET if frames <= 4 else LONG_B_LEVEL_OFFSET))
+
+    def header(self, tune: int) -> bytes:
+        """What the payload begins with. tune: its number."""
+        return group_header(tune, list(self._headers.values()), self.mini_gops)
 
     def predicted(self, quality: int, place: Place) -> int:
         """Quality of a frame that is predicted, or lies between anchors; quality: the one that is asked for, 1..100."""
         if place.after is not None:
-            return place.quality(self.headers[place.anchor] & ~PREDICTED_BIT, B_LEVEL_OFFSET)
+            return place.quality(self._headers[place.anchor] & ~PREDICTED_BIT, self.mini_gops[-1].level_offset)
         return max(1, quality - self._offsets[self._p_frames % len(self._offsets)])
 
     def choose(self, quality: int, place: Place, is_predicted: bool) -> int:
@@ -37,5 +47,5 @@ class FrameQualities:
             quality = self.predicted(quality, place)
         if place.after is None:
             self._p_frames = self._p_frames + 1 if is_predicted else 0
-            self.headers[place.number] = quality | (PREDICTED_BIT if is_predicted else 0)
+            self._headers[place.number] = quality | (PREDICTED_BIT if is_predicted else 0)
         return quality

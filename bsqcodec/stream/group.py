@@ -1,12 +1,14 @@
 """Section 2 of bitstream_spec.md: how a group of pictures begins, and the order its frames are coded in.
 
-Four bytes (length of the mini-GOPs, by how much the quality falls from level to level of B frames, tune, bytes of an
-anchor's header beyond one), a header for each anchor (bit 7: predicted, bits 0..6: quality 1..100), then what is
+Four bytes (length of the mini-GOPs or 0, by how much the quality falls from level to level of B frames, tune, bytes of
+an anchor's header beyond one), a header for each anchor (bit 7: predicted, bits 0..6: quality 1..100; if mini-GOPs
+differ, a second byte with length and fall of quality of the one that ends here), then what is
 range-coded: of each frame its modes and motion vectors (if it is predicted) or its classes of contrast (if not), and
 its coefficients.
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ..errors import FormatError
@@ -16,10 +18,24 @@ MAX_MINI_GOP = 16  # frames from one anchor to the next
 MAX_VECTOR = 2047  # largest |component| of a motion vector, in quarter pixels
 BOTH, FIRST, SECOND = 0, 1, 2  # modes of blocks: the mean of two references, the first, the second
 GROUP_HEADER_BYTES = 4  # of the header of a group
+LENGTH_BITS = 4  # of the byte that tells a mini-GOP: its frames - 1; above them by how much the quality falls
 PREDICTED_BIT = 0x80  # of an anchor's header
 P_REFERENCE = 65208  # of 65536: that a B frame has a reference
 P_BOTH = 49152  # that it has two, if it has any
 P_AFTER = 32768  # that the only one is the frame after
+
+
+class MiniGop(NamedTuple):
+    """The frames behind an anchor, up to the next one and with it.
+
+    Attributes:
+        frames: their number, 1..16.
+        level_offset: by how much the quality falls from level to level of the B frames among them; 0..15 if a group has
+            several kinds of mini-GOPs.
+    """
+
+    frames: int
+    level_offset: int
 
 
 class Place(NamedTuple):
@@ -64,17 +80,6 @@ def mini_gop(first: int, last: int) -> Iterator[Place]:
     yield from between(first, last, 1)
 
 
-def coding_order(frames: int, mini: int) -> Iterator[Place]:
-    """Every frame of a group in the order of coding. Anchors are the first, every `mini`-th and the last frame.
-
-    >>> [place.number for place in coding_order(9, 4)]
-    [0, 4, 2, 1, 3, 8, 6, 5, 7]
-    """
-    yield Place(0, 0)
-    for first in range(0, frames - 1, mini):
-        yield from mini_gop(first, min(first + mini, frames - 1))
-
-
 def code_references(numbers: list[int] | None, place: Place, code: Callable[[bool, int], int]) -> list[int]:
     """Code which frames a B frame is predicted from; `numbers` is None when decoding, and `code` ignores its bit."""
     assert place.before is not None and place.after is not None
@@ -113,24 +118,46 @@ class Group(NamedTuple):
     coded: bytes
 
 
+def group_header(tune: int, anchors: Sequence[int], mini_gops: Sequence[MiniGop]) -> bytes:
+    """What a payload begins with.
+
+    tune: its number. anchors: the header byte of each. mini_gops: one for each anchor but the first.
+    """
+    usual = mini_gops[0] if mini_gops else MiniGop(1, 0)
+    if all(mini == usual for mini in mini_gops[:-1]) and all(
+        mini.frames <= usual.frames and mini.level_offset == usual.level_offset for mini in mini_gops[-1:]
+    ):
+        return bytes([*usual, tune, 0, *anchors])
+    kinds = [0, *(mini.level_offset << LENGTH_BITS | mini.frames - 1 for mini in mini_gops)]
+    return bytes([0, 0, tune, 1, *itertools.chain(*zip(anchors, kinds, strict=True))])
+
+
 def parse_group(payload: bytes, frames: int) -> Group:
     """Take a payload of `frames` frames apart. Raises FormatError if it has a header that no encoder writes."""
     if len(payload) < GROUP_HEADER_BYTES or frames < 1:
         raise FormatError("a group of pictures is too short for its frames")
     mini, level_offset, tune, more = payload[:GROUP_HEADER_BYTES]
-    if not 1 <= mini <= MAX_MINI_GOP:
+    if mini > MAX_MINI_GOP or (not mini and not more):
         raise FormatError(f"a group of pictures has mini-GOPs of {mini} frames")
     if tune >= len(TUNES):
         raise FormatError(f"a group of pictures has the unknown tune {tune}")
-    anchors, size = 1 + -(-(frames - 1) // mini), 1 + more
-    end = GROUP_HEADER_BYTES + anchors * size
-    if len(payload) < end:
-        raise FormatError("a group of pictures is too short for its frames")
+    at, anchor = GROUP_HEADER_BYTES, 0
     headers: list[FrameHeader] = []
-    for place in coding_order(frames, mini):
-        byte = payload[GROUP_HEADER_BYTES + -(-place.anchor // mini) * size]
-        predicted, quality = divmod(byte, PREDICTED_BIT)
-        if not 1 <= quality <= 100 or (predicted and not place.anchor):
-            raise FormatError(f"frame {place.anchor} of a group of pictures has an impossible header {byte:#04x}")
-        headers.append(FrameHeader(place, place.frame_type(predicted > 0), place.quality(quality, level_offset)))
-    return Group(tune, headers, payload[end:])
+    while True:
+        header, at = payload[at : at + 1 + more], at + 1 + more
+        if at > len(payload):
+            raise FormatError("a group of pictures is too short for its frames")
+        places: Iterable[Place] = [Place(0, 0)]
+        if headers:
+            length = min(mini, frames - 1 - anchor)
+            if not mini:
+                level_offset, length = header[1] >> LENGTH_BITS, 1 + header[1] % (1 << LENGTH_BITS)
+            places = mini_gop(anchor, anchor + length)
+            anchor += length
+        predicted, quality = divmod(header[0], PREDICTED_BIT)
+        if not 1 <= quality <= 100 or (predicted and not anchor) or anchor >= frames:
+            raise FormatError(f"frame {anchor} of a group of pictures has an impossible header {header[0]:#04x}")
+        for place in places:
+            headers.append(FrameHeader(place, place.frame_type(predicted > 0), place.quality(quality, level_offset)))
+        if anchor == frames - 1:
+            return Group(tune, headers, payload[at:])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import bsqcodec.gop.encoder as encoder_module
 from bsqcodec.errors import BsqError, FormatError, ModelError
 from bsqcodec.gop.decoder import decode_gop, decode_symbols
 from bsqcodec.gop.encoder import GopEncoder
@@ -14,7 +15,7 @@ from bsqcodec.gop.quality import B_LEVEL_OFFSET
 from bsqcodec.network.weights import find_model, load_model
 from bsqcodec.rate import find_quality
 from bsqcodec.settings import TUNES, EncodeSettings
-from bsqcodec.stream.group import GROUP_HEADER_BYTES, coding_order, parse_group
+from bsqcodec.stream.group import GROUP_HEADER_BYTES, MiniGop, group_header, parse_group
 from bsqcodec.stream.motion_vectors import VectorCoder
 from helpers import moving, psnr, same_pictures
 
@@ -190,7 +191,9 @@ def group(frames, headers, mini=1, tune=0, more=0, rest=b""):
         group(2, [101, 50], rest=bytes(40)),
         group(2, [50, 0x7F], rest=bytes(40)),
         group(2, [50, 0x80], rest=bytes(40)),
-        group(2, [50, 50], mini=0, rest=bytes(40)),
+        group(2, [50, 50], mini=0, rest=bytes(40)),  # no lengths
+        group(2, [50, 0, 50, 1], mini=0, more=1, rest=bytes(40)),  # two frames further, where there is but one
+        group(3, [50, 0, 50], mini=0, more=1),
         group(2, [50, 50], mini=17, rest=bytes(40)),
         group(2, [50, 50], tune=2, rest=bytes(40)),
         group(2, [50, 50], tune=255, rest=bytes(40)),
@@ -219,6 +222,37 @@ def test_what_a_header_has_beyond_is_skipped(tiny):
         longer = start + bytes([more]) + b"".join(bytes([h]) + b"\xa5" * more for h in headers) + rest
         assert parse_group(longer, 6).headers == parse_group(payload, 6).headers
         assert same_pictures(decode_gop(tiny, longer, 33, 48, 6), decoded)
+
+
+def test_headers_are_short_where_mini_gops_are_alike():
+    same, shorter, other = MiniGop(4, 9), MiniGop(2, 9), MiniGop(8, 6)
+    assert group_header(1, [50], []) == bytes([1, 0, 1, 0, 50])
+    for mini_gops in ([same], [same, same], [same, shorter]):
+        assert group_header(0, [50] * (1 + len(mini_gops)), mini_gops)[:4] == bytes([4, 9, 0, 0])
+    for mini_gops in ([same, other], [same, shorter, same], [shorter, same], [other, same, MiniGop(1, 9)]):
+        anchors = range(50, 51 + len(mini_gops))
+        payload = group_header(0, anchors, mini_gops)
+        assert payload[0] == 0
+        headers = parse_group(payload, 1 + sum(mini.frames for mini in mini_gops)).headers
+        assert [h.quality for h in headers if h.place.after is None] == list(anchors)
+        ends = np.cumsum([mini.frames for mini in mini_gops])
+        for end, quality, mini in zip(ends, anchors[1:], mini_gops, strict=True):
+            inside = [h for h in headers if h.place.anchor == end]
+            assert len(inside) == mini.frames
+            assert all(h.quality == quality - h.place.level * mini.level_offset for h in inside)
+
+
+def test_mini_gops_of_any_lengths_decode_as_the_encoder_said(tiny, monkeypatch):
+    lengths = [2, 8, 3, 1, 4, 16]
+    x = moving(35, 33, 48, left=180, step=(1, 2))
+    chosen = iter(lengths)
+    monkeypatch.setattr(encoder_module, "mini_gop_length", lambda sources, anchor, last, step: next(chosen))
+    payload, decoded, stats = encode(tiny, x, [50] * len(x), None)
+    assert len(decoded) == len(stats) == len(x) == 1 + sum(lengths)
+    assert same_pictures(decode_gop(tiny, payload, 33, 48, len(x)), decoded)
+    headers = parse_group(payload, len(x)).headers
+    assert [(h.frame_type, h.quality) for h in headers] == [(s.frame_type, s.quality) for s in stats]
+    assert [h.place.number for h in headers if h.place.after is None] == [0, *np.cumsum(lengths)]
 
 
 def test_the_drop_of_b_frames_is_read_from_the_group():
@@ -285,10 +319,16 @@ def test_unknown_models_are_named():
 
 
 def test_order_of_coding():
-    assert [p.number for p in coding_order(10, 4)] == [0, 4, 2, 1, 3, 8, 6, 5, 7, 9]
+    def order(frames, payload):
+        return [header.place for header in parse_group(payload, frames).headers]
+
+    assert [p.number for p in order(10, group(10, [50] * 4, 4))] == [0, 4, 2, 1, 3, 8, 6, 5, 7, 9]
+    lengths = [0x91, 0x93, 0x90]
+    several = group(8, itertools.chain(*zip([50] * 4, [0, *lengths], strict=True)), 0, more=1)
+    assert [p.number for p in order(8, several)] == [0, 2, 1, 6, 4, 3, 5, 7]
     for frames, mini in itertools.product(range(1, 40), (1, 2, 3, 4, 7, 16)):
         seen = set()
-        for place in coding_order(frames, mini):
+        for place in order(frames, group(frames, [50] * (1 + -(-(frames - 1) // mini)), mini)):
             assert {place.before, place.after} - {None} <= seen
             assert place.before is None or place.before < place.number
             assert place.after is None or place.after > place.number
