@@ -35,7 +35,7 @@ def test_interrupted_command(pictures, tmp_path, jobs):
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
     # which waits for the end of every process that has the pipe, so no worker is left behind
-    assert process.communicate(timeout=120)[1].splitlines()[-1] == "bsqcodec: interrupted"
+    assert process.communicate(timeout=600)[1].splitlines()[-1] == "bsqcodec: interrupted"
     assert process.returncode == 130
     before = cache.read_bytes()
     done = [r["point"] for r in runner.read_cache(cache).values() if r["item"] == "one"]

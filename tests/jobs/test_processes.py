@@ -22,7 +22,7 @@ from helpers import exit_status
 
 
 def no_children_left():
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)
     return not multiprocessing.active_children()
@@ -37,10 +37,9 @@ def test_same_bytes_and_pictures_from_two_processes(clip, tmp_path):
     assert (tmp_path / "two.bsq").read_bytes() == (folder / "one.bsq").read_bytes()
     assert two.md5 == one.md5 and two.frames == 7 and two.qualities == one.qualities and seen == list(range(1, 8))
     assert math.isclose(two.bits, one.bits)
-    for frames in ((0, None), (3, 6)):
-        a = bsqcodec.decode_file(str(tmp_path / "two.bsq"), None, frames)
-        b = bsqcodec.decode_file(str(tmp_path / "two.bsq"), None, frames, jobs=2)
-        assert a.md5 == b.md5 and a.frames == b.frames
+    a = bsqcodec.decode_file(str(tmp_path / "two.bsq"), None, (1, 6))  # begins and ends within groups
+    b = bsqcodec.decode_file(str(tmp_path / "two.bsq"), None, (1, 6), jobs=2)
+    assert a.md5 == b.md5 and a.frames == b.frames == 5
     assert no_children_left()
 
 
@@ -64,7 +63,7 @@ def test_damage_is_told_and_kept_apart_as_by_one_process(clip, tmp_path):
 def test_a_broken_source_stops_the_workers(clip, tmp_path):
     folder, _ = clip
     (tmp_path / "in").mkdir()
-    for i in range(6):
+    for i in range(2):  # a group that is under way when the source breaks
         os.link(folder / "in" / f"{i}.png", tmp_path / "in" / f"{i}.png")
     (tmp_path / "in" / "6.png").write_bytes(b"no image")
     with pytest.raises(BsqError, match=r"6\.png"):
@@ -163,7 +162,7 @@ def test_stopped_or_killed_leaves_no_process_and_no_file(clip, tmp_path, number)
         [sys.executable, "-m", "bsqcodec", *words], stderr=subprocess.PIPE, start_new_session=True
     )
     workers = []
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not workers and process.poll() is None and time.monotonic() < deadline:
         workers = children(process.pid)
         time.sleep(0.02)
@@ -172,8 +171,8 @@ def test_stopped_or_killed_leaves_no_process_and_no_file(clip, tmp_path, number)
         os.killpg(process.pid, number)  # as a terminal does: all of them
     else:
         process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    deadline = time.monotonic() + 60
+    _, errors = process.communicate(timeout=600)
+    deadline = time.monotonic() + 600
     while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(alive(pid) for pid in workers)

@@ -173,7 +173,7 @@ def test_join_names_the_slice_that_is_missing(dry: tuple[Path, str], tmp_path: P
 
 
 def until(found: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not found():
         assert time.monotonic() < deadline
         time.sleep(0.1)

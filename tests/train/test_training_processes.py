@@ -22,12 +22,12 @@ def test_sigterm_writes_a_checkpoint(config: TrainConfig, tmp_path: Path) -> Non
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     log = tmp_path / "run" / "log.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # on a core with much other work
     while not log.exists() or not log.read_text():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert process.returncode == 0 and (tmp_path / "run" / "checkpoint.pt").exists()
 
 
@@ -53,7 +53,7 @@ assert t.step == 2 and every[0][0] == every[1][0] and every[0][1] != every[1][1]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*command, str(tmp_path / "two.py"), str(path)],
-        capture_output=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
+        capture_output=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
     assert sorted(p.name for p in (tmp_path / "run").glob("log*")) == ["log.jsonl", "log1.jsonl"]
@@ -67,4 +67,4 @@ for name in ("av", "click", "constriction", "matplotlib", "scipy", "skimage", "t
     sys.modules[name] = None
 import bsqcodec.train.lease.command, bsqcodec.train.plot, bsqcodec.train.trainer
 """
-    assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=600).returncode == 0
