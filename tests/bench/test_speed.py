@@ -1,12 +1,13 @@
 """The benchmark of speed: what it measures is there and adds up; how long things take is nobody's promise."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bsqcodec.bench import clock, speed
+from bsqcodec.bench import clock, speed, speed_jobs
 from helpers import exit_status
 
 
@@ -14,12 +15,24 @@ from helpers import exit_status
 def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp("speed")
     words = ["bench", "--speed", "--sizes", "64x48", "--frames", 2, "--repeats", 1, "--threads", 1, "--out", folder]
-    assert exit_status(*words) == 0
+    measure = speed._measure
+
+    def measure_peers_here(job):
+        """In this process, which need not begin first; our codec in its own, for a clock cannot be taken off."""
+        if job.measure != "anchor":
+            return measure(job)
+        return json.loads(json.dumps(speed_jobs.anchor(speed.Job(**json.loads(json.dumps(asdict(job)))))))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "KODAK_SIZE", (96, 64))
+        patch.setattr(speed, "_measure", measure_peers_here)
+        patch.setenv("SVT_LOG", "1")
+        assert exit_status(*words) == 0
     return json.loads((folder / "speed.json").read_text())
 
 
 def test_parts_make_up_the_whole(result):
-    assert [(x["size"], x["frames"], x["threads"]) for x in result["ours"]] == [([768, 512], 1, 1), ([64, 48], 2, 1)]
+    assert [(x["size"], x["frames"], x["threads"]) for x in result["ours"]] == [([96, 64], 1, 1), ([64, 48], 2, 1)]
     for entry in result["ours"]:
         assert entry["bytes"] > 0 and entry["load"] > 0
         width, height = entry["size"]

@@ -336,8 +336,7 @@ def test_order_of_coding():
         assert seen == set(range(frames))
 
 
-@pytest.mark.parametrize("mini", [2, 3, 4, 16])
-@pytest.mark.parametrize("frames", [1, 2, 3, 6, 11])
+@pytest.mark.parametrize(("mini", "frames"), [*itertools.product((2, 3, 4, 16), (1, 2, 3, 6)), (4, 11), (16, 11)])
 def test_b_frames_decode_as_the_encoder_said(tiny, mini, frames):
     x = moving_texture(frames, 33, 48)
     payload, decoded, stats = encode(tiny, x, itertools.cycle([30, 60, 90]), mini)
@@ -362,21 +361,21 @@ def test_a_scene_cut_between_anchors(model):
 def test_little_is_kept_of_frames_that_are_done(tiny):
     x = moving_texture(6, 32, 32)
     encoder = GopEncoder(tiny, 32, 32, EncodeSettings(), 4)
-    for t in range(30):
+    for t in range(14):
         encoder.push(x[t % 6], 50)
         assert len(encoder._references.frames) <= 5 and len(encoder._contexts._vectors) <= 5
 
 
-def test_vectors_are_expected_by_the_book(model, monkeypatch):
+def test_vectors_are_expected_by_the_book(tiny, monkeypatch):
     """Against bitstream_spec.md, section 4, in its words."""
     x = moving_texture(12, 64, 96)
     expected = []
     original = VectorCoder.expect
     monkeypatch.setattr(VectorCoder, "expect", lambda self, e: expected.append(e) or original(self, e))
-    payload, _, _ = encode(model, x, [50] * 12, 5)
+    payload, _, _ = encode(tiny, x, [50] * 12, 5)
     expected.clear()
     fields, seen = {}, 0
-    for s in decode_symbols(model, payload, 64, 96, 12):
+    for s in decode_symbols(tiny, payload, 64, 96, 12):
         f, a, b = s.place.number, s.place.before, s.place.after
         fields[f] = {}
         for r, field in s.vectors.items():

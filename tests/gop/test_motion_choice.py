@@ -45,7 +45,7 @@ def test_a_block_takes_the_reference_that_shows_it(model) -> None:
     assert (modes[:, :3] == FIRST).mean() > 0.8 and (modes[:, 6:] == SECOND).mean() > 0.8
     assert (modes[:, 3:6] == BOTH).mean() > 0.5
     rng = np.random.default_rng(0)
-    for _ in range(12):  # damage of what tells modes and vectors
+    for _ in range(6):  # damage of what tells modes and vectors
         bad = bytearray(payload)
         bad[int(rng.integers(len(bad) - 200, len(bad)))] ^= 1 << int(rng.integers(8))
         with contextlib.suppress(FormatError):
