@@ -157,6 +157,7 @@ def test_no_flipped_bit_loses_more_than_its_chunk():
             assert len(read) >= 3 and all((c.pts, c.payload) in read for c in whole if c.first != lost.first)
 
 
+@fuzz.remembered()
 def test_ancillary_chunks_change_no_frame(model, coded, good):
     numbers, identity, chunks = mutations.split(coded)
     assert mutations.join(numbers, identity, chunks) == coded
