@@ -71,7 +71,6 @@ def call(operation, arguments, options):
     for i, x in enumerate(given):
         if isinstance(x, torch.device):
             there, given[i] = x == DEVICE, torch.device("cpu")
-    arguments, options = tree_unflatten(given, shape)
     if packet is aten.copy_:
         there = isinstance(arguments[0], Remote)
     waits = left and (not there or packet is aten.nonzero)
@@ -83,17 +82,19 @@ def call(operation, arguments, options):
             raise RuntimeError(f"{operation} in a graph waits for the host, or the host for it")
         if in_place:
             recorded.keep(tree_flatten(arguments[0])[0])
-    inputs, options = tree_map(inner, arguments), tree_map(inner, options)
-    result = operation(*inputs, **options)
+    inputs, inner_options = tree_unflatten([inner(x) for x in given], shape)
+    result = operation(*inputs, **inner_options)
     if recorded:
-        recorded.kernels.append((operation, inputs, options, result))
-    there &= in_place or any(isinstance(x, torch.Tensor) for x in tree_flatten(result)[0])
+        recorded.kernels.append((operation, inputs, inner_options, result))
+    there &= in_place or bool(tensors_of(result))
     Simulated.launches += there and packet is not aten.empty and (in_place or not aliases(result, inputs))
     Simulated.waits += waits
     if in_place and isinstance(result, torch.Tensor):
         return arguments[0]
     if "out" in options:
         return options["out"]
+    if isinstance(result, torch.Tensor):  # as most are: trees take long
+        return outer(result) if there else result
     return tree_map(outer, result) if there else result
 
 
@@ -104,6 +105,8 @@ def aliases(result, inputs):
 
 
 def tensors_of(x):
+    if isinstance(x, torch.Tensor):
+        return [x]
     return [t for t in tree_flatten(x)[0] if isinstance(t, torch.Tensor)]
 
 
@@ -191,7 +194,7 @@ def test_nothing_may_mix_devices():
             x.numpy()
 
 
-FRAMES = 6
+FRAMES = 5
 
 
 def on_device():
@@ -199,13 +202,13 @@ def on_device():
     return Model(TINY, integers(random_network()), Objective(), "tiny", DEVICE)
 
 
-def encode(model, height, width):
+def encode(model, height, width, count=FRAMES):
     """The payload of a group of one I frame and P frames, and its frames as they will decode."""
     encoder = GopEncoder(model, height, width, EncodeSettings(low_delay=True))
     picture = np.concatenate([skdata.astronaut()] * 2)
-    frames = [picture[t : t + height, 2 * t : 2 * t + width] for t in range(FRAMES)]
+    frames = [picture[t : t + height, 2 * t : 2 * t + width] for t in range(count)]
     decoded = [x for frame in frames for x in encoder.push(np.ascontiguousarray(frame), 40)]
-    assert "".join(s.frame_type for s in encoder.stats) == "I" + "P" * (FRAMES - 1)
+    assert "".join(s.frame_type for s in encoder.stats) == "I" + "P" * (count - 1)
     return encoder.finish(), decoded
 
 
@@ -216,7 +219,7 @@ def test_a_group_of_pictures_is_the_same_on_a_device(monkeypatch):
     model = random_model()
     steps = len(PHASES) * len(groups(model.network.n_coded(40)))
     launches = []
-    for height, width in ((57, 75), (700, 460)):
+    for height, width in ((57, 75), (230, 300)):
         payload, decoded = encode(model, height, width)
         with Simulated():
             there = on_device()
@@ -234,19 +237,19 @@ def test_a_group_of_pictures_is_the_same_on_a_device(monkeypatch):
 
 
 def test_b_frames_are_the_same_on_a_device():
-    frames = moving(6, 57, 75, top=0, left=0, step=(1, 2))
+    frames = moving(4, 57, 75, top=0, left=0, step=(1, 2))
 
     def coded(model):
         encoder = GopEncoder(model, 57, 75, EncodeSettings(), 3)
         decoded = [x for frame in frames for x in encoder.push(frame, 40)] + encoder.flush()
-        assert [s.frame_type for s in encoder.stats] == list("IPBBPB")
+        assert [s.frame_type for s in encoder.stats] == list("IPBB")
         return encoder.finish(), decoded
 
     payload, decoded = coded(random_model())
     with Simulated():
         there = on_device()
         assert coded(there)[0] == payload
-        assert same_pictures(decode_gop(there, payload, 57, 75, 6), decoded)
+        assert same_pictures(decode_gop(there, payload, 57, 75, 4), decoded)
 
 
 def no_graphs(graph, pool, capture_error_mode):
@@ -259,19 +262,19 @@ def no_room(graph, pool, capture_error_mode):
 
 def test_a_graph_that_errs_is_not_used(monkeypatch, caplog):
     model = random_model()
-    payload, decoded = encode(model, 57, 75)
+    payload, decoded = encode(model, 57, 75, 3)
     for attribute, broken in (("replay", lambda graph: None), ("record", no_graphs), ("record", no_room)):
         with monkeypatch.context() as patch, Simulated():
             patch.setattr(Graph, attribute, broken)
             patch.setattr(torch.cuda, "graph", Graph.record)
             there = on_device()
-            assert same_pictures(decode_gop(there, payload, 57, 75, FRAMES), decoded)
+            assert same_pictures(decode_gop(there, payload, 57, 75, 3), decoded)
         assert there.network.graphs.replays == 0
     for reason in ("they do not give what they were made of", "not here", "no room for a graph"):
         assert f"no CUDA graphs: {reason}" in caplog.text
 
 
-ORDERS = [[[0], [2, 0], [1, 0, 1], [3, 1]], [[0], [1, 0], [2, 1], [3, 2], [2, 3]]]
+ORDERS = [[[0], [2, 0], [1, 0, 1], [3, 1]], [[0], [1, 0], [2, 1]]]
 
 
 def trained(tmp_path, steps, on="cpu", graphs=True, **changes):
@@ -299,7 +302,7 @@ def test_steps_of_training_are_the_same_on_a_device(tmp_path):
 
     There, a step that comes again is a graph. The host waits for nothing, but to find the vectors of the strips, once.
     """
-    steps = 24
+    steps = 16
     measures, weights, *_, replayed = trained(tmp_path, steps)
     assert not replayed and {"I", "P", "B"} == {frame_type for frame_type, *_ in measures}
     with Simulated():
@@ -307,7 +310,7 @@ def test_steps_of_training_are_the_same_on_a_device(tmp_path):
     assert there == measures
     assert also == weights
     assert replayed >= steps // 2
-    assert sorted(launches)[steps // 3] < 200  # to draw and cut what a graph then works on
+    assert sorted(launches)[steps // 4] < 200  # to draw and cut what a graph then works on
     assert not any(waits[5:])
 
 
