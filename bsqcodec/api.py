@@ -125,7 +125,7 @@ class Encoder:
         """Take the next frame, uint8 (H, W, 3); `pts` must rise.
 
         Returns the frames that are encoded by now and were not returned before, in order, as every decoder will give
-        them. Up to eleven wait for later ones, unless `low_delay`. Raises ValueError after `close`, for a frame of
+        them. Up to nineteen wait for later ones, unless `low_delay`. Raises ValueError after `close`, for a frame of
         another size or type, and for the second frame of a still image.
         """
         self._check_open()

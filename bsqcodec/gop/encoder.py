@@ -17,7 +17,7 @@ from ..stream.modes import used
 from ..stream.motion_fields import MotionField
 from ..stream.range_coder import BitEncoder
 from ..types import FrameStats
-from .mini_gop_choice import LONG, mini_gop_length
+from .mini_gop_choice import MiniGopChoice
 from .motion_choice import MotionChoice
 from .quality import FrameQualities
 from .references import Motion, ReferenceBuffer, VectorContexts, frame_condition
@@ -61,7 +61,7 @@ class GopEncoder:
         self._sources: dict[int, Tensor] = {}  # frames to be encoded, and those that the next anchor is filtered with
         self._asked: list[int] = []  # the quality that is asked for, of every frame
         self._anchor = -1  # the last one that is encoded
-        self._next_anchor: int | None = 0  # if that is known
+        self._choice: MiniGopChoice | None = None  # of the next one
         self._error = torch.tensor(0.0)  # mean absolute coding error of the last frame
         self.stats: list[FrameStats] = []
 
@@ -98,11 +98,10 @@ class GopEncoder:
         decoded: list[np.ndarray] = []
         last = len(self._asked) - 1
         while self._anchor < last:
-            if self._next_anchor is None:
-                self._next_anchor = self._choose_anchor(last, ending)
-            if self._next_anchor is None or (not ending and self._next_anchor > last - self._lookahead):
+            anchor = self._choose_anchor(last, ending)
+            if anchor is None or (not ending and anchor > last - self._lookahead):
                 break
-            decoded += self._encode_mini_gop(min(self._next_anchor, last))
+            decoded += self._encode_mini_gop(min(anchor, last))
         return decoded
 
     def _choose_anchor(self, last: int, ending: bool) -> int | None:
@@ -110,12 +109,15 @@ class GopEncoder:
 
         last: the newest frame. ending: whether it is the last one.
         """
+        if self._anchor < 0:
+            return 0
         if self._mini_gop:
             return self._anchor + self._mini_gop
-        if not ending and last < self._anchor + LONG:
-            return None
-        step = self._network.quantiser_step(self._asked[self._anchor])
-        return self._anchor + mini_gop_length(self._sources, self._anchor, last, step)
+        if self._choice is None:
+            step = self._network.quantiser_step(self._asked[self._anchor])
+            self._choice = MiniGopChoice(self._anchor, step)
+        length = self._choice.length(self._sources, last, ending)
+        return None if length is None else self._anchor + length
 
     def _encode_mini_gop(self, anchor: int) -> list[np.ndarray]:
         """Encode an anchor and the B frames before it. Returns them decoded, in the order of time."""
@@ -124,7 +126,7 @@ class GopEncoder:
             self._qualities.begin(anchor - self._anchor)
             places = mini_gop(self._anchor, anchor)
         decoded = {place.number: self._encode_frame(place) for place in places}
-        self._anchor, self._next_anchor = anchor, None
+        self._anchor, self._choice = anchor, None
         # what the next anchor may be filtered with stays, and the frames that wait
         for number in [n for n in self._sources if n <= anchor - self._lookahead]:
             del self._sources[number]

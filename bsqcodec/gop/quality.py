@@ -4,7 +4,7 @@ from ..stream.group import PREDICTED_BIT, MiniGop, Place, group_header
 
 # By how much the quality falls from level to level of B frames: fewer frames, or none, are predicted from them.
 B_LEVEL_OFFSET = 9
-LONG_B_LEVEL_OFFSET = 6  # where there are more than two levels
+LONG_B_LEVEL_OFFSETS = {8: 6, 16: 5}  # in mini-GOPs of so many frames, which have more levels
 # By how much the quality of the P frames after an I frame is lower than its own, in turn. What a coarse quantiser
 # leaves adds up from P frame to P frame; a fine one now and then ends it, and costs less than if all were alike.
 P_OFFSETS = (6, 5, 6, 4, 6, 5, 6, 0)
@@ -29,7 +29,7 @@ class FrameQualities:
 
     def begin(self, frames: int) -> None:
         """Begin a mini-GOP of so many frames."""
-        self.mini_gops.append(MiniGop(frames, B_LEVEL_OFFSET if frames <= 4 else LONG_B_LEVEL_OFFSET))
+        self.mini_gops.append(MiniGop(frames, LONG_B_LEVEL_OFFSETS.get(frames, B_LEVEL_OFFSET)))
 
     def header(self, tune: int) -> bytes:
         """What the payload begins with. tune: its number."""

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import bsqcodec.gop.encoder as encoder_module
 from bsqcodec.errors import BsqError, FormatError, ModelError
 from bsqcodec.gop.decoder import decode_gop, decode_symbols
 from bsqcodec.gop.encoder import GopEncoder
@@ -245,8 +244,8 @@ def test_headers_are_short_where_mini_gops_are_alike():
 def test_mini_gops_of_any_lengths_decode_as_the_encoder_said(tiny, monkeypatch):
     lengths = [2, 8, 3, 1, 4, 16]
     x = moving(35, 33, 48, left=180, step=(1, 2))
-    chosen = iter(lengths)
-    monkeypatch.setattr(encoder_module, "mini_gop_length", lambda sources, anchor, last, step: next(chosen))
+    anchors = iter([0, *np.cumsum(lengths).tolist()])
+    monkeypatch.setattr(GopEncoder, "_choose_anchor", lambda self, last, ending: next(anchors) if ending else None)
     payload, decoded, stats = encode(tiny, x, [50] * len(x), None)
     assert len(decoded) == len(stats) == len(x) == 1 + sum(lengths)
     assert same_pictures(decode_gop(tiny, payload, 33, 48, len(x)), decoded)

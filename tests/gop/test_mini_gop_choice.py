@@ -6,7 +6,7 @@ import torch
 from skimage import data
 
 from bsqcodec.gop.encoder import GopEncoder
-from bsqcodec.gop.mini_gop_choice import LONG, SHORT, USUAL, mini_gop_length
+from bsqcodec.gop.mini_gop_choice import LONGEST, SHORT, USUAL, MiniGopChoice
 from bsqcodec.settings import EncodeSettings
 from bsqcodec.stream.group import parse_group
 
@@ -29,21 +29,32 @@ def sources(picture, frames):
     return {t: torch.from_numpy(picture(t).transpose(2, 0, 1)[None].copy()) for t in range(frames)}
 
 
-@pytest.mark.parametrize(("picture", "length"), [(still, LONG), (pan, LONG), (noise, SHORT)])
+def choice(shown, ending=False):
+    return MiniGopChoice(0, STEP).length(shown, len(shown) - 1, ending)
+
+
+@pytest.mark.parametrize(("picture", "length"), [(still, LONGEST), (pan, 8), (noise, SHORT)])
 def test_frames_that_follow_from_others_make_long_mini_gops(picture, length):
-    assert mini_gop_length(sources(picture, LONG + 1), 0, LONG, STEP) == length
+    assert choice(sources(picture, LONGEST + 1)) == length
 
 
-def test_what_changes_after_a_while_ends_a_mini_gop_before():
+@pytest.mark.parametrize(("first", "length"), [(12, 8), (8, 4), (6, 4), (5, 4), (4, 2)])
+def test_a_mini_gop_ends_before_another_scene(first, length):
     other = torch.from_numpy(data.chelsea()[:SIDE, :SIDE].transpose(2, 0, 1)[None].copy())
-    shown = sources(still, LONG + 1)
-    assert mini_gop_length(shown | {t: other for t in range(USUAL + 1, LONG + 1)}, 0, LONG, STEP) == USUAL
-    assert mini_gop_length(shown | {t: other for t in range(USUAL, LONG + 1)}, 0, LONG, STEP) == SHORT
+    assert choice(sources(still, LONGEST + 1) | {t: other for t in range(first, LONGEST + 1)}) == length
 
 
 def test_the_end_of_a_group_is_never_passed():
-    for last in range(1, LONG):
-        assert mini_gop_length(sources(still, last + 1), 0, last, STEP) == min(USUAL, last)
+    for last, length in enumerate((1, 2, 3, 4, 4, 4, 4, 8, 8), 1):
+        assert choice(sources(still, last + 1), ending=True) == length
+
+
+def test_it_waits_only_as_long_as_it_must():
+    easy, hard = MiniGopChoice(0, STEP), MiniGopChoice(0, STEP)
+    shown = sources(still, LONGEST + 1)
+    assert [easy.length(shown, last, False) for last in range(1, LONGEST + 1)] == [None] * (LONGEST - 1) + [LONGEST]
+    shown = sources(noise, USUAL + 1)
+    assert [hard.length(shown, last, False) for last in range(1, USUAL + 1)] == [None] * (USUAL - 1) + [SHORT]
 
 
 def test_a_group_has_several_lengths(tiny):
@@ -52,6 +63,6 @@ def test_a_group_has_several_lengths(tiny):
     ready = [len(encoder.push(frame, 40)) for frame in frames]
     rest = encoder.flush()
     assert sum(ready) + len(rest) == len(frames)
-    assert ready[:4] == [0] * 4 and ready[4] == 1  # the first waits for those that it is filtered with
+    assert ready[:5] == [0] * 4 + [1]  # the first waits for those that it is filtered with
     headers = parse_group(encoder.finish(), len(frames)).headers
     assert [h.place.number for h in headers if h.place.after is None] == [0, 8, 10, 12, 13]
