@@ -1,7 +1,7 @@
 """Chooses how far it is from an anchor to the next one, from the sources alone and before any of them is encoded.
 
-B frames pay where the frames between two anchors follow from these: the more they do, the longer a mini-GOP may be
-(x264's `b-adapt` and SVT-AV1's dynamic mini-GOPs decide by like estimates).
+B frames pay where frames follow from others: the better an anchor is predicted from the one before, the farther it may
+be (x264's `b-adapt` and SVT-AV1's dynamic mini-GOPs decide by like estimates).
 """
 
 import torch
@@ -9,15 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..network.patches import TOKEN
-from .motion import compensate, mean
+from .motion import compensate
 from .motion_search import search_field
 
 SHORT, USUAL, LONGEST = 2, 4, 16  # frames from one anchor to the next
 MOTION_LAMBDA = 4.0  # luma SAD that a bit of the vectors is worth here
-# From this part on of what an anchor costs without prediction, it is predicted from too far away.
+# What the anchor costs that is `USUAL` frames away, in what it costs without prediction, from which on it is too far.
 HARD = 0.35
-EASY = 0.2  # up to this part of it, twice the length is tried
-GAIN = 0.93  # what one mini-GOP of twice the length may cost, in the cost of two
+EASY = 0.12  # the same of one that is farther away, up to which it is not too far
 NOISE = 0.3  # standard deviation of errors that cost next to nothing, in quantiser steps
 
 
@@ -31,9 +30,8 @@ class MiniGopChoice:
 
     def __init__(self, anchor: int, step: float):
         self._anchor, self._step = anchor, step
-        self._length = USUAL  # that is known to be better than a shorter one, once there is a cost
-        self._cost = 0.0  # of its anchor
-        self._easy: bool | None = None  # whether a longer one is to be tried
+        self._length = USUAL  # the best one so far
+        self._share: float | None = None  # of the cost without prediction, what an anchor there costs
 
     def length(self, sources: dict[int, Tensor], last: int, ending: bool) -> int | None:
         """The number of frames of the mini-GOP: `SHORT`, `USUAL`, 8 or `LONGEST`; None as long as more must be seen.
@@ -42,57 +40,32 @@ class MiniGopChoice:
         whether no more will come; then it may also be what is left of the frames, if that is less than `USUAL`.
         """
         left = last - self._anchor
-        if self._easy is None:
+        if self._share is None:
             if left < USUAL and not ending:
                 return None
             if left <= SHORT:
                 return left
             self._length = min(USUAL, left)
-            self._cost, share = self._predicted(sources, self._length)
-            if share > HARD:
-                return SHORT
-            self._easy = share <= EASY and self._length == USUAL
-        while self._easy and self._length < LONGEST:
-            if 2 * self._length > left:
+            self._share = self._cost_share(sources, self._length)
+        if self._share > HARD:
+            return SHORT
+        while self._share <= EASY and self._length < LONGEST:
+            if left < 2 * self._length:
                 return self._length if ending else None
-            self._try_twice(sources)
+            self._share = self._cost_share(sources, 2 * self._length)
+            if self._share <= EASY:
+                self._length *= 2
         return self._length
 
-    def _try_twice(self, sources: dict[int, Tensor]) -> None:
-        """Compare a mini-GOP of twice the length with two of this one."""
-        now, middle, far = (sources[self._anchor + i * self._length] for i in range(3))
-        two = self._cost + _cost(far - _moved(middle, far), self._step)
-        cost, share = self._predicted(sources, 2 * self._length)
-        before, after = _moved(now, middle), _moved(far, middle)
-        between = [_errors(middle - option) for option in (before, after, mean(before, after))]
-        self._easy = cost + _bits(torch.stack(between).amin(0), self._step) <= GAIN * two
-        if self._easy:
-            self._length, self._cost, self._easy = 2 * self._length, cost, share <= EASY
-
-    def _predicted(self, sources: dict[int, Tensor], distance: int) -> tuple[float, float]:
-        """What the frame costs that is so far from the anchor and predicted from it, and its part of what it costs
-        without prediction."""
-        frame = sources[self._anchor + distance]
+    def _cost_share(self, sources: dict[int, Tensor], distance: int) -> float:
+        """What the frame costs that is so far from the anchor and predicted from it, in what it costs alone."""
+        reference, frame = sources[self._anchor], sources[self._anchor + distance]
+        vectors = search_field(frame, reference, MOTION_LAMBDA).v
+        moved = compensate(reference, vectors.repeat_interleave(2, 1).repeat_interleave(2, 2))
         flat = F.interpolate(F.avg_pool2d(frame.float(), TOKEN), scale_factor=float(TOKEN))
-        cost = _cost(frame - _moved(sources[self._anchor], frame), self._step)
-        return cost, cost / (_cost(frame - flat, self._step) + 1e-9)
+        return self._cost(frame - moved) / (self._cost(frame - flat) + 1e-9)
 
-
-def _moved(reference: Tensor, frame: Tensor) -> Tensor:
-    """The prediction of a frame from a reference, float32."""
-    vectors = search_field(frame, reference, MOTION_LAMBDA).v
-    return compensate(reference, vectors.repeat_interleave(2, 1).repeat_interleave(2, 2))
-
-
-def _errors(difference: Tensor) -> Tensor:
-    """Mean squared error of each token."""
-    return F.avg_pool2d(difference.square().mean(1, keepdim=True), TOKEN)
-
-
-def _bits(errors: Tensor, step: float) -> float:
-    """What errors of tokens cost, in a unit of its own."""
-    return float(torch.log2(1 + errors / (NOISE * step) ** 2).mean())
-
-
-def _cost(difference: Tensor, step: float) -> float:
-    return _bits(_errors(difference), step)
+    def _cost(self, difference: Tensor) -> float:
+        """What it costs to code a difference, (1, 3, H, W), in a unit of its own."""
+        errors = F.avg_pool2d(difference.square().mean(1, keepdim=True), TOKEN)
+        return float(torch.log2(1 + errors / (NOISE * self._step) ** 2).mean())

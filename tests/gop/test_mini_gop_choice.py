@@ -18,7 +18,7 @@ def still(t):
 
 
 def pan(t):
-    return data.astronaut()[40 : 40 + SIDE, 160 + 2 * t : 160 + 2 * t + SIDE]
+    return data.astronaut()[40 : 40 + SIDE, 160 + t // 2 : 160 + t // 2 + SIDE]
 
 
 def noise(t):
