@@ -89,7 +89,10 @@ def test_mini_gops_of_several_lengths(tmp_path):
     rng, still, file = np.random.default_rng(0), photo(33, 50, 100, 200), io.BytesIO()
     with bsqcodec.Encoder(file, bsqcodec.MediaInfo(50, 33, frame_rate=Fraction(25)), quality=40) as encoder:
         for t in range(14):
-            encoder.write(still if t < 9 else rng.integers(0, 256, still.shape, np.uint8), t)
+            frame = still.copy()
+            if t > 8:
+                frame[:, 20:] = rng.integers(0, 256, (33, 30, 3))
+            encoder.write(frame, t)
     data = file.getvalue()
     group = next(chunk for chunk in StreamReader(io.BytesIO(data)).chunks() if isinstance(chunk, Gop))
     assert group.payload[0] == 0
