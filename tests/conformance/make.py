@@ -55,7 +55,7 @@ def contents() -> dict[str, tuple[list[np.ndarray], list[int], int]]:
     found["motion-odd-q85"] = (pan(coffee[150:, 200:], 4, 33, 47), [85] * 4, 32)
     found["cut-scene-q60"] = (cut, [60] * 6, 32)
     restless = np.repeat(cat[None, 60:92, 120:168], 13, axis=0)
-    restless[9:, :, 20:] = np.random.default_rng(1).integers(0, 256, (4, 32, 28, 3))
+    restless[9:, :, 32:] = np.random.default_rng(1).integers(0, 256, (4, 32, 16, 3))
     found["mini-gops-q45"] = (list(restless), [45] * 13, 32)  # of 8 frames, then of 2
     found["many-qualities"] = (pan(cat[50:], 34, 16, 32), list(range(1, 101, 3)), 20)
     return found
