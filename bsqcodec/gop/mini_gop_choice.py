@@ -15,7 +15,8 @@ from .motion_search import search_field
 SHORT, USUAL, LONGEST = 2, 4, 16  # frames from one anchor to the next
 MOTION_LAMBDA = 4.0  # luma SAD that a bit of the vectors is worth here
 # What the anchor costs that is `USUAL` frames away, in what it costs without prediction, from which on it is too far.
-HARD = 0.35
+HARD = 0.4
+COARSE = 40.0  # quantiser step, in pixel values, below which it never is: B frames then bring what they cost
 OTHER_SCENE = 0.9  # from here on it shows another one, and the B frames before it follow from one side or the other
 EASY = 0.12  # the same of one that is farther away, up to which it is not too far
 NOISE = 0.3  # standard deviation of errors that cost next to nothing, in quantiser steps
@@ -49,7 +50,7 @@ class MiniGopChoice:
             self._length = min(USUAL, left)
             self._share = self._cost_share(sources, self._length)
         if self._share > HARD:
-            return SHORT if self._share < OTHER_SCENE else self._length
+            return SHORT if self._share < OTHER_SCENE and self._step >= COARSE else self._length
         while self._share <= EASY and self._length < LONGEST:
             if left < 2 * self._length:
                 return self._length if ending else None

@@ -10,7 +10,7 @@ from bsqcodec.gop.mini_gop_choice import LONGEST, SHORT, USUAL, MiniGopChoice
 from bsqcodec.settings import EncodeSettings
 from bsqcodec.stream.group import parse_group
 
-SIDE, STEP = 96, 24.0
+SIDE, STEP = 96, 48.0
 
 
 def still(t):
@@ -33,13 +33,17 @@ def sources(picture, frames):
     return {t: torch.from_numpy(picture(t).transpose(2, 0, 1)[None].copy()) for t in range(frames)}
 
 
-def choice(shown, ending=False):
-    return MiniGopChoice(0, STEP).length(shown, len(shown) - 1, ending)
+def choice(shown, ending=False, step=STEP):
+    return MiniGopChoice(0, step).length(shown, len(shown) - 1, ending)
 
 
 @pytest.mark.parametrize(("picture", "length"), [(still, LONGEST), (pan, 8), (restless, SHORT), (noise, USUAL)])
 def test_frames_that_follow_from_others_make_long_mini_gops(picture, length):
     assert choice(sources(picture, LONGEST + 1)) == length
+
+
+def test_none_is_short_at_a_fine_quantiser_step():
+    assert choice(sources(restless, USUAL + 1), step=8.0) == USUAL
 
 
 @pytest.mark.parametrize(("first", "length"), [(12, 8), (8, 4), (6, 4), (5, 4), (4, 4), (1, 4)])
