@@ -8,6 +8,7 @@ LONG_B_LEVEL_OFFSETS = {8: 8, 16: 5}  # in mini-GOPs of so many frames, which ha
 # By how much the quality of the P frames after an I frame is lower than its own, in turn. What a coarse quantiser
 # leaves adds up from P frame to P frame; a fine one now and then ends it, and costs less than if all were alike.
 P_OFFSETS = (6, 5, 6, 4, 6, 5, 6, 0)
+WHOLE_OFFSETS = 30  # the quality from which on they are so large; below it, quality is lost faster than bits
 P_OFFSETS_AMONG_B = (5, 0)  # the same where there are B frames, but for anchors behind many of these: they lose nothing
 MANY_FRAMES = 8  # of a mini-GOP
 
@@ -25,6 +26,7 @@ class FrameQualities:
     def __init__(self, low_delay: bool):
         self.mini_gops: list[MiniGop] = []
         self._headers: dict[int, int] = {}  # the header byte of each anchor so far, by the number of its frame
+        self._low_delay = low_delay
         self._offsets = P_OFFSETS if low_delay else P_OFFSETS_AMONG_B
         self._p_frames = 0  # since the last anchor of full quality
 
@@ -42,7 +44,10 @@ class FrameQualities:
             return place.quality(self._headers[place.anchor] & ~PREDICTED_BIT, self.mini_gops[-1].level_offset)
         if self.mini_gops[-1].frames >= MANY_FRAMES:
             return quality
-        return max(1, quality - self._offsets[self._p_frames % len(self._offsets)])
+        offset = self._offsets[self._p_frames % len(self._offsets)]
+        if self._low_delay:
+            offset = offset * min(quality, WHOLE_OFFSETS) // WHOLE_OFFSETS
+        return max(1, quality - offset)
 
     def choose(self, quality: int, place: Place, is_predicted: bool) -> int:
         """Quality of a frame, now that it is known whether it is predicted; notes the header of an anchor."""
