@@ -19,6 +19,7 @@ HARD = 0.4
 COARSE = 40.0  # quantiser step, in pixel values, below which it never is: B frames then bring what they cost
 OTHER_SCENE = 0.9  # from here on it shows another one, and the B frames before it follow from one side or the other
 EASY = 0.12  # the same of one that is farther away, up to which it is not too far
+MANY_PIXELS = 1 << 24  # of a frame, of which no more than for `USUAL` are kept waiting
 NOISE = 0.3  # standard deviation of errors that cost next to nothing, in quantiser steps
 
 
@@ -51,7 +52,8 @@ class MiniGopChoice:
             self._share = self._cost_share(sources, self._length)
         if self._share > HARD:
             return SHORT if self._share < OTHER_SCENE and self._step >= COARSE else self._length
-        while self._share <= EASY and self._length < LONGEST:
+        longest = LONGEST if sources[self._anchor][0, 0].numel() <= MANY_PIXELS else USUAL
+        while self._share <= EASY and self._length < longest:
             if left < 2 * self._length:
                 return self._length if ending else None
             self._share = self._cost_share(sources, 2 * self._length)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from skimage import data
 
+from bsqcodec.gop import mini_gop_choice
 from bsqcodec.gop.encoder import GopEncoder
 from bsqcodec.gop.mini_gop_choice import LONGEST, SHORT, USUAL, MiniGopChoice
 from bsqcodec.settings import EncodeSettings
@@ -50,6 +51,11 @@ def test_none_is_short_at_a_fine_quantiser_step():
 def test_a_mini_gop_ends_before_another_scene(first, length):
     other = torch.from_numpy(data.chelsea()[:SIDE, :SIDE].transpose(2, 0, 1)[None].copy())
     assert choice(sources(still, LONGEST + 1) | {t: other for t in range(first, LONGEST + 1)}) == length
+
+
+def test_few_large_frames_wait(monkeypatch):
+    monkeypatch.setattr(mini_gop_choice, "MANY_PIXELS", SIDE**2 - 1)
+    assert choice(sources(still, USUAL + 1)) == USUAL
 
 
 def test_the_end_of_a_group_is_never_passed():
