@@ -37,6 +37,12 @@ STRIP_GOP, STRIP = 12, slice(8, 17)  # frames of a group, and those that are sho
 CROP = slice(64, 192)
 
 
+def window(photo: torch.Tensor, zoom: float, y: float, x: float) -> torch.Tensor:
+    """A part of a photograph around (y, x), -1..1, resampled to (1, 3, SIDE, SIDE)."""
+    grid = F.affine_grid(torch.tensor([[[zoom, 0, x], [0, zoom, y]]]), [1, 3, SIDE, SIDE], align_corners=False)
+    return F.grid_sample(photo, grid, mode="bicubic", align_corners=False)
+
+
 def moving_photograph(name: str, frames: int) -> list[np.ndarray]:
     """Frames of 256x256 pixels that show a photograph of scikit-image in motion."""
     photo = torch.from_numpy(getattr(data, MOVING[name])()).permute(2, 0, 1)[None].float()
@@ -44,13 +50,10 @@ def moving_photograph(name: str, frames: int) -> list[np.ndarray]:
     for t in range(frames):
         if name == "pan":
             zoom, y, x = 0.55 - 0.002 * t, -0.35 + 0.0061 * t, 0.25 - 0.0093 * t
-            grid = F.affine_grid(torch.tensor([[[zoom, 0, x], [0, zoom, y]]]), [1, 3, SIDE, SIDE], align_corners=False)
-            frame = F.grid_sample(photo, grid, mode="bicubic", align_corners=False)
+            frame = window(photo, zoom, y, x)
         elif name == "drift":
-            theta = torch.tensor([[[0.5, 0, 0.002 * t], [0, 0.5, 0.001 * t]]])
-            grid = F.affine_grid(theta, [1, 3, SIDE, SIDE], align_corners=False)
             noise = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(t))
-            frame = F.grid_sample(photo[:, :, :, 100:500], grid, mode="bicubic", align_corners=False) + 2 * noise
+            frame = window(photo[:, :, :, 100:500], 0.5, 0.001 * t, 0.002 * t) + 2 * noise
         else:
             frame = photo[:, :, 20 : 20 + SIDE, 60 : 60 + SIDE].clone()
             frame[:, :, 90:170, 10 + 5 * t : 74 + 5 * t] = photo[:, :, 110:190, 100:164].flip(1)

@@ -334,8 +334,3 @@ def encode_by_ffmpeg(
             frame = av.VideoFrame.from_ndarray(rgba, "rgba").reformat(format=pixel_format)
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
-
-
-def quartered(vectors: torch.Tensor) -> torch.Tensor:
-    """Vectors of blocks, (B, rows, columns, 2), as those of their quarters, (B, 2 rows, 2 columns, 2)."""
-    return vectors.repeat_interleave(2, 1).repeat_interleave(2, 2)

@@ -60,7 +60,7 @@ class Clock:
 
 def watched(network: Network) -> Clock:
     """A clock of coding with these networks in this process; there is no way to take it off again."""
-    from ..gop import motion_choice, references, temporal_filter
+    from ..gop import mini_gop_choice, motion_choice, references, temporal_filter
     from ..stream import contrast
     from ..stream.modes import ModeCoder
     from ..stream.motion_fields import FieldCoder
@@ -68,6 +68,8 @@ def watched(network: Network) -> Clock:
 
     clock = Clock()
     for owner, attribute, part in (
+        (mini_gop_choice, "search_field", "motion"),
+        (mini_gop_choice, "compensate", "motion"),
         (temporal_filter, "search_field", "motion"),
         (temporal_filter, "compensate", "motion"),
         (motion_choice, "search_field", "motion"),

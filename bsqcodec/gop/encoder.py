@@ -18,6 +18,7 @@ from ..stream.motion_fields import MotionField
 from ..stream.range_coder import BitEncoder
 from ..types import FrameStats
 from .mini_gop_choice import MiniGopChoice
+from .motion import flat
 from .motion_choice import MotionChoice
 from .quality import FrameQualities
 from .references import Motion, ReferenceBuffer, VectorContexts, frame_condition
@@ -180,8 +181,7 @@ class GopEncoder:
         prediction, motion = MotionChoice(x, step, place, self._references, self._contexts).best()
         # a scene cut: the frame is closer to the mean of each of its tokens than to its prediction, and that is
         # not because the last frame was coded as coarsely
-        flat = F.interpolate(F.avg_pool2d(x, TOKEN), scale_factor=float(TOKEN))
-        if (x - prediction).abs().mean() < max((x - flat).abs().mean(), SCENE_CUT_ERROR * self._error):
+        if (x - prediction).abs().mean() < max((x - flat(x)).abs().mean(), SCENE_CUT_ERROR * self._error):
             return prediction, motion
         return None, Motion({})
 

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..network.patches import TOKEN
-from .motion import compensate
-from .motion_search import search_field
+from .motion import compensate, flat, quartered
+from .motion_search import SOURCE_LAMBDA, search_field
 
 SHORT, USUAL, LONGEST = 2, 4, 16  # frames from one anchor to the next
-MOTION_LAMBDA = 4.0  # luma SAD that a bit of the vectors is worth here
 # What the anchor costs that is `USUAL` frames away, in what it costs without prediction, from which on it is too far.
 HARD = 0.4
 COARSE = 40.0  # quantiser step, in pixel values, below which it never is: B frames then bring what they cost
@@ -64,10 +63,9 @@ class MiniGopChoice:
     def _cost_share(self, sources: dict[int, Tensor], distance: int) -> float:
         """What the frame costs that is so far from the anchor and predicted from it, in what it costs alone."""
         reference, frame = sources[self._anchor], sources[self._anchor + distance]
-        vectors = search_field(frame, reference, MOTION_LAMBDA).v
-        moved = compensate(reference, vectors.repeat_interleave(2, 1).repeat_interleave(2, 2))
-        flat = F.interpolate(F.avg_pool2d(frame.float(), TOKEN), scale_factor=float(TOKEN))
-        return self._cost(frame - moved) / (self._cost(frame - flat) + 1e-9)
+        vectors = search_field(frame, reference, SOURCE_LAMBDA).v
+        moved = compensate(reference, quartered(vectors))
+        return self._cost(frame - moved) / (self._cost(frame - flat(frame.float())) + 1e-9)
 
     def _cost(self, difference: Tensor) -> float:
         """What it costs to code a difference, (1, 3, H, W), in a unit of its own."""

@@ -6,6 +6,7 @@ between pixels are interpolated with the 8-tap luma filters of HEVC (ITU-T H.265
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..network.patches import TOKEN
@@ -15,6 +16,19 @@ BLOCK = TOKEN  # side of a block in pixels: one motion vector per token
 TAPS = ((0, 0, 0, 64, 0, 0, 0, 0), (-1, 4, -10, 58, 17, -5, 1, 0),
         (-1, 4, -11, 40, 40, -11, 4, -1), (0, 1, -5, 17, 58, -10, 4, -1))  # fmt: skip
 _BLOCKS_AT_ONCE = 256  # so few on a CPU that the working set stays in its cache
+
+
+def quartered(blocks: Tensor) -> Tensor:
+    """What holds for blocks, (B, rows, columns, ...), for each of their quarters, (B, 2 rows, 2 columns, ...)."""
+    return blocks.repeat_interleave(2, 1).repeat_interleave(2, 2)
+
+
+def flat(x: Tensor) -> Tensor:
+    """Each block as its mean: what stands for the prediction of a frame without reference.
+
+    x: pixels, float32 (B, 3, H, W); H and W are multiples of 16.
+    """
+    return F.interpolate(F.avg_pool2d(x, BLOCK), scale_factor=float(BLOCK))
 
 
 def compensate(ref: Tensor, vectors: Tensor) -> Tensor:
@@ -51,7 +65,7 @@ def compensate(ref: Tensor, vectors: Tensor) -> Tensor:
     _copy(pixels, (h, w), (blocks >> 2).to(ref.device), out)
     _fill(pixels, (h, w), blocks, ~split & (blocks & 3).any(-1), out)
     if split.any():
-        those = split.repeat_interleave(2, 1).repeat_interleave(2, 2)
+        those = quartered(split)
         _fill(pixels, (h, w), quarters, those, out.view(c, b, 2 * rows, BLOCK // 2, 2 * columns, BLOCK // 2))
     return out.view(c, b, rows * BLOCK, columns * BLOCK).transpose(0, 1)[:, :, :h, :w].contiguous()
 

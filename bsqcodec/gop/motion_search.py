@@ -13,6 +13,7 @@ from ..stream.group import MAX_VECTOR
 from .motion import BLOCK, TAPS
 
 MOTION_LAMBDA = 0.35  # SAD that a bit of the vectors is worth while they are searched, in quantiser steps
+SOURCE_LAMBDA = 4.0  # SAD that a bit is worth between sources, whatever the quantiser step
 VECTOR_LAMBDA = 0.1  # squared error that a bit is worth in the final choice, in squared quantiser steps
 _BEND = 2.0  # squared error of a pixel, in what a bit is worth, at which more of it counts half as much
 _RANGE = 16  # of the exhaustive search, in pixels of the quarter-size frame

@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .motion import compensate
-from .motion_search import search_field
+from .motion import compensate, quartered
+from .motion_search import SOURCE_LAMBDA, search_field
 
 REACH = 4  # frames on either side
 STRENGTH = (0.6, 0.4, 0.29, 0.23)  # weight of a neighbour that agrees, where the anchor has 1, by its distance
 DEVIATION = 0.5  # standard deviation of the differences that count as noise, in quantiser steps
-MOTION_LAMBDA = 4.0  # luma SAD that a bit of the vectors is worth here
 _WINDOW = 5  # pixels across which differences are averaged
 
 
@@ -36,8 +35,8 @@ def temporal_filter(sources: dict[int, Tensor], number: int, step: float) -> Ten
             if neighbour is None:
                 break
             start: Tensor | None = None if vectors is None else vectors * distance // (distance - 1)
-            vectors = search_field(now, neighbour, MOTION_LAMBDA, start, start is None).v
-            moved = compensate(neighbour, vectors.repeat_interleave(2, 1).repeat_interleave(2, 2))
+            vectors = search_field(now, neighbour, SOURCE_LAMBDA, start, start is None).v
+            moved = compensate(neighbour, quartered(vectors))
             difference = (moved - x).square_().mean(1, keepdim=True)
             difference = F.avg_pool2d(difference, _WINDOW, 1, _WINDOW // 2, count_include_pad=False)
             weight = strength * torch.exp(difference / (-2 * (DEVIATION * step) ** 2))

@@ -2,9 +2,8 @@
 
 Four bytes (length of the mini-GOPs or 0, by how much the quality falls from level to level of B frames, tune, bytes of
 an anchor's header beyond one), a header for each anchor (bit 7: predicted, bits 0..6: quality 1..100; if mini-GOPs
-differ, a second byte with length and fall of quality of the one that ends here), then what is
-range-coded: of each frame its modes and motion vectors (if it is predicted) or its classes of contrast (if not), and
-its coefficients.
+differ, a second byte with length and fall of quality of the one that ends here), then what is range-coded: of each
+frame its modes and motion vectors (if it is predicted) or its classes of contrast (if not), and its coefficients.
 """
 
 import itertools

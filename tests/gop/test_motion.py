@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bsqcodec.gop.motion import BLOCK, TAPS, compensate
+from bsqcodec.gop.motion import BLOCK, TAPS, compensate, quartered
 from bsqcodec.gop.motion_search import search_field
 from bsqcodec.stream.group import MAX_VECTOR
-from helpers import photo, psnr, quartered
+from helpers import photo, psnr
 
 
 def search(cur: Tensor, ref: Tensor, lam: float, start: Tensor | None = None) -> Tensor:

@@ -11,7 +11,6 @@ from bsqcodec.gop import motion
 from bsqcodec.train.data import load_images
 from bsqcodec.train.prediction import predict, tap_table
 from bsqcodec.train.sampler import Sampler
-from helpers import quartered
 from training import ORDER, strip
 
 
@@ -37,7 +36,7 @@ def test_photographs_move_exactly() -> None:
     assert frames.shape == (6, 3, 3, 96, 96) and frames.dtype == torch.uint8
     moved = 0
     for (a, b), v in vectors.items():
-        predicted = motion.compensate(frames[:, b], quartered(v))
+        predicted = motion.compensate(frames[:, b], motion.quartered(v))
         for n in range(6):
             dy, dx = (v[n, 0, 0] // 4).tolist()
             y, x = (slice(max(0, -d), 96 + min(0, -d)) for d in (dy, dx))
@@ -56,7 +55,7 @@ def test_vectors_of_clips_follow_their_mirrored_frames() -> None:
             rng = np.random.default_rng(seed)
             frames, vectors = sampler._clips(rng, 2, 96, ORDER)
             for (a, b), v in vectors.items():
-                inside = motion.compensate(frames[:, b], quartered(v))[..., 16:-16, 16:-16]
+                inside = motion.compensate(frames[:, b], motion.quartered(v))[..., 16:-16, 16:-16]
                 error = (inside - frames[:, a, :, 16:-16, 16:-16].float()).square().mean()
                 assert error < 0.2 * (frames[:, b].float() - frames[:, a].float()).square().mean()
                 seen.add((*torch.sign(v[0, 2, 2]).tolist(), bool(v[0, 2, 2].abs().argmax())))
@@ -106,7 +105,7 @@ def test_prediction_is_that_of_the_codec() -> None:
     rng = np.random.default_rng(0)
     reference = torch.from_numpy(rng.integers(0, 256, (2, 3, 64, 96))).float()
     vectors = torch.from_numpy(rng.integers(-90, 90, (2, 4, 6, 2), dtype=np.int32))
-    expected, taps = motion.compensate(reference, quartered(vectors)), tap_table(torch.device("cpu"))
+    expected, taps = motion.compensate(reference, motion.quartered(vectors)), tap_table(torch.device("cpu"))
     assert torch.equal(predict(reference, vectors, taps), expected)
     turned = vectors.transpose(1, 2).contiguous().transpose(1, 2)
     assert torch.equal(predict(reference, turned, taps), expected)
