@@ -11,9 +11,11 @@ from ..settings import DEFAULT_CRF, DEFAULT_IMAGE_QUALITY
 from ..suffixes import ANIMATION_SUFFIXES, IMAGE_SUFFIXES
 from ..types import MediaInfo
 from .base import Source, suffix_of
+from .image_sinks import STILL_FORMATS, FolderSink, StillSink
 from .images import ImageSource
-from .sinks import STILL_FORMATS, VIDEO_FORMATS, FolderSink, Sink, StillSink, VideoSink, Y4mSink
+from .sinks import Sink
 from .video import VideoSource
+from .video_sinks import VIDEO_FORMATS, VideoSink, Y4mSink
 
 __all__ = ["Sink", "Source", "open_sink", "open_source"]
 

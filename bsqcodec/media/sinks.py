@@ -1,28 +1,17 @@
-"""Outputs for decoded frames: videos, still images and folders of images."""
+"""What all outputs for decoded frames share."""
 
 import contextlib
-import os
-import sys
 from collections.abc import Iterator
-from fractions import Fraction
-from typing import Any, BinaryIO
 
 import av
 import numpy as np
-from PIL import ExifTags, Image
 
 from ..errors import BsqError
-from ..output import is_special, replacing
-from ..types import AudioPacket, AudioTrack, MediaInfo
-from . import colour
-from .base import DEFAULT_RATE, EXIF_ROTATION, reason_of
+from ..output import replacing
+from ..types import AudioPacket, MediaInfo
+from .base import reason_of
 
-VIDEO_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}  # FFmpeg's names by suffix
-STILL_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # Pillow's names by suffix
-
-_EXIF_ORIENTATION = {degrees: orientation for orientation, degrees in EXIF_ROTATION.items()}
-_PNG_LEVEL = 3  # of zlib; takes half the time of 6, for files of about the same size
-_NO_AUDIO = "the audio track is left out, which this output cannot hold"
+NO_AUDIO = "the audio track is left out, which this output cannot hold"
 
 
 class Sink:
@@ -96,174 +85,6 @@ class Sink:
         """Close the file, whatever its state. What this raises is ignored."""
 
 
-class VideoSink(Sink):
-    """H.264 and copied audio in a container, whose name `format` is FFmpeg's."""
-
-    def __init__(self, path: str, info: MediaInfo, format: str, crf: int):
-        super().__init__(path, info)
-        self._format, self._crf = format, crf
-        self._matrix, self._full = _yuv(info, colour.BT709)
-
-    def _open(self, part: str) -> None:
-        if self._format != "matroska" and is_special(part):
-            raise BsqError(f"{self._path}: only .mkv and .y4m can be written to a pipe or a device")
-        with self._writing():
-            self._container = av.open(f"file:{part}", "w", format=self._format)
-            self._open_video()
-            self._audio = self._open_audio(self._info.audio) if self._info.audio else None
-            self._container.start_encoding()
-
-    def _open_video(self) -> None:
-        info = self._info
-        self._video = self._container.add_stream("libx264", info.frame_rate or DEFAULT_RATE, time_base=info.time_base)
-        context = self._video.codec_context
-        context.width, context.height = info.width, info.height
-        # 4:2:0 has no odd sides
-        context.pix_fmt = self._pixel_format = "yuv444p" if info.width % 2 or info.height % 2 else "yuv420p"
-        context.options = {"crf": str(self._crf), "preset": "medium"}
-        context.sample_aspect_ratio = Fraction(*info.sample_aspect_ratio)
-        context.color_range = colour.FULL_RANGE if self._full else colour.LIMITED_RANGE
-        context.colorspace = self._matrix
-        context.color_primaries = info.primaries if info.primaries != colour.UNSPECIFIED else colour.BT709
-        context.color_trc = info.transfer if info.transfer != colour.UNSPECIFIED else colour.BT709
-        if info.rotation:
-            self._video.set_display_rotation(-info.rotation)
-        context.open()
-
-    def _open_audio(self, track: AudioTrack) -> Any:
-        """A stream to copy packets to.
-
-        PyAV can only describe one by an encoder, so that one is opened for its description and never fed.
-        """
-        try:
-            stream = self._container.add_stream(track.codec, track.sample_rate)
-            context: Any = stream.codec_context
-            context.layout = track.layout
-            context.options = {"strict": "experimental"}  # Vorbis
-            context.open()
-            context.extradata = track.extradata or None
-            stream.time_base = track.time_base
-            self._container.start_encoding()
-            return stream
-        except OSError:
-            raise
-        except (av.FFmpegError, ValueError) as error:
-            other = "" if self._path.lower().endswith(".mkv") else "; try .mkv"
-            raise BsqError(f"{self._path} cannot hold {track.codec} audio ({reason_of(error)}){other}") from None
-
-    def _write(self, frame: np.ndarray, pts: int) -> None:
-        picture = colour.to_yuv(frame, self._pixel_format, self._matrix, self._full)
-        picture.pts, picture.time_base = pts, self._info.time_base
-        self._container.mux(self._video.encode(picture))
-
-    def write_audio(self, packet: AudioPacket) -> None:
-        """Append a packet of MediaInfo's audio track, as it is. Raises as `write` does."""
-        assert self._audio is not None and self._info.audio
-        copy = av.Packet(packet.data)
-        copy.pts = copy.dts = packet.pts
-        copy.duration = packet.duration
-        copy.time_base, copy.stream, copy.is_keyframe = self._info.audio.time_base, self._audio, True
-        with self._writing():
-            self._container.mux(copy)
-
-    def _finish(self) -> None:
-        self._container.mux(self._video.encode(None))
-        self._container.close()
-
-    def _abandon(self) -> None:
-        self._container.close()
-
-
-class Y4mSink(Sink):
-    """YUV4MPEG2, 4:4:4, in the matrix of `info`, or if that has none in the one that readers assume."""
-
-    def __init__(self, path: str, info: MediaInfo):
-        super().__init__(path, info)
-        if info.audio:
-            self.warnings.append(_NO_AUDIO)
-        width, height = info.width, info.height
-        (across, down), rate = info.sample_aspect_ratio, info.frame_rate or DEFAULT_RATE
-        if info.rotation % 180:
-            width, height, across, down = height, width, down, across
-        if not across or not down:
-            across = down = 0
-        self._matrix, self._full = _yuv(info, colour.assumed_matrix(width, height))
-        self._head = (
-            f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A{across}:{down} C444 "
-            f"XCOLORRANGE={'FULL' if self._full else 'LIMITED'}\n"
-        )
-
-    def _open(self, part: str) -> None:
-        with self._writing():
-            self._file: BinaryIO = sys.stdout.buffer if part == "-" else open(part, "wb")  # noqa: SIM115 closed below
-
-    def _write(self, frame: np.ndarray, pts: int) -> None:
-        picture = colour.to_yuv(_upright(frame, self._info.rotation), "yuv444p", self._matrix, self._full)
-        self._file.write(self._head.encode() + b"FRAME\n" + picture.to_ndarray().tobytes())
-        self._file.flush()
-        self._head = ""
-
-    def _finish(self) -> None:
-        if self._file is not sys.stdout.buffer:
-            self._file.close()
-
-    _abandon = _finish
-
-
-class StillSink(Sink):
-    """One image, whose format is named as Pillow names it."""
-
-    def __init__(self, path: str, info: MediaInfo, format: str, quality: int):
-        super().__init__(path, info)
-        if info.audio:
-            self.warnings.append(_NO_AUDIO)
-        self._format, self._quality = format, quality
-
-    def _open(self, part: str) -> None:
-        self._part = part
-
-    def _write(self, frame: np.ndarray, pts: int) -> None:
-        if self._frames:
-            raise BsqError(f"{self._path} holds one image; for more frames give a folder, as in frames/, or a video")
-        options: dict[str, Any] = {"quality": self._quality}
-        if self._format == "PNG":
-            options = {"compress_level": _PNG_LEVEL}
-        if self._format == "JPEG":
-            options["subsampling"] = "4:4:4"
-        if self._info.rotation:
-            exif = Image.Exif()
-            exif[ExifTags.Base.Orientation] = _EXIF_ORIENTATION[self._info.rotation]
-            options["exif"] = exif
-        with open(self._part, "wb") as file:
-            Image.fromarray(frame).save(file, self._format, **options)
-
-
-class FolderSink(Sink):
-    """A folder of numbered PNGs, upright."""
-
-    def __init__(self, path: str, info: MediaInfo):
-        super().__init__(path.rstrip("/") or "/", info)
-        if os.path.exists(self._path) and (not os.path.isdir(self._path) or os.listdir(self._path)):
-            raise BsqError(f"{self._path} is not an empty folder; give another name")
-        if info.audio:
-            self.warnings.append(_NO_AUDIO)
-
-    def _open(self, part: str) -> None:
-        self._part = part
-        with self._writing():
-            os.mkdir(part)
-
-    def _write(self, frame: np.ndarray, pts: int) -> None:
-        image = Image.fromarray(_upright(frame, self._info.rotation))
-        image.save(os.path.join(self._part, f"{self._frames:06d}.png"), compress_level=_PNG_LEVEL)
-
-
-def _yuv(info: MediaInfo, otherwise: int) -> tuple[int, bool]:
-    """Matrix of YUV output, and whether its range is full: as `info` has it; `otherwise` and limited if it has none."""
-    if info.matrix in colour.MATRICES:
-        return info.matrix, info.color_range == colour.FULL_RANGE
-    return otherwise, False
-
-
-def _upright(frame: np.ndarray, rotation: int) -> np.ndarray:
+def upright(frame: np.ndarray, rotation: int) -> np.ndarray:
+    """A frame (H, W, C) turned clockwise by a multiple of 90 degrees, as it is to be shown."""
     return np.rot90(frame, -rotation // 90)
