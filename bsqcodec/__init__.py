@@ -9,11 +9,9 @@ if TYPE_CHECKING:
     from .network.weights import Model, load_model
     from .settings import EncodeSettings
     from .transcode import decode_file, encode_file
-    from .types import AudioPacket, AudioTrack, Frame, MediaInfo
+    from .types import Frame, MediaInfo, Packet, Track
 
 __all__ = [
-    "AudioPacket",
-    "AudioTrack",
     "BsqError",
     "Decoder",
     "EncodeSettings",
@@ -23,6 +21,8 @@ __all__ = [
     "MediaInfo",
     "Model",
     "ModelError",
+    "Packet",
+    "Track",
     "decode_file",
     "decode_image",
     "encode_file",
@@ -35,7 +35,7 @@ _HOMES = {
     "network.weights": ("Model", "load_model"),
     "settings": ("EncodeSettings",),
     "transcode": ("decode_file", "encode_file"),
-    "types": ("AudioPacket", "AudioTrack", "Frame", "MediaInfo"),
+    "types": ("Packet", "Track", "Frame", "MediaInfo"),
 }
 
 

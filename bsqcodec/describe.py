@@ -23,7 +23,7 @@ class _Account:
     tunes: Counter[str] = field(default_factory=Counter)  # frames of each
     qualities: set[int] = field(default_factory=set)
     gops: int = 0
-    audio_bytes: int = 0
+    track_bytes: Counter[int] = field(default_factory=Counter)
     first: int | None = None  # time of the first frame
     last: int | None = None
     interval: int | None = None  # time from the last frame but one to the last
@@ -41,11 +41,11 @@ class _Account:
             self.interval = gop.pts[-1] - self.last
         self.first, self.last = gop.pts[0] if self.first is None else self.first, gop.pts[-1]
 
-    def seconds(self, info: MediaInfo) -> float | None:
-        """Duration of a video, of which the last frame takes as long as the one before."""
+    def seconds(self, info: MediaInfo, duration: int) -> float | None:
+        """Duration of a video; of its last frame, `duration` or as long as the one before."""
         if not info.frame_rate or self.first is None or self.last is None:
             return None
-        end = Fraction(self.interval) if self.interval else 1 / (info.frame_rate * info.time_base)
+        end = Fraction(duration or self.interval or 0) or 1 / (info.frame_rate * info.time_base)
         return float((self.last - self.first + end) * info.time_base)
 
 
@@ -65,7 +65,8 @@ def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS)
                 if isinstance(chunk, Gop):
                     account.add(chunk)
                 elif isinstance(chunk, list):
-                    account.audio_bytes += sum(len(p.data) for p in chunk)
+                    for packet in chunk:
+                        account.track_bytes[packet.track] += len(packet.data)
         except FormatError as e:
             error = str(e)
     found = _fields(reader, account)
@@ -79,12 +80,16 @@ def describe(path: str, device: str | None = None, max_pixels: int = MAX_PIXELS)
 def _fields(reader: StreamReader, account: _Account) -> dict[str, Any]:
     """What is known of a stream without decoding it."""
     info, size, frames = reader.info, reader.size, account.frame_types.total()
-    seconds, picture_bytes = account.seconds(info), size - account.audio_bytes
-    audio = None
-    if info.audio:
-        track = info.audio
-        audio = {"codec": track.codec, "sample_rate": track.sample_rate, "layout": track.layout}
-        audio["bytes"] = account.audio_bytes
+    seconds = account.seconds(info, reader.last_duration)
+    picture_bytes = size - account.track_bytes.total()
+    tracks = [
+        {
+            "kind": track.kind, "codec": track.codec, "sample_rate": track.sample_rate, "layout": track.layout,
+            "language": track.language, "title": track.title, "disposition": track.disposition,
+            "bytes": account.track_bytes[number],
+        }
+        for number, track in enumerate(info.tracks)
+    ]  # fmt: skip
     return {
         "version": VERSION,  # a reader refuses every other one
         "model": packaged_ids().get(reader.model),
@@ -112,8 +117,22 @@ def _fields(reader: StreamReader, account: _Account) -> dict[str, Any]:
         "transfer": info.transfer,
         "matrix": info.matrix,
         "color_range": info.color_range,
-        "audio": audio,
+        "tracks": tracks,
+        "metadata": {name: _shown(value) for name, value in info.metadata.items()},
     }
+
+
+def _shown(value: bytes) -> str:
+    """A value of the metadata: its text, on one line, or how many bytes it has."""
+    text = " / ".join(value.decode(errors="replace").split("\n"))
+    return text if text.isprintable() and "\ufffd" not in text else f"{len(value)} bytes"
+
+
+def _track_row(track: dict[str, Any]) -> tuple[str, str]:
+    """A title and a line for a track."""
+    sound = f"{track['sample_rate']} Hz, {track['layout']}" if track["sample_rate"] else ""
+    parts = [track["codec"], sound, track["language"], track["title"], f"{track['bytes']} bytes"]
+    return track["kind"], ", ".join(filter(None, parts))
 
 
 def _bits(path: str, device: str) -> dict[str, float]:
@@ -159,8 +178,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     colour = (found["primaries"], found["transfer"], found["matrix"], found["color_range"])
     if colour != (2, 2, 2, 0):
         rows.append(("colour", "primaries {}, transfer {}, matrix {} (H.273), range {}".format(*colour)))
-    if found["audio"]:
-        rows.append(("audio", "{codec}, {sample_rate} Hz, {layout}, {bytes} bytes".format(**found["audio"])))
+    rows += [_track_row(track) for track in found["tracks"]]
+    rows += [("metadata", f"{name}: {value}") for name, value in found["metadata"].items()]
     rows += [(f"bits, {part}", f"{bits} per frame") for part, bits in found.get("bits", {}).items()]
     if "error" in found:
         rows.append(("broken", found["error"]))

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from . import media
-from .api import Encoder
+from .encoder import Encoder
 from .errors import BsqError
 from .gop.encoder import GopEncoder
 from .network.weights import Model
 from .rate import RateControl, find_quality
 from .settings import EncodeSettings
-from .types import AudioPacket, Frame, MediaInfo
+from .types import Frame, MediaInfo, Packet
 
 PILOT_FRAMES = 4  # frames of each piece of a video that is encoded to find the quality
-Items = Iterator[Frame | AudioPacket]
+Items = Iterator[Frame | Packet]
 
 
 def pilot(
@@ -61,7 +61,7 @@ def pilot(
     quality = find_quality(functools.partial(_video_bits, pieces, info, model, settings), target, tries=4)
     if size is None:
         return items, RateControl(quality, target)
-    return items, RateControl(quality, target, opened.total, include_audio=True)
+    return items, RateControl(quality, target, opened.total, include_tracks=True)
 
 
 def _picture_bits(frame: Frame, info: MediaInfo, model: Model, settings: EncodeSettings, quality: int) -> float:
@@ -91,7 +91,7 @@ def _pieces(source: str, opened: media.Source, items: Items) -> tuple[list[list[
     """A few frames of three places of a file, or the first few of a pipe; and the items, none missing."""
     rate = opened.info.frame_rate
     if source == "-" or not opened.total or not rate or opened.total < 8 * PILOT_FRAMES:
-        seen: list[Frame | AudioPacket] = []
+        seen: list[Frame | Packet] = []
         frames = 0
         for item in items:
             seen.append(item)

@@ -42,23 +42,23 @@ class RateControl:
         quality: of the first group, 1..100.
         target: bits per frame.
         frames: of the whole video, if known: then what was saved or overspent is spread over the rest.
-        include_audio: whether the target holds for pictures and sound together.
+        include_tracks: whether the target holds for pictures, sound and subtitles together.
 
     Attributes:
         quality: of the next group, 1..100.
     """
 
-    def __init__(self, quality: int, target: float, frames: int | None = None, include_audio: bool = False):
+    def __init__(self, quality: int, target: float, frames: int | None = None, include_tracks: bool = False):
         self.quality = quality
-        self._target, self._total, self._include_audio = target, frames, include_audio
+        self._target, self._total, self._include_tracks = target, frames, include_tracks
         self._frames, self._bits = 0, 0.0  # so far
 
-    def next(self, frames: int, size: int, audio_size: int) -> int:
-        """Choose the quality of the next group after `frames` frames in `size` bytes, `audio_size` of them audio."""
-        bits = 8.0 * (size - audio_size)
+    def next(self, frames: int, size: int, tracks_size: int) -> int:
+        """Choose the quality of the next group after `frames` frames in `size` bytes, `tracks_size` of them tracks."""
+        bits = 8.0 * (size - tracks_size)
         rate = (bits - self._bits) / (frames - self._frames)
         self._frames, self._bits = frames, bits
-        target = self._target - (8 * audio_size / frames if self._include_audio else 0)
+        target = self._target - (8 * tracks_size / frames if self._include_tracks else 0)
         rest = max(1, self._total - frames) if self._total else frames  # frames to make up in for what was overspent
         wanted = max(target + (target * frames - bits) / rest, target / _MAX_CUT, 1)
         change = math.log2(wanted / max(rate, 1)) / _SLOPE

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .api import Encoder
+from .encoder import Encoder
 from .errors import BsqError, FormatError
 from .gop.decoder import decode_gop
 from .gop.encoder import GopEncoder
@@ -16,7 +16,7 @@ from .settings import TUNES
 from .stream.container import Gop
 from .stream.group import parse_group
 from .stream.reader import StreamReader
-from .types import AudioPacket, Frame
+from .types import Frame, Packet
 
 
 class Unfinished:
@@ -47,7 +47,7 @@ class Unfinished:
             self._groups, end = self._groups + 1, self._end
         self.output: Any = _Again(file, end, self._other("another input, model or options"))
 
-    def again(self, encoder: Encoder, items: Iterator[Frame | AudioPacket]) -> Iterator[Gop]:
+    def again(self, encoder: Encoder, items: Iterator[Frame | Packet]) -> Iterator[Gop]:
         """Write the groups, with their input from `items`, of which the rest is left; yields each when it is written.
 
         Raises BsqError if a group was made for another quality or tune or, which is seen in the last one, of other
@@ -56,12 +56,14 @@ class Unfinished:
         for number, gop in enumerate(itertools.islice(self._chunks(), self._groups), 1):
             self._check(gop, encoder)
             pts: list[int] = []
+            duration = 0
             pictures: list[np.ndarray] = []  # the first ones of the last group
             for item in items:
-                if isinstance(item, AudioPacket):
-                    encoder.write_audio(item)
+                if isinstance(item, Packet):
+                    encoder.write_packet(item)
                     continue
                 pts.append(item.pts)
+                duration = item.duration
                 if number == self._groups and len(pictures) <= REACH:
                     pictures.append(item.rgb)
                 if len(pts) == len(gop.pts):
@@ -70,7 +72,7 @@ class Unfinished:
                 raise self._other("a longer input")
             if pictures:
                 self._check_picture(gop, encoder, pictures)
-            encoder.write_coded(pts, gop.payload, 8 * len(gop.payload))
+            encoder.write_coded(pts, gop.payload, 8 * len(gop.payload), duration)
             yield gop
 
     def _check(self, gop: Gop, encoder: Encoder) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .api import Decoder
+from .decoder import Decoder
 from .errors import BsqError
 from .gop.decoder import Symbols, decode_symbols
 from .network.quantiser import Coder

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from . import media
-from .api import Decoder, Encoder, choose
+from .decoder import Decoder
+from .encoder import Encoder, choose
 from .errors import BsqError, FormatError
 from .jobs.processes import Processes, choose_jobs
 from .jobs.workers import MAX_GROUP_BYTES, EncodedGroup, Workers, load_once
@@ -26,7 +27,7 @@ from .prefetch import read_ahead
 from .rate import RateControl
 from .resume import Unfinished
 from .settings import DEFAULT_CRF, DEFAULT_IMAGE_QUALITY, MAX_PIXELS, EncodeSettings
-from .types import AudioPacket, Frame, FrameStats, MediaInfo
+from .types import Frame, FrameStats, MediaInfo, Packet
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Result:
 
 # called after each frame with what is done so far and the number of frames to expect, if known
 Progress = Callable[[Result, int | None], None]
-Items = Iterator[Frame | AudioPacket]
+Items = Iterator[Frame | Packet]
 
 
 def encode_file(
@@ -92,8 +93,8 @@ def encode_file(
     Args:
         source, target: as `media.open_source` takes it, and a file; "-" is y4m on standard input, standard output.
         settings, model, device, options: as `Encoder` takes them.
-        bpp: bits per pixel to aim at, audio left out, in place of a quality; images stay below, videos come near.
-        size: bytes to aim at, audio included, in the same way.
+        bpp: bits per pixel to aim at, tracks left out, in place of a quality; images stay below, videos come near.
+        size: bytes to aim at, tracks included, in the same way.
         start, duration: part of the source, in seconds.
         force: replace `target` if it is there.
         resume: go on with what a killed encode to `target` left, to the same bytes; leave as much if interrupted.
@@ -144,13 +145,14 @@ class _Encoding:
             self._tell()
             self._steer()
 
-    def encode(self, items: Iterable[Frame | AudioPacket | EncodedGroup]) -> None:
+    def encode(self, items: Iterable[Frame | Packet | EncodedGroup]) -> None:
         for item in items:
-            if isinstance(item, AudioPacket):
-                self._encoder.write_audio(item)
+            if isinstance(item, Packet):
+                self._encoder.write_packet(item)
                 continue
             if isinstance(item, EncodedGroup):
-                self._encoder.write_coded(item.pts, item.payload, sum(s.bits + s.side_bits for s in item.stats))
+                bits = sum(s.bits + s.side_bits for s in item.stats)
+                self._encoder.write_coded(item.pts, item.payload, bits, item.duration)
                 self._add(item.decoded)
             else:
                 self._add(self._encoder.write(*item))
@@ -175,7 +177,7 @@ class _Encoding:
         encoder, (low, high) = self._encoder, self.result.qualities
         self.result.qualities = min(low, encoder.quality), max(high, encoder.quality)
         if self._rate and encoder.frames % encoder.settings.gop == 0:
-            encoder.quality = self._rate.next(encoder.frames, encoder.size, encoder.audio_size)
+            encoder.quality = self._rate.next(encoder.frames, encoder.size, encoder.tracks_size)
 
 
 def _encoding_workers(
@@ -261,7 +263,7 @@ def _decode(
     """Write the frames, and their sound, until all is done or a damage is met, which is returned."""
     if sink:
         result.warnings = sink.warnings
-        decoder.audio = sink.write_audio
+        decoder.on_packet = sink.write_packet
     try:
         for frame in frames:
             result.add(frame.rgb)
@@ -272,6 +274,8 @@ def _decode(
                 progress(result, total)
     except FormatError as error:
         return error
+    if sink:
+        sink.duration = decoder.last_duration  # a pipe tells it behind the frame
     return None
 
 

@@ -1,12 +1,14 @@
-"""Frames, sound, and what is known of a video beside them. Shared by media files and .bsq streams."""
+"""Frames, sound and subtitles, and what is known of a video beside them. Shared by media files and .bsq streams."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
 MODEL_ID_BYTES = 8
+TRACK_KINDS = ("audio", "subtitle")  # the index of a name is its number in a stream
 
 
 @dataclass
@@ -29,37 +31,47 @@ class FrameStats:
 
 
 @dataclass(frozen=True)
-class AudioTrack:
-    """A compressed audio track; its packets are copied, never decoded.
+class Track:
+    """A compressed track beside the pictures; its packets are copied, never decoded.
 
     Attributes:
-        codec: FFmpeg's name of the codec, for example "aac" or "opus".
+        codec: FFmpeg's name of the codec, for example "aac", "opus" or "subrip".
         time_base: seconds per unit of the packets' times.
-        sample_rate: in Hz.
-        layout: FFmpeg's name of the channel layout, for example "stereo".
+        sample_rate: of sound, in Hz; 0 for subtitles.
+        layout: of sound, FFmpeg's name of the channel layout, for example "stereo"; "" for subtitles.
         extradata: the codec's own header.
+        kind: "audio" or "subtitle".
+        language: as the container has it, for example "eng" (ISO 639-2); "" if unknown.
+        disposition: FFmpeg's bits: 1 default, 2 dub, 4 original, 64 forced, 128 hearing impaired ...
+        title: name of the track, "" if it has none.
     """
 
     codec: str
     time_base: Fraction
-    sample_rate: int
-    layout: str
-    extradata: bytes
+    sample_rate: int = 0
+    layout: str = ""
+    extradata: bytes = b""
+    kind: str = TRACK_KINDS[0]
+    language: str = ""
+    disposition: int = 0
+    title: str = ""
 
 
 @dataclass(frozen=True)
-class AudioPacket:
-    """Some compressed audio.
+class Packet:
+    """Some compressed sound, or a subtitle.
 
     Attributes:
         pts: presentation time in units of the track's time base; negative before the first frame.
         duration: in the same units.
         data: as the codec made it.
+        track: number of the track in `MediaInfo.tracks`.
     """
 
     pts: int
     duration: int
     data: bytes
+    track: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,9 +86,14 @@ class MediaInfo:
         rotation: degrees clockwise that a player must turn the picture: 0, 90, 180 or 270.
         primaries, transfer, matrix: code points of ITU-T H.273; 2 is unspecified.
         color_range: 0 unspecified, 1 limited, 2 full.
-        audio: the audio track, if there is one.
-        bit_depth: bits of a sample in a .bsq stream; 8 is the only one that is supported.
-        alpha: whether a .bsq stream has an alpha channel, which is not supported.
+        tracks: sound and subtitles.
+        metadata: what else is kept, by name: "icc", "exif" and "xmp" of a picture as image files hold them, the exif
+            without its orientation; "loop", how often an animation is shown, a decimal number, 0 for ever; "mdcv" and
+            "clli", the mastering display and the content light level, as in the SEI messages of ITU-T H.265;
+            "chapters", a line "START END TITLE" in milliseconds for each; "tag:title" and the like, tags of a video.
+            Text is UTF-8.
+        bit_depth: bits of a sample of decoded frames, 8..12.
+        alpha: whether the frames have an alpha channel.
     """
 
     width: int
@@ -89,7 +106,8 @@ class MediaInfo:
     transfer: int = 2
     matrix: int = 2
     color_range: int = 0
-    audio: AudioTrack | None = None
+    tracks: tuple[Track, ...] = ()
+    metadata: Mapping[str, bytes] = field(default_factory=dict)
     bit_depth: int = 8
     alpha: bool = False
 
@@ -103,9 +121,12 @@ class Frame(NamedTuple):
     """A picture and its time.
 
     Attributes:
-        rgb: uint8 (H, W, 3).
+        rgb: RGB, uint8 (H, W, 3); of `MediaInfo.alpha` (H, W, 4), the last not multiplied into the others; decoded
+            frames of more than 8 bits are uint16, 0..2**bit_depth - 1.
         pts: presentation time in units of `MediaInfo.time_base`.
+        duration: of the last frame, in the same units, if it is known; 0 for all others.
     """
 
     rgb: np.ndarray
     pts: int
+    duration: int = 0

@@ -28,14 +28,14 @@ import numpy as np
 import pytest
 import torch
 
-from bsqcodec import api
+from bsqcodec import decoder
 from bsqcodec.api import Decoder, Encoder
 from bsqcodec.describe import describe, lines
 from bsqcodec.errors import BsqError
 from bsqcodec.network.weights import Model, load_model
 from bsqcodec.settings import DEFAULT_MODEL
 from bsqcodec.transcode import decode_file
-from bsqcodec.types import AudioPacket, AudioTrack, MediaInfo
+from bsqcodec.types import MediaInfo, Packet, Track
 from helpers import Pipe, random_model
 from mutations import mutate
 
@@ -56,19 +56,19 @@ class Hang(BaseException):
 def corpus(model: Model) -> list[bytes]:
     """Streams that hold every type of chunk and of frame."""
     noise = np.random.default_rng(0)
-    track = AudioTrack("aac", Fraction(1, 48000), 48000, "mono", b"\x11\x88")
+    track = Track("aac", Fraction(1, 48000), 48000, "mono", b"\x11\x88")
 
     def stream(height: int, width: int, pts: list[int], gop: int, audio: bool = False) -> bytes:
         file = io.BytesIO()
         still = len(pts) == 1
         rate = None if still else Fraction(25)
-        info = MediaInfo(width, height, frame_rate=rate, audio=track if audio else None, rotation=0 if still else 90)
+        info = MediaInfo(width, height, frame_rate=rate, tracks=(track,) if audio else (), rotation=0 if still else 90)
         encoder = Encoder(file, info, model=model, quality=60, gop=gop)
         picture = noise.integers(0, 256, (height, width, 3), np.uint8)
         for i, t in enumerate(pts):
             encoder.write(np.roll(picture, (i, 2 * i), (0, 1)), t)
             if audio:
-                encoder.write_audio(AudioPacket(1920 * i, 1024, noise.bytes(5)))
+                encoder.write_packet(Packet(1920 * i, 1024, noise.bytes(5)))
         encoder.close()
         return file.getvalue()
 
@@ -89,7 +89,7 @@ def remembered() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         for name in ("decode_gop", "decode_symbols"):
-            patch.setattr(api, name, _remembering(getattr(api, name)))
+            patch.setattr(decoder, name, _remembering(getattr(decoder, name)))
         yield
 
 
@@ -148,7 +148,7 @@ def use(rng: random.Random, data: bytes, model: Model) -> int:
     if way < 0.03:
         return use_file(rng, data, model, way)
     decoder = Decoder(file, "cpu", model, MAX_PIXELS)
-    decoder.audio = lambda packet: None
+    decoder.on_packet = lambda packet: None
     if way < 0.1:
         return sum(1 for _ in zip(decoder.symbols(), range(MAX_FRAMES), strict=False))  # the shorter of both
     start = rng.choice((0, 0, 0, 1, 3))

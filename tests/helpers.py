@@ -35,7 +35,7 @@ from bsqcodec.network.unrounded_layers import Mat, Norm
 from bsqcodec.network.weights import Model
 from bsqcodec.stream.container import StreamWriter
 from bsqcodec.stream.fields import Fields, varint
-from bsqcodec.types import AudioPacket, AudioTrack, Frame, MediaInfo
+from bsqcodec.types import Frame, MediaInfo, Packet, Track
 
 TINY = ModelConfig(
     name="tiny", fine_width=18, fine_blocks=1, width=36, blocks=1, prior_width=32, prior_blocks=1, prior_head=32
@@ -191,12 +191,12 @@ def write_video(
 
 
 MODEL = bytes(range(8))
-TRACK = AudioTrack("aac", Fraction(1, 48000), 48000, "stereo", b"\x11\x90")
+TRACK = Track("aac", Fraction(1, 48000), 48000, "stereo", b"\x11\x90")
 INFO = MediaInfo(
     *(417, 233, Fraction(1, 90000), Fraction(30000, 1001), (4, 3), 270, 9, 1, 6, 1),
-    audio=TRACK,
+    tracks=(TRACK,),
 )
-PACKETS = [AudioPacket(-1024, 1024, b"one"), AudioPacket(0, 1024, b""), AudioPacket(2000, 1, b"three")]
+PACKETS = [Packet(-1024, 1024, b"one"), Packet(0, 1024, b""), Packet(2000, 1, b"three")]
 GOPS = [((-5, 3003, 6006), b"payload"), ((6010,), b""), ((9000, 9001, 9500), b"x" * 300)]
 
 
@@ -220,8 +220,8 @@ def stream(
         for chunk in other:
             writer._chunk(*chunk)
         writer.gop(list(pts), payload)
-        if info.audio:
-            writer.audio(PACKETS)
+        if info.tracks:
+            writer.packets(PACKETS)
     for chunk in other:
         writer._chunk(*chunk)
     writer.close()
@@ -274,24 +274,24 @@ def write_media(
     frames: Sequence[np.ndarray],
     info: MediaInfo = CLIP,
     times: Sequence[int] | None = None,
-    audio: Iterable[AudioPacket] = (),
+    audio: Iterable[Packet] = (),
     **options: Any,
 ) -> None:
     """Write frames, uint8 (H, W, 3) each, and packets of sound by `open_sink`."""
     info = replace(info, width=frames[0].shape[1], height=frames[0].shape[0])
     with open_sink(str(path), info, **options) as sink:
         for packet in audio:
-            sink.write_audio(packet)
+            sink.write_packet(packet)
         for i, frame in enumerate(frames):
             sink.write(frame, times[i] if times else i)
 
 
-def read_media(path: str | Path, **options: Any) -> tuple[MediaInfo, list[Frame], list[AudioPacket]]:
+def read_media(path: str | Path, **options: Any) -> tuple[MediaInfo, list[Frame], list[Packet]]:
     """Everything that `open_source` gives: the MediaInfo, the frames, the packets of sound."""
     with open_source(str(path), **options) as source:
         items = list(source)
     frames = [item for item in items if isinstance(item, Frame)]
-    return source.info, frames, [item for item in items if isinstance(item, AudioPacket)]
+    return source.info, frames, [item for item in items if isinstance(item, Packet)]
 
 
 def mean_error(a: ArrayLike, b: ArrayLike) -> float:
@@ -299,7 +299,7 @@ def mean_error(a: ArrayLike, b: ArrayLike) -> float:
     return float(np.abs(np.asarray(a, float) - np.asarray(b, float)).mean())
 
 
-def sound(codec: str = "aac", container: str = "mp4", seconds: float = 0.5) -> tuple[AudioTrack, list[AudioPacket]]:
+def sound(codec: str = "aac", container: str = "mp4", seconds: float = 0.5) -> tuple[Track, list[Packet]]:
     """A sine, encoded by FFmpeg, as it is read back from its file: the track and its packets."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as output:
@@ -315,9 +315,9 @@ def sound(codec: str = "aac", container: str = "mp4", seconds: float = 0.5) -> t
         stream = source.streams.audio[0]
         context = stream.codec_context
         header = bytes(context.extradata or b"")
-        track = AudioTrack(context.codec.canonical_name, stream.time_base, 48000, "stereo", header)
+        track = Track(context.codec.canonical_name, stream.time_base, 48000, "stereo", header)
         packets: list[Any] = [packet for packet in source.demux(stream) if packet.size]  # all of these have times
-        return track, [AudioPacket(p.pts, p.duration, bytes(p)) for p in packets]
+        return track, [Packet(p.pts, p.duration, bytes(p)) for p in packets]
 
 
 def encode_by_ffmpeg(

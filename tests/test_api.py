@@ -16,7 +16,7 @@ from bsqcodec.network import weights
 from bsqcodec.network.saving import save_model
 from bsqcodec.settings import MAX_EFFORT, MAX_GOP
 from bsqcodec.stream.reader import StreamReader
-from bsqcodec.types import AudioPacket, AudioTrack
+from bsqcodec.types import Packet, Track
 from helpers import Pipe, moving, random_network, same_pictures
 
 INFO = MediaInfo(32, 24, frame_rate=Fraction(25))
@@ -93,14 +93,14 @@ def test_a_damaged_stream_is_concealed_alike_each_time(coded, tiny):
 
 
 def test_sound_comes_again(tiny):
-    track = AudioTrack("pcm_s16le", Fraction(1, 8000), 8000, "mono", b"")
+    track = Track("pcm_s16le", Fraction(1, 8000), 8000, "mono", b"")
     file = io.BytesIO()
-    with Encoder(file, MediaInfo(32, 24, frame_rate=Fraction(25), audio=track), model=tiny) as encoder:
-        encoder.write_audio(AudioPacket(0, 160, b"x" * 320))
+    with Encoder(file, MediaInfo(32, 24, frame_rate=Fraction(25), tracks=(track,)), model=tiny) as encoder:
+        encoder.write_packet(Packet(0, 160, b"x" * 320))
         encoder.write(moving(1, 24, 32)[0], 0)
     file.seek(0)
     decoder, heard = Decoder(file, model=tiny), []
-    decoder.audio = heard.append
+    decoder.on_packet = heard.append
     for _ in range(2):
         assert len(list(decoder.frames())) == 1
     assert len(heard) == 2 and heard[0] == heard[1]
@@ -154,7 +154,7 @@ def test_an_encoder_closes_once(tiny):
     for use in (
         lambda: encoder.write(moving(1, 24, 32)[0], 1),
         lambda: encoder.write_coded([1], b"", 0.0),
-        lambda: encoder.write_audio(AudioPacket(0, 1, b"")),
+        lambda: encoder.write_packet(Packet(0, 1, b"")),
     ):
         with pytest.raises(ValueError, match="closed"):
             use()
@@ -266,3 +266,28 @@ def test_public_names_are_there_and_documented():
         assert inspect.getdoc(getattr(bsqcodec, name)), name
     with pytest.raises(AttributeError):
         bsqcodec.nothing  # noqa: B018
+
+
+def lasting(tiny, frames=3):
+    """A video whose last frame is shown for 7 units of time."""
+    file = io.BytesIO()
+    with Encoder(file, MediaInfo(32, 24, frame_rate=Fraction(25)), model=tiny, gop=2) as encoder:
+        for t, picture in enumerate(moving(frames, 24, 32)):
+            encoder.write(picture, t, 7 if t == frames - 1 else 0)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("make", [io.BytesIO, Pipe])
+def test_the_last_frame_has_its_duration(tiny, make):
+    decoder = Decoder(make(lasting(tiny)), model=tiny)
+    seen = []
+    for frame in decoder.frames():
+        seen.append((frame.duration, decoder.last_duration))
+    known = 7 if make is io.BytesIO else 0  # a pipe tells it after the frame
+    assert seen == [(0, 0), (0, 0), (known, known)] and decoder.last_duration == 7
+
+
+def test_a_part_has_the_duration_of_its_own_last_frame(tiny):
+    decoder = Decoder(io.BytesIO(lasting(tiny)), model=tiny)
+    assert [frame.duration for frame in decoder.frames(0, 2)] == [0, 0] and decoder.last_duration == 0
+    assert [frame.duration for frame in decoder.frames(2, 3)] == [7] and decoder.last_duration == 7

@@ -9,10 +9,10 @@ from PIL import Image
 from skimage import data
 
 import bsqcodec
-from bsqcodec.api import MAX_PENDING
+from bsqcodec.encoder import MAX_PENDING
 from bsqcodec.network.saving import save_model
 from bsqcodec.settings import TUNES
-from bsqcodec.types import AudioPacket, AudioTrack, MediaInfo
+from bsqcodec.types import MediaInfo, Packet, Track
 from helpers import exit_status, moving, random_network, write_video
 
 
@@ -179,22 +179,22 @@ def test_sound_that_is_longer_than_the_pictures(round_trip, tmp_path, suffix):
 
 def test_sound_does_not_pile_up_in_memory(tmp_path, model):
     """A group of pictures may last hours, and so may what follows the last one."""
-    track = AudioTrack("flac", Fraction(1, 1000), 48000, "mono", b"")
-    given = [AudioPacket(100 * t, 100, bytes([t]) * (MAX_PENDING // 4)) for t in range(20)]
+    track = Track("flac", Fraction(1, 1000), 48000, "mono", b"")
+    given = [Packet(100 * t, 100, bytes([t]) * (MAX_PENDING // 4)) for t in range(20)]
     seen = []
     with open(tmp_path / "a.bsq", "wb+") as file:
-        encoder = bsqcodec.Encoder(file, MediaInfo(16, 16, frame_rate=25, audio=track), model=str(model))
+        encoder = bsqcodec.Encoder(file, MediaInfo(16, 16, frame_rate=25, tracks=(track,)), model=str(model))
         encoder.write(np.zeros((16, 16, 3), np.uint8), 0)
         for packet in given[:10]:
-            encoder.write_audio(packet)
+            encoder.write_packet(packet)
         encoder.write(np.zeros((16, 16, 3), np.uint8), 1000)
         for packet in given[10:]:
-            encoder.write_audio(packet)
+            encoder.write_packet(packet)
         assert encoder.size > 4 * MAX_PENDING
         encoder.close()
         file.seek(0)
         decoder = bsqcodec.Decoder(file, model=str(model))
-        decoder.audio = seen.append
+        decoder.on_packet = seen.append
         assert len(list(decoder.frames())) == 2
     assert seen == given
 

@@ -37,7 +37,7 @@ def test_control_reaches_the_size():
 def test_sound_counts_only_if_it_is_to_be_included():
     """Of 1000 bits per frame, sound takes 400."""
     frames, pictures, audio = 32, 32 * 600 // 8, 32 * 400 // 8
-    assert RateControl(60, 1000.0, 64, include_audio=True).next(frames, pictures + audio, audio) == 60
+    assert RateControl(60, 1000.0, 64, include_tracks=True).next(frames, pictures + audio, audio) == 60
     assert RateControl(60, 1000.0, 64).next(frames, pictures + audio, audio) > 60
 
 

@@ -20,7 +20,7 @@ from bsqcodec.network.weights import load_model
 from bsqcodec.settings import DEFAULT_MODEL
 from bsqcodec.stream.container import Gop
 from bsqcodec.stream.reader import StreamReader
-from bsqcodec.types import AudioPacket, AudioTrack
+from bsqcodec.types import Packet, Track
 from helpers import photo
 
 REFERENCE, NETWORKS = (Path(__file__).parent / f"reference_{name}.py" for name in ("decoder", "networks"))
@@ -63,14 +63,14 @@ def test_a_picture_of_few_tokens(height, width, quality, tmp_path):
 def test_a_clip_with_b_frames_sound_and_chunks_that_nobody_knows(tmp_path):
     whole, file = skdata.astronaut(), io.BytesIO()
     info = bsqcodec.MediaInfo(
-        33, 50, frame_rate=Fraction(25), audio=AudioTrack("opus", Fraction(1, 48000), 48000, "mono", b"")
+        33, 50, frame_rate=Fraction(25), tracks=(Track("opus", Fraction(1, 48000), 48000, "mono"),)
     )
     encoder = bsqcodec.Encoder(file, info, quality=45)  # where borders are smoothed
     for i in range(5):
         frame = whole[100 + 3 * i :, 200 - 2 * i :][:50, :33].copy()
         frame[5 + 5 * i : 15 + 5 * i, 10 + 2 * i : 22 + 2 * i] = whole[10:20, 10:22]  # moves otherwise
         encoder.write(frame, i)
-    encoder.write_audio(AudioPacket(0, 960, b"sound"))
+    encoder.write_packet(Packet(0, 960, b"sound"))
     encoder.close()
     data = file.getvalue()
     reader = StreamReader(io.BytesIO(data))

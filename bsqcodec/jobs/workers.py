@@ -16,11 +16,11 @@ from ..gop.decoder import decode_gop
 from ..gop.encoder import GopEncoder
 from ..network.weights import Model, find_model, load_model
 from ..settings import EncodeSettings
-from ..types import AudioPacket, Frame, FrameStats
+from ..types import Frame, FrameStats, Packet
 
 MAX_GROUP_BYTES = 1 << 29  # of the frames of a group; larger ones are not handed over whole
 _MAX_BYTES_AHEAD = 1 << 30  # of the frames of all groups that are handed over
-_MAX_ITEMS_AHEAD = 1000  # items between groups, such as packets of sound, that are read before the first is needed
+_MAX_ITEMS_AHEAD = 1000  # items between groups, such as packets of tracks, that are read before the first is needed
 _T = TypeVar("_T")
 
 
@@ -32,12 +32,14 @@ class EncodedGroup(NamedTuple):
         payload: the coded group, for `StreamWriter.gop`.
         stats: cost of each frame, in the order of coding.
         decoded: the frames as they will be decoded.
+        duration: of the last frame, if it is known.
     """
 
     pts: list[int]
     payload: bytes
     stats: list[FrameStats]
     decoded: list[np.ndarray]
+    duration: int = 0
 
 
 class Future:
@@ -83,19 +85,17 @@ class Workers(ABC):
     def _lost(self) -> AbstractContextManager[None]:
         """A context that turns what the loss of a worker raises into a BsqError."""
 
-    def encode(
-        self, items: Iterable[Frame | AudioPacket], settings: EncodeSettings
-    ) -> Iterator[AudioPacket | EncodedGroup]:
+    def encode(self, items: Iterable[Frame | Packet], settings: EncodeSettings) -> Iterator[Packet | EncodedGroup]:
         """Replace the frames among `items` by EncodedGroup of `settings.gop` frames, each at its last frame's place."""
 
-        def start(item: list[Frame] | AudioPacket) -> Future | None:
-            return None if isinstance(item, AudioPacket) else self._start(_encode, item, settings)
+        def start(item: list[Frame] | Packet) -> Future | None:
+            return None if isinstance(item, Packet) else self._start(_encode, item, settings)
 
-        def size(item: list[Frame] | AudioPacket) -> int:
-            return 0 if isinstance(item, AudioPacket) else sum(frame.rgb.nbytes for frame in item)
+        def size(item: list[Frame] | Packet) -> int:
+            return 0 if isinstance(item, Packet) else sum(frame.rgb.nbytes for frame in item)
 
         for item, future in self.ahead(_grouped(items, settings.gop), start, size):
-            if isinstance(item, AudioPacket):
+            if isinstance(item, Packet):
                 yield item
             elif future:
                 yield future.result()
@@ -152,7 +152,7 @@ def decoded(future: Future, *_: Any) -> Iterator[np.ndarray]:
         raise FormatError(error)
 
 
-def _grouped(items: Iterable[Frame | AudioPacket], gop: int) -> Iterator[list[Frame] | AudioPacket]:
+def _grouped(items: Iterable[Frame | Packet], gop: int) -> Iterator[list[Frame] | Packet]:
     """The items with their frames in lists of `gop`, the last of which may be shorter."""
     group: list[Frame] = []
     for item in items:
@@ -192,7 +192,8 @@ def _encode(model: Model, frames: list[Frame], settings: EncodeSettings) -> Enco
     height, width, _ = frames[0].rgb.shape
     encoder = GopEncoder(model, height, width, settings)
     pictures = [picture for frame in frames for picture in encoder.push(frame.rgb, settings.quality)] + encoder.flush()
-    return EncodedGroup([frame.pts for frame in frames], encoder.finish(), encoder.stats, pictures)
+    pts = [frame.pts for frame in frames]
+    return EncodedGroup(pts, encoder.finish(), encoder.stats, pictures, frames[-1].duration)
 
 
 def _decode(

@@ -9,7 +9,7 @@ from typing import Any
 import av
 
 from ..errors import first_line
-from ..types import AudioPacket, Frame, MediaInfo
+from ..types import Frame, MediaInfo, Packet
 
 DEFAULT_RATE = Fraction(25)  # frames per second where nothing tells, as in a folder of images
 EXIF_ROTATION = {1: 0, 6: 90, 3: 180, 8: 270}  # degrees clockwise of the EXIF orientations without a mirror
@@ -20,7 +20,7 @@ if av.logging.get_level() is None:
 
 
 class Source:
-    """An open input: a context manager, and an iterable (once) of Frame and AudioPacket in the order of the file.
+    """An open input: a context manager, and an iterable (once) of Frame and Packet in the order of the file.
 
     The first frame has pts 0, pts rise strictly. Iterating raises BsqError where the input turns out to be broken, or
     to hold what is not supported.
@@ -46,7 +46,7 @@ class Source:
     def close(self) -> None:
         """Release the input."""
 
-    def __iter__(self) -> Iterator[Frame | AudioPacket]:
+    def __iter__(self) -> Iterator[Frame | Packet]:
         raise NotImplementedError
 
     def _warn(self, line: str) -> None:

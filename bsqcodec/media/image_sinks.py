@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 from ..errors import BsqError
 from ..types import MediaInfo
 from .base import EXIF_ROTATION
-from .sinks import NO_AUDIO, Sink, upright
+from .sinks import Sink, upright
 
 STILL_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # Pillow's names by suffix
 
@@ -22,8 +22,7 @@ class StillSink(Sink):
 
     def __init__(self, path: str, info: MediaInfo, format: str, quality: int):
         super().__init__(path, info)
-        if info.audio:
-            self.warnings.append(NO_AUDIO)
+        self._leave_out_tracks()
         self._format, self._quality = format, quality
 
     def _open(self, part: str) -> None:
@@ -52,8 +51,7 @@ class FolderSink(Sink):
         super().__init__(path.rstrip("/") or "/", info)
         if os.path.exists(self._path) and (not os.path.isdir(self._path) or os.listdir(self._path)):
             raise BsqError(f"{self._path} is not an empty folder; give another name")
-        if info.audio:
-            self.warnings.append(NO_AUDIO)
+        self._leave_out_tracks()
 
     def _open(self, part: str) -> None:
         self._part = part

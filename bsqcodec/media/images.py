@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from ..errors import BsqError
 from ..suffixes import ANIMATION_SUFFIXES
-from ..types import AudioPacket, Frame, MediaInfo
+from ..types import Frame, MediaInfo, Packet
 from . import colour
 from .base import DEFAULT_RATE, EXIF_ROTATION, Source, reason_of, suffix_of, ticks
 
@@ -74,7 +74,7 @@ class ImageSource(Source):
         if self._image:
             self._image.close()
 
-    def __iter__(self) -> Iterator[Frame | AudioPacket]:
+    def __iter__(self) -> Iterator[Frame | Packet]:
         origin = self._wanted[0][1]
         for i, time in self._wanted:
             if self._files:

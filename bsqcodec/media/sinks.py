@@ -8,10 +8,8 @@ import numpy as np
 
 from ..errors import BsqError
 from ..output import replacing
-from ..types import AudioPacket, MediaInfo
+from ..types import MediaInfo, Packet
 from .base import reason_of
-
-NO_AUDIO = "the audio track is left out, which this output cannot hold"
 
 
 class Sink:
@@ -19,10 +17,12 @@ class Sink:
 
     Attributes:
         warnings: one line for each thing that the output cannot hold.
+        duration: of the last frame, in units of MediaInfo's time_base; 0 if unknown. May be set until `opened` ends.
     """
 
     def __init__(self, path: str, info: MediaInfo):
         self.warnings: list[str] = []
+        self.duration = 0
         self._path, self._info, self._frames = path, info, 0
 
     @contextlib.contextmanager
@@ -44,8 +44,10 @@ class Sink:
                     self._abandon()
                 raise
 
-    def write(self, frame: np.ndarray, pts: int) -> None:
+    def write(self, frame: np.ndarray, pts: int, duration: int = 0) -> None:
         """Append a frame, uint8 (H, W, 3) RGB of MediaInfo's size; `pts` in its time_base, rising strictly.
+
+        duration: of the last frame, if it is known.
 
         Raises:
             BsqError: it cannot be written.
@@ -55,9 +57,17 @@ class Sink:
         with self._writing():
             self._write(frame, pts)
         self._frames += 1
+        self.duration = duration
 
-    def write_audio(self, packet: AudioPacket) -> None:
-        """Append a packet of MediaInfo's audio track. Outputs without sound ignore it. Raises as `write` does."""
+    def write_packet(self, packet: Packet) -> None:
+        """Append a packet of MediaInfo's tracks. Outputs without tracks ignore it. Raises as `write` does."""
+
+    def _leave_out_tracks(self) -> None:
+        """Warn of the tracks, where the output holds none."""
+        for kind in sorted({track.kind for track in self._info.tracks}):
+            count = sum(track.kind == kind for track in self._info.tracks)
+            tracks = f"{count} {kind} tracks are" if count > 1 else f"the {kind} track is"
+            self.warnings.append(f"{tracks} left out, which this output cannot hold")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

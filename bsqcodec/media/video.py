@@ -14,7 +14,7 @@ import numpy as np
 from av.stream import Disposition
 
 from ..errors import BsqError
-from ..types import AudioPacket, AudioTrack, Frame, MediaInfo
+from ..types import Frame, MediaInfo, Packet, Track
 from . import colour
 from .base import DEFAULT_RATE, Source, reason_of, ticks
 
@@ -132,7 +132,7 @@ class VideoSource(Source):
                 return item
         raise BsqError(f"{self._name}: no frame" + ("" if self._whole else " in the time that is wanted"))
 
-    def _track(self) -> AudioTrack | None:
+    def _track(self) -> Track | None:
         """What is known of the audio track, if it can be copied."""
         if self._audio is None:
             return None
@@ -144,7 +144,7 @@ class VideoSource(Source):
         layout = context.layout.name
         if layout.endswith("channels"):  # their places are not told
             layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}.get(context.layout.nb_channels, layout)
-        return AudioTrack(
+        return Track(
             context.codec.canonical_name,
             self._audio.time_base,
             context.sample_rate,
@@ -165,7 +165,7 @@ class VideoSource(Source):
             if count > 0:
                 self._warn(f"{count} {content} track{'s are' if count > 1 else ' is'} left out")
 
-    def _describe(self, frame: av.VideoFrame, track: AudioTrack | None) -> MediaInfo:
+    def _describe(self, frame: av.VideoFrame, track: Track | None) -> MediaInfo:
         """All that the stream and its first frame tell. Raises BsqError if their colours are not supported."""
         if frame.color_trc in colour.HDR_TRANSFERS:
             raise BsqError(f"{self._name} is HDR ({colour.HDR_TRANSFERS[frame.color_trc]}), which is not supported")
@@ -191,7 +191,7 @@ class VideoSource(Source):
             transfer=int(frame.color_trc),
             matrix=matrix,
             color_range=colour.FULL_RANGE if rgb else int(frame.color_range),
-            audio=track,
+            tracks=(track,) if track else (),
         )
 
     def _count(self) -> int | None:
@@ -307,7 +307,7 @@ class VideoSource(Source):
         frames = size - head.find(b"\n") - 1
         return frames > 0 and frames != self._packets * (len(b"FRAME\n") + self._packet_size)
 
-    def __iter__(self) -> Iterator[Frame | AudioPacket]:
+    def __iter__(self) -> Iterator[Frame | Packet]:
         index = 0
         while True:
             item = self._pending.popleft() if self._pending else next(self._items, None)
@@ -322,7 +322,7 @@ class VideoSource(Source):
             before = self._start > 0 and pts + length <= 0
             after = self._high is not None and pts >= (self._high - self._origin) * ratio
             if not before and not after:
-                yield AudioPacket(pts, length, bytes(item))
+                yield Packet(pts, length, bytes(item))
 
     def _rgb(self, frame: av.VideoFrame, index: int) -> np.ndarray:
         """uint8 (H, W, 3) RGB of a frame. Raises BsqError if it has another size than the first, or transparency."""

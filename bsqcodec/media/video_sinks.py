@@ -9,10 +9,10 @@ import numpy as np
 
 from ..errors import BsqError
 from ..output import is_special
-from ..types import AudioPacket, AudioTrack, MediaInfo
+from ..types import MediaInfo, Packet, Track
 from . import colour
 from .base import DEFAULT_RATE, reason_of
-from .sinks import NO_AUDIO, Sink, upright
+from .sinks import Sink, upright
 
 VIDEO_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}  # FFmpeg's names by suffix
 
@@ -31,7 +31,7 @@ class VideoSink(Sink):
         with self._writing():
             self._container = av.open(f"file:{part}", "w", format=self._format)
             self._open_video()
-            self._audio = self._open_audio(self._info.audio) if self._info.audio else None
+            self._tracks = [self._open_audio(track) for track in self._info.tracks]
             self._container.start_encoding()
 
     def _open_video(self) -> None:
@@ -51,7 +51,7 @@ class VideoSink(Sink):
             self._video.set_display_rotation(-info.rotation)
         context.open()
 
-    def _open_audio(self, track: AudioTrack) -> Any:
+    def _open_audio(self, track: Track) -> Any:
         """A stream to copy packets to.
 
         PyAV can only describe one by an encoder, so that one is opened for its description and never fed.
@@ -77,13 +77,13 @@ class VideoSink(Sink):
         picture.pts, picture.time_base = pts, self._info.time_base
         self._container.mux(self._video.encode(picture))
 
-    def write_audio(self, packet: AudioPacket) -> None:
-        """Append a packet of MediaInfo's audio track, as it is. Raises as `write` does."""
-        assert self._audio is not None and self._info.audio
+    def write_packet(self, packet: Packet) -> None:
+        """Append a packet of MediaInfo's tracks, as it is. Raises as `write` does."""
         copy = av.Packet(packet.data)
         copy.pts = copy.dts = packet.pts
         copy.duration = packet.duration
-        copy.time_base, copy.stream, copy.is_keyframe = self._info.audio.time_base, self._audio, True
+        copy.time_base, copy.stream = self._info.tracks[packet.track].time_base, self._tracks[packet.track]
+        copy.is_keyframe = True
         with self._writing():
             self._container.mux(copy)
 
@@ -100,8 +100,7 @@ class Y4mSink(Sink):
 
     def __init__(self, path: str, info: MediaInfo):
         super().__init__(path, info)
-        if info.audio:
-            self.warnings.append(NO_AUDIO)
+        self._leave_out_tracks()
         width, height = info.width, info.height
         (across, down), rate = info.sample_aspect_ratio, info.frame_rate or DEFAULT_RATE
         if info.rotation % 180:

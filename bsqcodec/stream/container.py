@@ -5,7 +5,6 @@ a chunk that it does not know if its type is a lower-case letter.
 """
 
 import itertools
-import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -15,17 +14,17 @@ from typing import BinaryIO, NamedTuple
 
 from ..errors import FormatError
 from ..settings import MAX_PIXELS, MAX_SIDE
-from ..types import MODEL_ID_BYTES, AudioPacket, AudioTrack, MediaInfo
-from .fields import Fields, ratio, signed, varint
+from ..types import MODEL_ID_BYTES, TRACK_KINDS, MediaInfo, Packet
+from .fields import MAX_NUMBER, MAX_TIME, Fields, ratio, signed, varint
 from .group import MAX_MINI_GOP
+from .tracks import pack_metadata, pack_packets, pack_track
 
 MAGIC = b"BSQ\x1a"
 VERSION = 1  # the only one that is read or written
-GOP, TRACK, AUDIO, END = b"G", b"A", b"P", b"E"
-BIT_DEPTH = 8  # of a sample; the only one that is read or written
+GOP, AUDIO_TRACK, AUDIO_PACKETS, END = b"G", b"A", b"P", b"E"
+ALPHA, METADATA, TRACK, PACKETS = b"a", b"m", b"t", b"p"  # ancillary
+BIT_DEPTHS = range(8, 13)  # of a sample of decoded frames
 MAX_CHUNK = 1 << 30
-MAX_NUMBER = (1 << 31) - 1  # of ratios: FFmpeg's hold no more
-MAX_TIME = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -33,16 +32,25 @@ class Gop:
     """A chunk of frames that decode without any other.
 
     Attributes:
-        offset: of the chunk in the file, in bytes.
+        offset: of the chunk in the file, in bytes, or of that of its alpha before it.
         first: number of its first frame, counted from 0.
         pts: presentation time of each frame.
         payload: the coded group, for `gop.decoder.decode_gop`.
+        alpha: its coded alpha, for `gop.alpha.decode_alpha`; empty if all is opaque.
     """
 
     offset: int
     first: int
     pts: tuple[int, ...]
     payload: bytes
+    alpha: bytes = b""
+
+
+class Ending(NamedTuple):
+    """The last chunk: number of frames, and how long the last one is shown, in units of time; 0 if unknown."""
+
+    frames: int
+    duration: int
 
 
 class IndexEntry(NamedTuple):
@@ -59,9 +67,8 @@ def pack_header(model: bytes, info: MediaInfo) -> bytes:
     rate = info.frame_rate or Fraction(0)
     if max(*info.time_base.as_integer_ratio(), *rate.as_integer_ratio(), *info.sample_aspect_ratio) > MAX_NUMBER:
         raise ValueError("a time base, frame rate or aspect ratio has more than 31 bits")
-    if info.bit_depth != BIT_DEPTH or info.alpha:
-        alpha = " with alpha" if info.alpha else ""
-        raise ValueError(f"frames of {info.bit_depth} bits a sample{alpha} are not supported")
+    if info.bit_depth not in BIT_DEPTHS:
+        raise ValueError(f"frames of {info.bit_depth} bits a sample are not supported")
     numbers = (
         info.bit_depth, int(info.alpha),
         info.width, info.height, info.time_base.numerator, info.time_base.denominator,
@@ -74,7 +81,7 @@ def pack_header(model: bytes, info: MediaInfo) -> bytes:
 
 
 def unpack_header(read: Callable[[int], bytes], max_pixels: int = MAX_PIXELS) -> tuple[bytes, MediaInfo]:
-    """The model's id, and what is known of the video but its audio track; `read(n)` gives the next n bytes.
+    """The model's id, and what the header tells of the video; `read(n)` gives the next n bytes.
 
     The header says how many bytes of fields it has; those after the fields named here are ignored. Raises FormatError
     for another version, for damage, and for frames that this decoder does not support.
@@ -90,10 +97,10 @@ def unpack_header(read: Callable[[int], bytes], max_pixels: int = MAX_PIXELS) ->
     fields = Fields(body)
     model = fields.take(MODEL_ID_BYTES)
     depth, alpha = fields.varint(), fields.varint()
-    if depth != BIT_DEPTH:
+    if depth not in BIT_DEPTHS:
         raise FormatError(f"a bit depth of {depth} is not supported by this decoder")
-    if alpha:
-        raise FormatError("an alpha channel is not supported by this decoder")
+    if alpha > 1:
+        raise FormatError("an alpha channel of another kind is not supported by this decoder")
     width, height = fields.varint(MAX_SIDE), fields.varint(MAX_SIDE)
     if not width or not height or width * height > MAX_PIXELS:
         raise FormatError(f"frames of {width}x{height} pixels are not supported")
@@ -118,7 +125,7 @@ class StreamWriter:
     Args:
         file: open for writing in binary.
         model: id of the model that made the payloads, 8 bytes.
-        info: attributes of the video; its audio track is written if it has one.
+        info: attributes of the video. Its first track is `A` if it is sound; all others are ancillary.
     """
 
     def __init__(self, file: BinaryIO, model: bytes, info: MediaInfo):
@@ -128,15 +135,17 @@ class StreamWriter:
         self._index = bytearray()  # as it is written at the end: a list would grow with the length of the video
         self._last = IndexEntry(0, 0)
         self._write(pack_header(model, info))
-        if info.audio:
-            a = info.audio
-            numbers = (a.time_base.numerator, a.time_base.denominator, a.sample_rate)
-            blocks = (a.codec.encode(), a.layout.encode(), a.extradata)
-            body = b"".join(map(varint, numbers)) + b"".join(varint(len(b)) + b for b in blocks)
-            self._chunk(TRACK, body)
+        self._first = int(bool(info.tracks) and info.tracks[0].kind == TRACK_KINDS[0])  # number of the first `t`
+        for number, track in enumerate(info.tracks):
+            self._chunk(AUDIO_TRACK if number < self._first else TRACK, pack_track(track))
+        if info.metadata:
+            self._chunk(METADATA, pack_metadata(info.metadata))
 
-    def gop(self, pts: list[int], payload: bytes) -> None:
-        """Write a group of pictures. pts: presentation time of each frame, strictly increasing."""
+    def gop(self, pts: list[int], payload: bytes, alpha: bytes = b"") -> None:
+        """Write a group of pictures, and its alpha if it is not opaque.
+
+        pts: presentation time of each frame, strictly increasing.
+        """
         steps = [b - a for a, b in itertools.pairwise(pts)]
         if min(*steps, pts[0] - self._end, MAX_TIME - pts[-1]) < 1:
             raise ValueError("presentation times do not increase, or are beyond 62 bits")
@@ -151,19 +160,26 @@ class StreamWriter:
         self._last = entry
         self._groups += 1
         self.frames += len(pts)
+        if alpha:
+            self._chunk(ALPHA, alpha)
         self._chunk(GOP, body + payload)
 
-    def audio(self, packets: list[AudioPacket]) -> None:
-        """Write some packets of the audio track."""
-        body, expected = bytearray(), 0
-        for p in packets:
-            body += signed(p.pts - expected) + varint(p.duration) + varint(len(p.data)) + p.data
-            expected = p.pts + p.duration
-        self._chunk(AUDIO, bytes(body))
+    def packets(self, packets: list[Packet]) -> None:
+        """Write some packets of the tracks, those of each track together."""
+        for track in sorted({packet.track for packet in packets}):
+            body = pack_packets([packet for packet in packets if packet.track == track])
+            if track < self._first:
+                self._chunk(AUDIO_PACKETS, body)
+            else:
+                self._chunk(PACKETS, varint(track - self._first) + body)
 
-    def close(self) -> None:
-        """Write the last chunk: the number of frames, and the index. The file is left open."""
+    def close(self, duration: int = 0) -> None:
+        """Write the last chunk: the number of frames, and the index. The file is left open.
+
+        duration: of the last frame, in units of time; 0 if it is not known.
+        """
         body = varint(self.frames) + (varint(self._groups) + self._index if self._groups > 1 else varint(0))
+        body += varint(duration) if duration else b""
         # chunk type, length of the length, body, its own size, checksum
         size = 1 + len(varint(len(body) + 4)) + len(body) + 4 + 4
         self._chunk(END, body + struct.pack("<I", size))
@@ -199,38 +215,20 @@ def unpack_gop(offset: int, body: bytes) -> Gop:
     return Gop(offset, first, pts, fields.rest())
 
 
-def unpack_track(body: bytes) -> AudioTrack:
-    """The description of the audio track. Raises FormatError for names that no codec or layout has."""
-    fields = Fields(body)
-    time_base, rate = ratio(fields.varint(MAX_NUMBER), fields.varint(MAX_NUMBER)), fields.varint(1 << 30)
-    codec, layout, extradata = fields.block(), fields.block(), fields.block()
-    # the names are handed to FFmpeg
-    if not re.fullmatch(rb"[a-z0-9_]{1,40}", codec) or not re.fullmatch(rb"[ -~]{1,200}", layout):
-        raise FormatError("the description of the audio track is damaged")
-    return AudioTrack(codec.decode(), time_base, rate, layout.decode(), extradata)
+def unpack_end(body: bytes, end: int | None) -> tuple[Ending, list[IndexEntry]]:
+    """The last chunk without its last 4 bytes; its index if `end`, the length of the file, is known.
 
-
-def unpack_audio(body: bytes) -> list[AudioPacket]:
-    """The packets of a chunk of sound. Raises FormatError for impossible times."""
-    fields, packets, expected = Fields(body), [], 0
-    while fields.at < len(body):
-        pts, duration = expected + fields.signed(), fields.varint(MAX_TIME)
-        if abs(pts) >= MAX_TIME:
-            raise FormatError("a time of the sound is impossible")
-        packets.append(AudioPacket(pts, duration, fields.block()))
-        expected = pts + duration
-    return packets
-
-
-def unpack_end(body: bytes, end: int) -> tuple[int, list[IndexEntry]]:
-    """The number of frames, and the index if `end`, the length of the file, is not 0. Raises FormatError."""
+    Raises FormatError.
+    """
     fields = Fields(body)
     frames, entries = fields.varint(1 << 48), fields.varint(len(body))
     index: list[IndexEntry] = []
     offset = first = 0
-    for _ in range(entries if end else 0):
+    for _ in range(entries):
         offset, first = offset + fields.varint(), first + fields.varint()
-        if offset >= end or first >= frames:
-            raise FormatError("the index points beyond the stream")
-        index.append(IndexEntry(offset, first))
-    return frames, index
+        if end is not None:
+            if offset >= end or first >= frames:
+                raise FormatError("the index points beyond the stream")
+            index.append(IndexEntry(offset, first))
+    duration = fields.varint(MAX_TIME - 1) if fields.rest() else 0
+    return Ending(frames, duration), index

@@ -4,6 +4,9 @@ from fractions import Fraction
 
 from ..errors import FormatError
 
+MAX_NUMBER = (1 << 31) - 1  # of ratios: FFmpeg's hold no more
+MAX_TIME = 1 << 62
+
 
 def varint(n: int) -> bytes:
     """Unsigned LEB128: 7 bits per byte, low ones first, bit 7 set on all but the last. n in 0 .. 2**63 - 1.
@@ -24,6 +27,11 @@ def varint(n: int) -> bytes:
 def signed(n: int) -> bytes:
     """Zigzag: 0, -1, 1, -2 .. as the varints 0, 1, 2, 3 .."""
     return varint(2 * n if n >= 0 else -2 * n - 1)
+
+
+def block(data: bytes) -> bytes:
+    """Bytes, and before them a varint that counts them."""
+    return varint(len(data)) + data
 
 
 class Fields:

@@ -10,23 +10,27 @@ from typing import BinaryIO
 
 from ..errors import FormatError
 from ..settings import MAX_PIXELS
-from ..types import AudioPacket
+from ..types import Packet
 from .container import (
-    AUDIO,
+    ALPHA,
+    AUDIO_PACKETS,
+    AUDIO_TRACK,
     END,
     GOP,
     MAX_CHUNK,
+    METADATA,
+    PACKETS,
     TRACK,
+    Ending,
     Gop,
     IndexEntry,
-    unpack_audio,
     unpack_end,
     unpack_gop,
     unpack_header,
-    unpack_track,
 )
 from .fields import Fields
 from .recovery import MAX_GAP, SEARCH_BUDGET, Lost, lost_times, resynchronise
+from .tracks import unpack_metadata, unpack_packets, unpack_track
 from .window import Window
 
 
@@ -38,19 +42,21 @@ class StreamReader:
         max_pixels: larger frames are refused.
 
     Raises FormatError for anything that is not a whole and undamaged stream, when it is reached. It names the byte.
-    Ancillary chunks are skipped, but must be whole and undamaged like any other.
+    Ancillary chunks of unknown types are skipped, but must be whole and undamaged like any other.
 
     Attributes:
         model: id of the model that the payloads need, 8 bytes.
         info: attributes of the video.
         size: bytes of the header and the whole chunks read so far.
         frames: number of frames; known at the end, or after `index`.
+        last_duration: of the last frame, in units of time; 0 if it is not known; known as `frames` is.
     """
 
     def __init__(self, file: BinaryIO, max_pixels: int = MAX_PIXELS):
         self._file = file
         self._window = Window(file)
         self.frames: int | None = None
+        self.last_duration = 0
         self._torn = False  # is there damage at `size`?
         self._budget = SEARCH_BUDGET
         self._next = 0  # number of the next frame
@@ -59,22 +65,36 @@ class StreamReader:
         self.model, self.info = unpack_header(self._window.take, max_pixels)
         nominal = 1 / (self.info.frame_rate * self.info.time_base) if self.info.frame_rate else 1
         self._nominal = self._interval = max(1, round(nominal))  # time from frame to frame
-        self._damage: FormatError | None = None  # of the audio track
-        self._window.ahead += file.read(1)  # and no more, which a pipe may not have yet
-        if self._window.ahead == TRACK:
-            try:
-                self.info = replace(self.info, audio=unpack_track(self._chunk()[2]))
-            except FormatError as e:
-                self._damage = e
+        self._damage: FormatError | None = None  # of what describes tracks, or of metadata
+        self._alpha: tuple[int, bytes] | None = None  # offset and body of the chunk before this one, if it is alpha
+        self._first_track = 0  # number of the first track that is ancillary
+        try:
+            self._read_descriptions()
+        except FormatError as e:
+            self._damage = e
         self._start = self.size, self._torn
+
+    def _read_descriptions(self) -> None:
+        """Read the chunks behind the header that tell what else there is. Raises FormatError for damage."""
+        while True:
+            self._window.ahead += self._file.read(1 - len(self._window.ahead))  # no more: a pipe may not have it yet
+            kind = bytes(self._window.ahead[:1])
+            if kind not in (AUDIO_TRACK, TRACK, METADATA) or (kind == AUDIO_TRACK and self.info.tracks):
+                return
+            body = self._chunk()[2]
+            if kind == METADATA:
+                self.info = replace(self.info, metadata=unpack_metadata(body))
+                return
+            self._first_track += kind == AUDIO_TRACK
+            self.info = replace(self.info, tracks=(*self.info.tracks, unpack_track(body)))
 
     @property
     def size(self) -> int:
         """Bytes of the header and the whole chunks read so far."""
         return self._window.at
 
-    def chunks(self, recover: bool = False) -> Iterator[Gop | list[AudioPacket] | Lost]:
-        """The groups of pictures and packets of sound that follow, up to the end of the stream.
+    def chunks(self, recover: bool = False) -> Iterator[Gop | list[Packet] | Lost]:
+        """The groups of pictures and packets of tracks that follow, up to the end of the stream.
 
         With `recover`, what is lost is told as a `Lost`, and reading goes on after it; without, FormatError is raised.
         """
@@ -88,8 +108,9 @@ class StreamReader:
                     yield Lost(self._next, (), reason, True)
                     return
                 chunk_type, offset, body = self._chunk()
-                if chunk_type.islower():  # ancillary, and none is known
-                    continue
+                if chunk_type.islower() and chunk_type != PACKETS:
+                    self._alpha = (offset, body) if chunk_type == ALPHA and self.info.alpha else None
+                    continue  # any other is unknown
                 item = self._unpack(chunk_type, offset, body, max(MAX_GAP, offset - whole) if recover else 0)
             except FormatError as e:
                 if not recover:
@@ -99,14 +120,14 @@ class StreamReader:
             if isinstance(item, list):
                 yield item
                 continue
-            following = item.first if isinstance(item, Gop) else item
+            following = item.first if isinstance(item, Gop) else item.frames
             if reason or following > self._next:
                 pts = item.pts if isinstance(item, Gop) else ()
                 lost = lost_times(following - self._next, self._end, pts, self._interval)
                 yield Lost(self._next, lost, reason or f"a group of pictures is missing before byte {offset}")
                 reason, self._group = "", None
             if not isinstance(item, Gop):
-                self.frames = item
+                self.frames, self.last_duration = item
                 return
             self._next, self._end = item.first + len(item.pts), item.pts[-1]
             self._interval = item.pts[-1] - item.pts[-2] if len(item.pts) > 1 else self._interval
@@ -114,8 +135,9 @@ class StreamReader:
             whole = self.size
             yield item
 
-    def _unpack(self, chunk_type: bytes, offset: int, body: bytes, gap: int) -> Gop | list[AudioPacket] | int:
-        """A chunk; of the last, the number of frames. gap: up to how many frames may be missing before it."""
+    def _unpack(self, chunk_type: bytes, offset: int, body: bytes, gap: int) -> Gop | list[Packet] | Ending:
+        """A chunk that is not skipped. gap: up to how many frames may be missing before it."""
+        alpha, self._alpha = self._alpha, None
         try:
             if chunk_type == GOP:
                 gop = unpack_gop(offset, body)
@@ -124,19 +146,29 @@ class StreamReader:
                     raise FormatError(f"it begins with frame {gop.first}, another group of pictures is missing")
                 if self._end is not None and gop.pts[0] - self._end <= missing:
                     raise FormatError("it begins before the end of the group before")
-                return gop
-            if chunk_type == AUDIO and self.info.audio:
-                return unpack_audio(body)
-            if chunk_type == AUDIO and gap:
-                return []  # the description of the track is lost
+                return gop if alpha is None else replace(gop, offset=alpha[0], alpha=alpha[1])
+            if chunk_type in (AUDIO_PACKETS, PACKETS):
+                return self._packets(chunk_type, body, gap > 0)
             if chunk_type == END:
-                frames, _ = unpack_end(body, 0)
-                if not 0 <= frames - self._next <= gap:
-                    raise FormatError(f"there should be {frames} frames, some are missing")
-                return frames
+                ending, _ = unpack_end(body[:-4], None)
+                if not 0 <= ending.frames - self._next <= gap:
+                    raise FormatError(f"there should be {ending.frames} frames, some are missing")
+                return ending
             raise FormatError(f"it is of an unknown kind {chunk_type!r}")
         except FormatError as e:
             raise FormatError(f"the chunk at byte {offset} ({self._place(chunk_type, offset)}) is wrong: {e}") from e
+
+    def _packets(self, chunk_type: bytes, body: bytes, lenient: bool) -> list[Packet]:
+        """The packets in a chunk. lenient: leave out those of a track whose description is lost."""
+        packets = unpack_packets(body, 0 if chunk_type == AUDIO_PACKETS else None)
+        first, count = self._first_track, len(self.info.tracks)
+        if chunk_type == PACKETS:
+            packets = [replace(packet, track=packet.track + first) for packet in packets]
+        if all(packet.track < (first if chunk_type == AUDIO_PACKETS else count) for packet in packets):
+            return packets
+        if lenient:
+            return []
+        raise FormatError("it has packets of a track that is not described")
 
     def _place(self, chunk_type: bytes, offset: int) -> str:
         """Which group of pictures a broken chunk is, as far as can be told."""
@@ -144,7 +176,7 @@ class StreamReader:
             for number, entry in enumerate(self.index() if self._file.seekable() else ()):
                 if entry.offset == offset:
                     return f"group {number}, from frame {entry.first}"
-        if chunk_type == GOP and self._group is not None:
+        if chunk_type in (GOP, ALPHA) and self._group is not None:
             return f"group {self._group}, from frame {self._next}"
         return f"where frame {self._next} is due"
 
@@ -166,11 +198,11 @@ class StreamReader:
         if zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0] or fields.take(1) != END:
             raise FormatError("the stream has no index: it is cut short or damaged")
         fields.varint()
-        self.frames, index = unpack_end(fields.rest(), end)
+        (self.frames, self.last_duration), index = unpack_end(fields.rest()[:-4], end)
         return index
 
     def seek(self, entry: IndexEntry | None) -> None:
-        """Go on at a GOP of the index; None: at the first chunk after the header and the description of the audio."""
+        """Go on at a GOP of the index; None: at what follows the descriptions of tracks, and the metadata."""
         if entry is None:
             offset, self._torn = self._start
             self._next, self._group = 0, 0
@@ -178,6 +210,7 @@ class StreamReader:
             offset, self._torn = entry.offset, False
             self._next, self._group = entry.first, None
         self._window.go(offset)
+        self._alpha = None
         self._end, self._interval, self._budget = None, self._nominal, SEARCH_BUDGET
 
     def _chunk(self) -> tuple[bytes, int, bytes]:

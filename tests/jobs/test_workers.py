@@ -13,7 +13,7 @@ from bsqcodec.jobs import workers
 from bsqcodec.jobs.workers import Future, Workers, load_once
 from bsqcodec.network.saving import save_model
 from bsqcodec.settings import EncodeSettings
-from bsqcodec.types import AudioPacket, Frame
+from bsqcodec.types import Frame, Packet
 from helpers import moving, random_model, random_network
 
 
@@ -84,7 +84,7 @@ def test_what_is_between_groups_does_not_pile_up():
 
 
 def test_groups_take_the_place_of_their_last_frame():
-    sound = AudioPacket(0, 1, b"x")
+    sound = Packet(0, 1, b"x")
     frame = Frame(np.zeros((1, 1, 3), np.uint8), 0)
     coded = Instant().encode([frame, sound, frame, sound, frame], EncodeSettings(gop=2))
     assert list(coded) == [sound, 2, sound, 1]

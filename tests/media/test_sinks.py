@@ -12,10 +12,10 @@ from helpers import CLIP, sound, waves, write_media
 
 def test_outputs_without_sound_say_so(tmp_path):
     track, packets = sound()
-    with open_sink(str(tmp_path / "a.y4m"), replace(CLIP, audio=track)) as sink:
+    with open_sink(str(tmp_path / "a.y4m"), replace(CLIP, tracks=(track,))) as sink:
         assert "audio" in sink.warnings[0]
         sink.write(waves(1)[0], 0)
-        sink.write_audio(packets[0])
+        sink.write_packet(packets[0])
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.y4m", "a.png", "a.jpg", "a/"])
@@ -51,7 +51,7 @@ def test_bad_output(tmp_path):
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.y4m", "a.png", "a/"])
 def test_a_name_that_the_file_system_refuses_is_one_line(tmp_path, name):
     track, _ = sound()
-    for info in (CLIP, replace(CLIP, audio=track)):
+    for info in (CLIP, replace(CLIP, tracks=(track,))):
         with pytest.raises(BsqError, match=r"cannot write .*name too long"):
             write_media(f"{tmp_path}/{'long' * 62}{name}", waves(1), info)
     assert os.listdir(tmp_path) == []

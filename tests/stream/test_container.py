@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 
@@ -12,9 +13,11 @@ from bsqcodec.stream.container import VERSION, Gop, StreamWriter, pack_header
 from bsqcodec.stream.fields import Fields, signed, varint
 from bsqcodec.stream.reader import StreamReader
 from bsqcodec.stream.recovery import MAX_ANCILLARY, Lost
-from bsqcodec.types import MediaInfo
-from helpers import GOPS, INFO, MODEL, PACKETS, Pipe, checked, stream, with_fields
+from bsqcodec.types import MediaInfo, Packet, Track
+from helpers import GOPS, INFO, MODEL, PACKETS, TRACK, Pipe, checked, stream, with_fields
+from mutations import split
 
+MAKERS = [io.BytesIO, lambda data: io.BufferedReader(Pipe(data))]
 ANCILLARY = [(b"a", b""), (b"z", b"body"), (b"g", stream())]  # the last holds chunks of its own
 
 
@@ -100,25 +103,115 @@ def test_bit_depth_and_alpha_come_first_and_are_refused_if_unknown():
     assert data[14:16] == b"\x08\x00" and with_fields(list) == data
     info = StreamReader(io.BytesIO(data)).info
     assert (info.bit_depth, info.alpha) == (8, False)
-    for depth in (0, 7, 10, 1 << 20):
+    for depth in (0, 7, 13, 1 << 20):
         with pytest.raises(FormatError, match=rf"^a bit depth of {depth} is not supported by this decoder$"):
             StreamReader(io.BytesIO(with_fields(lambda n, depth=depth: [depth, *n[1:]])))
         with pytest.raises(ValueError, match=f"{depth} bits a sample are not supported"):
             pack_header(MODEL, replace(INFO, bit_depth=depth))
-    for alpha in (1, 2, 1 << 20):
-        with pytest.raises(FormatError, match=r"^an alpha channel is not supported by this decoder$"):
+    for alpha in (2, 1 << 20):
+        with pytest.raises(FormatError, match=r"^an alpha channel of another kind is not supported by this decoder$"):
             StreamReader(io.BytesIO(with_fields(lambda n, alpha=alpha: [8, alpha, *n[2:]])))
-    with pytest.raises(ValueError, match="alpha are not supported"):
-        pack_header(MODEL, replace(INFO, alpha=True))
     # told before anything else, which may have another meaning then
-    with pytest.raises(FormatError, match="bit depth of 10"):
-        StreamReader(io.BytesIO(with_fields(lambda n: [10, 1, 0, 0])))
+    with pytest.raises(FormatError, match="bit depth of 13"):
+        StreamReader(io.BytesIO(with_fields(lambda n: [13, 2, 0, 0])))
+    deep = replace(INFO, bit_depth=12, alpha=True)
+    assert StreamReader(io.BytesIO(stream(deep))).info == deep
+
+
+# ---------------------------------------------------------------- what is carried beside the pictures
+
+
+SUBTITLES = Track("subrip", Fraction(1, 1000), kind="subtitle", language="deu", disposition=64, title="für alle")
+SECOND = Track("opus", Fraction(1, 48000), 48000, "5.1", b"OpusHead", language="eng", disposition=1)
+METADATA = {"icc": bytes(range(256)), "tag:title": "Füße".encode(), "loop": b"0", "": b""}
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("tracks", [(), (SUBTITLES,), (TRACK, SUBTITLES, SECOND), (SUBTITLES, TRACK)])
+@pytest.mark.parametrize("metadata", [{}, METADATA])
+def test_tracks_and_metadata_come_back(make, tracks, metadata):
+    info = replace(INFO, tracks=tracks, metadata=metadata)
+    file = io.BytesIO()
+    writer = StreamWriter(file, MODEL, info)
+    sent = [Packet(10 * i, 5, bytes([i]), i % len(tracks)) for i in range(7)] if tracks else []
+    writer.packets(sent)
+    writer.gop([0], b"payload")
+    writer.close(77)
+    reader = StreamReader(make(file.getvalue()))
+    assert reader.info == info
+    chunks = list(reader.chunks())
+    found = [packet for chunk in chunks if isinstance(chunk, list) for packet in chunk]
+    assert sorted(found, key=lambda packet: packet.pts) == sent
+    assert [chunk.payload for chunk in chunks if isinstance(chunk, Gop)] == [b"payload"]
+    assert (reader.frames, reader.last_duration) == (1, 77)
+
+
+def test_the_first_audio_track_is_that_of_a_reader_that_knows_no_other():
+    """The types of the chunks: `t`, `m`, `p` and `a` are skipped by whoever does not know them."""
+    info = replace(INFO, tracks=(TRACK, SUBTITLES), metadata=METADATA, alpha=True)
+    file = io.BytesIO()
+    writer = StreamWriter(file, MODEL, info)
+    writer.packets([Packet(0, 1, b"", 1), Packet(0, 1, b"", 0)])
+    writer.gop([0], b"payload", b"alpha")
+    writer.close()
+    assert [kind for kind, _ in split(file.getvalue())[2]] == [b"A", b"t", b"m", b"P", b"p", b"a", b"G", b"E"]
+
+
+def test_packets_of_a_track_that_is_not_described_are_refused():
+    data = stream(replace(INFO, tracks=()), GOPS[:1], other=[(b"p", b"\0\0\1\0")])
+    with pytest.raises(FormatError, match="packets of a track that is not described"):
+        list(StreamReader(io.BytesIO(data)).chunks())
+    assert [c.payload for c in StreamReader(io.BytesIO(data)).chunks(True) if isinstance(c, Gop)] == [GOPS[0][1]]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        varint(1) + varint(1) + varint(0) + varint(3) + b"../" + varint(0) * 2 + varint(1) + varint(0) * 3,
+        varint(1) + varint(1) + varint(0) + varint(3) + b"srt" + varint(0) * 2 + varint(2) + varint(0) * 3,
+        varint(1) + varint(1) + varint(0) + varint(3) + b"srt" + varint(0) * 2 + varint(1) + varint(0) + b"\1/\0",
+        varint(0),
+    ],
+    ids=["codec", "kind", "language", "short"],
+)
+def test_a_damaged_description_of_a_track_is_refused(body):
+    data = pack_header(MODEL, replace(INFO, tracks=())) + checked(b"t" + varint(len(body)) + body)
+    with pytest.raises(FormatError):
+        list(StreamReader(io.BytesIO(data)).chunks())
+
+
+@pytest.mark.parametrize("body", [b"\1", b"\1\xff\0", b"\1a\0\1a\0", b"\1a\x05b"])
+def test_damaged_metadata_is_refused(body):
+    data = pack_header(MODEL, replace(INFO, tracks=())) + checked(b"m" + varint(len(body)) + body)
+    with pytest.raises(FormatError):
+        list(StreamReader(io.BytesIO(data)).chunks())
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_alpha_belongs_to_the_group_that_follows_it(make):
+    file = io.BytesIO()
+    writer = StreamWriter(file, MODEL, replace(INFO, tracks=(), alpha=True))
+    alphas = [b"first", b"", b"third"]
+    for i, alpha in enumerate(alphas):
+        writer.gop([i], b"payload", alpha)
+    writer._chunk(b"a", b"of no group")
+    writer.close()
+    reader = StreamReader(make(file.getvalue()))
+    assert [(gop.payload, gop.alpha) for gop in reader.chunks()] == [(b"payload", alpha) for alpha in alphas]
+    reader = StreamReader(io.BytesIO(file.getvalue()))
+    for entry, alpha in reversed(list(zip(reader.index(), alphas, strict=True))):
+        reader.seek(entry)
+        gop = next(reader.chunks())
+        assert (gop.alpha, gop.offset) == (alpha, entry.offset)
+    # of a video without alpha it is like any ancillary chunk
+    data = stream(replace(INFO, tracks=()), other=[(b"a", b"alpha")])
+    assert all(gop.alpha == b"" for gop in StreamReader(io.BytesIO(data)).chunks())
 
 
 @pytest.mark.parametrize("more", [b"\0", b"\xff" * 20, bytes(200)])
 def test_a_longer_header_is_read(more):
     """Fields that this reader does not know are ignored, but belong to what the checksum protects."""
-    info = replace(INFO, audio=None)
+    info = replace(INFO, tracks=())
     data = with_fields(list, more, info)
     assert len(data) == len(stream(info)) + len(more)
     reader = StreamReader(io.BytesIO(data))
@@ -139,9 +232,6 @@ def test_a_header_that_lacks_fields_is_refused():
 # ---------------------------------------------------------------- chunks of unknown types
 
 
-MAKERS = [io.BytesIO, lambda data: io.BufferedReader(Pipe(data))]
-
-
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("recover", [False, True])
 def test_ancillary_chunks_are_skipped(make, recover):
@@ -154,8 +244,8 @@ def test_ancillary_chunks_are_skipped(make, recover):
 
 
 def test_every_flipped_bit_of_an_ancillary_chunk_is_found():
-    data = stream(gops=GOPS[:1], other=[(b"t", b"some text")])
-    start = data.index(b"t\x09some text")
+    data = stream(gops=GOPS[:1], other=[(b"q", b"some text")])
+    start = data.index(b"q\x09some text")
     for i in range(8 * start, 8 * (start + 15)):
         bad = bytearray(data)
         bad[i // 8] ^= 1 << i % 8
@@ -170,7 +260,7 @@ def test_every_flipped_bit_of_an_ancillary_chunk_is_found():
 def damaged_before(chunk_type, body):
     """Three groups, of which the second is damaged, and a chunk between it and the third."""
     file = io.BytesIO()
-    writer = StreamWriter(file, MODEL, replace(INFO, audio=None))
+    writer = StreamWriter(file, MODEL, replace(INFO, tracks=()))
     writer.gop([0, 5], b"first")
     at = writer.size + 9
     writer.gop([10, 20], b"second")
@@ -185,7 +275,7 @@ def damaged_before(chunk_type, body):
 @pytest.mark.parametrize("make", MAKERS)
 def test_reading_resumes_at_an_ancillary_chunk(make):
     """A reader that passed over its beginning would take the groups of pictures inside it for some of the stream."""
-    inner = stream(replace(INFO, audio=None), [((25,), b"inner"), ((26, 27), b"inner"), ((28,), b"inner")])
+    inner = stream(replace(INFO, tracks=()), [((25,), b"inner"), ((26, 27), b"inner"), ((28,), b"inner")])
     assert [c.first for c in StreamReader(io.BytesIO(inner)).chunks() if isinstance(c, Gop)] == [0, 1, 3]
     for chunk_type in (b"a", b"q", b"z"):
         chunks = list(StreamReader(make(damaged_before(chunk_type, inner))).chunks(True))
@@ -231,7 +321,7 @@ def test_other_files_are_refused(data):
     ],
 )
 def test_hostile_chunks_are_refused(body):
-    head = pack_header(MODEL, replace(INFO, audio=None))
+    head = pack_header(MODEL, replace(INFO, tracks=()))
     with pytest.raises(FormatError):
         read_all(head + body)
 

@@ -1,0 +1,83 @@
+"""What a .bsq file carries beside its pictures: sound, subtitles and metadata. Section 1 of bitstream_spec.md."""
+
+import re
+from collections.abc import Mapping
+
+from ..errors import FormatError
+from ..types import TRACK_KINDS, Packet, Track
+from .fields import MAX_NUMBER, MAX_TIME, Fields, block, ratio, signed, varint
+
+
+def pack_track(track: Track) -> bytes:
+    """The body of a chunk that describes a track."""
+    numbers = (track.time_base.numerator, track.time_base.denominator, track.sample_rate)
+    body = b"".join(map(varint, numbers))
+    body += b"".join(map(block, (track.codec.encode(), track.layout.encode(), track.extradata)))
+    body += varint(TRACK_KINDS.index(track.kind)) + varint(track.disposition)
+    return body + block(track.language.encode()) + block(track.title.encode())
+
+
+def unpack_track(body: bytes) -> Track:
+    """The description of a track. Raises FormatError for names that no codec or layout has."""
+    fields = Fields(body)
+    time_base, rate = ratio(fields.varint(MAX_NUMBER), fields.varint(MAX_NUMBER)), fields.varint(1 << 30)
+    codec, layout, extradata = fields.block(), fields.block(), fields.block()
+    more = bool(fields.rest())
+    kind, disposition = (fields.varint(1), fields.varint(MAX_NUMBER)) if more else (0, 0)
+    language, title = (fields.block(), fields.block()) if more else (b"", b"")
+    # the names are handed to FFmpeg
+    if (
+        not re.fullmatch(rb"[a-z0-9_]{1,40}", codec)
+        or not re.fullmatch(rb"[ -~]{1,200}" if kind == 0 else rb"", layout)
+        or not re.fullmatch(rb"[A-Za-z0-9-]{0,40}", language)
+    ):
+        raise FormatError("the description of the track is damaged")
+    return Track(
+        codec.decode(), time_base, rate, layout.decode(), extradata,
+        TRACK_KINDS[kind], language.decode(), disposition, title.decode(errors="replace"),
+    )  # fmt: skip
+
+
+def pack_metadata(metadata: Mapping[str, bytes]) -> bytes:
+    """The body of a chunk of metadata."""
+    return b"".join(block(name.encode()) + block(value) for name, value in metadata.items())
+
+
+def unpack_metadata(body: bytes) -> dict[str, bytes]:
+    """Names and values. Raises FormatError for a name that is no UTF-8, or that occurs twice."""
+    fields, metadata = Fields(body), {}
+    while fields.rest():
+        try:
+            name, value = fields.block().decode(), fields.block()
+        except UnicodeDecodeError:
+            raise FormatError("a name of the metadata is no UTF-8") from None
+        if name in metadata:
+            raise FormatError(f"the metadata has {name!r} twice")
+        metadata[name] = value
+    return metadata
+
+
+def pack_packets(packets: list[Packet]) -> bytes:
+    """Packets of one track as they stand in a chunk."""
+    body, expected = bytearray(), 0
+    for p in packets:
+        body += signed(p.pts - expected) + varint(p.duration) + block(p.data)
+        expected = p.pts + p.duration
+    return bytes(body)
+
+
+def unpack_packets(body: bytes, track: int | None = None) -> list[Packet]:
+    """The packets in a chunk. Raises FormatError for impossible times.
+
+    track: number of the track; None: the body begins with its number among those that are ancillary.
+    """
+    fields, packets, expected = Fields(body), [], 0
+    if track is None:
+        track = fields.varint(MAX_NUMBER)
+    while fields.at < len(body):
+        pts, duration = expected + fields.signed(), fields.varint(MAX_TIME)
+        if abs(pts) >= MAX_TIME:
+            raise FormatError("a time of a packet is impossible")
+        packets.append(Packet(pts, duration, fields.block(), track))
+        expected = pts + duration
+    return packets
