@@ -182,6 +182,12 @@ def encode(
     default=DEFAULT_IMAGE_QUALITY,
     help="Quality of JPEG and WebP output.",
 )
+@click.option(
+    "--depth",
+    type=click.Choice(["8", "10", "12", "16"]),
+    callback=lambda context, option, value: value and int(value),
+    help="Bits of a sample of the output.  [default: as in the source, as far as OUTPUT holds them]",
+)
 @click.option("--model", help="A model file, if the stream needs one that is not packaged.")
 @click.option("--keep-partial", is_flag=True, help="Keep the frames before the first damage.")
 @click.option(

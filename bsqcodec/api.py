@@ -49,9 +49,13 @@ def encode_image(
 
 
 def decode_image(
-    data: bytes, device: str = "auto", model: Model | str | None = None, max_pixels: int = MAX_PIXELS
-) -> np.ndarray:
-    """Decode the first picture of a stream, uint8 (H, W, 3). Raises as `Decoder`, and FormatError if there is none."""
-    for frame in Decoder(io.BytesIO(data), device, model, max_pixels).frames(0, 1):
+    data: bytes, device: str = "auto", model: Model | str | None = None, max_pixels: int = MAX_PIXELS,
+    depth: int | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Decode the first picture of a stream, (H, W, 3), uint8, or uint16 of more than 8 bits.
+
+    Takes and raises what `Decoder` does, and FormatError if there is no picture.
+    """
+    for frame in Decoder(io.BytesIO(data), device, model, max_pixels, depth).frames(0, 1):
         return frame.rgb
     raise FormatError("there are no frames")

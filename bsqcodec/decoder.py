@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -18,6 +19,7 @@ from .stream.reader import StreamReader
 from .stream.recovery import Lost
 from .types import Frame, FrameStats, Packet
 
+DEPTHS = (8, 9, 10, 11, 12, 16)  # bits of a sample of frames
 GRAY = 128  # pixel value of a lost frame before which none was decoded
 Chunk = Gop | list[Packet] | Lost
 
@@ -31,9 +33,10 @@ class Decoder:
         device: "auto", "cpu" or "cuda".
         model: where the packaged models lack the one that the stream needs: a model file, or a model that is loaded.
         max_pixels: limit of pixels per frame; streams of larger frames are refused.
+        depth: bits of a sample of the frames, 8..12 or 16; None: as many as the stream says.
 
-    Raises FormatError for what is not a stream, ModelError if the model that the stream needs is not there. Where a
-    stream is damaged or cut short, iterating raises FormatError after all that comes before.
+    Raises ValueError for another depth, FormatError for what is not a stream, ModelError if the model that the stream
+    needs is not there. Where a stream is damaged or cut short, iterating raises FormatError after what comes before.
 
     Attributes:
         info: what is known of the video.
@@ -42,11 +45,12 @@ class Decoder:
     """
 
     def __init__(
-        self, file: BinaryIO, device: str = "auto", model: Model | str | None = None, max_pixels: int = MAX_PIXELS
-    ):
+        self, file: BinaryIO, device: str = "auto", model: Model | str | None = None, max_pixels: int = MAX_PIXELS,
+        depth: int | None = None,
+    ):  # fmt: skip
         self._file = file
         self.reader = StreamReader(file, max_pixels)
-        self.info = self.reader.info
+        self.show(depth or self.reader.info.bit_depth)
         self.warnings: list[str] = []
         self._device, self._model = device, model
         self._readings = 0  # how often reading the chunks was begun
@@ -64,6 +68,12 @@ class Decoder:
     def last_duration(self) -> int:
         """How long the last frame of the stream is shown, in units of time; 0 if not known, or not yet given."""
         return self.reader.last_duration if self._given == self.reader.frames else 0
+
+    def show(self, depth: int) -> None:
+        """Give the frames that follow `depth` bits a sample, 8..12 or 16. Raises ValueError for another depth."""
+        if depth not in DEPTHS:
+            raise ValueError(f"frames of {depth} bits a sample cannot be had, only of {', '.join(map(str, DEPTHS))}")
+        self.info = replace(self.reader.info, bit_depth=depth)
 
     @property
     def model(self) -> Model:
@@ -110,7 +120,9 @@ class Decoder:
                 self._warn_lost(chunk, max(chunk.first + done, start), chunk.first + count, reason, picture is None)
             for i in range(max(done, start - chunk.first), count):
                 if picture is None:
-                    picture = np.full((self.info.height, self.info.width, 3), GRAY, np.uint8)
+                    depth = self.info.bit_depth
+                    gray, dtype = GRAY << (depth - 8), np.uint8 if depth == 8 else np.uint16
+                    picture = np.full((self.info.height, self.info.width, 3), gray, dtype)
                 yield self._frame(picture, chunk, i)
 
     def _frame(self, picture: np.ndarray, chunk: Gop | Lost, i: int) -> Frame:
@@ -173,7 +185,7 @@ class Decoder:
 
     def _bytes(self, chunk: Chunk) -> int:
         """Bytes that the frames of a group of pictures have."""
-        return 3 * self.info.width * self.info.height * len(chunk.pts) if isinstance(chunk, Gop) else 0
+        return self.info.frame_bytes * len(chunk.pts) if isinstance(chunk, Gop) else 0
 
     def _begin(self, workers: Workers, start: int, stop: int | None, chunk: Chunk) -> Future | None:
         """Let `workers` decode a group, if it is wanted and not too large."""
@@ -182,7 +194,7 @@ class Decoder:
         n, count = len(chunk.pts), _count(chunk, stop)
         if chunk.first + n <= start or count <= 0:
             return None
-        return workers.decode(chunk.payload, self.info.height, self.info.width, n, count)
+        return workers.decode(chunk.payload, self.info.height, self.info.width, n, count, self.info.bit_depth)
 
     def _warn_lost(self, chunk: Gop | Lost, first: int, stop: int, reason: str, gray: bool) -> None:
         """Warn that frames `first` to `stop` - 1 are lost."""
@@ -201,7 +213,8 @@ class Decoder:
 
     def _decoded(self, decode: Callable[..., Iterator[Any]], gop: Gop) -> Iterator[Any]:
         """What `decode` makes of a group of pictures; its errors then tell which group it is."""
-        items = decode(self.model, gop.payload, self.info.height, self.info.width, len(gop.pts))
+        size = self.info.height, self.info.width
+        items = decode(self.model, gop.payload, *size, len(gop.pts), self.info.bit_depth)
         try:
             yield from items
         except FormatError as e:

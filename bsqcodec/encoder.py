@@ -103,7 +103,8 @@ class Encoder:
         self._check_open()
         if self.info.image and self.frames:
             raise ValueError("a still image has one frame")
-        group = self._group or GopEncoder(self.model, self.info.height, self.info.width, self.settings)
+        size = self.info.height, self.info.width
+        group = self._group or GopEncoder(self.model, *size, self.settings, depth=self.info.bit_depth)
         decoded = group.push(rgb, self.quality)  # which may refuse the frame: then there is no group yet
         self._group = group
         self.frames += 1

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import media
-from .decoder import Decoder
+from .decoder import DEPTHS, Decoder
 from .encoder import Encoder, choose
 from .errors import BsqError, FormatError
 from .jobs.processes import Processes, choose_jobs
@@ -27,7 +27,7 @@ from .prefetch import read_ahead
 from .rate import RateControl
 from .resume import Unfinished
 from .settings import DEFAULT_CRF, DEFAULT_IMAGE_QUALITY, MAX_PIXELS, EncodeSettings
-from .types import Frame, FrameStats, MediaInfo, Packet
+from .types import Frame, FrameStats, MediaInfo, Packet, packed
 
 
 @dataclass
@@ -54,13 +54,13 @@ class Result:
     _digest: "hashlib._Hash" = field(default_factory=hashlib.md5, repr=False)
 
     def add(self, rgb: np.ndarray) -> None:
-        """Count a decoded frame, uint8 (H, W, 3), and add it to the MD5."""
+        """Count a decoded frame and add it to the MD5."""
         self.frames += 1
-        self._digest.update(rgb.tobytes())
+        self._digest.update(packed(rgb))
 
     @property
     def md5(self) -> str:
-        """MD5 of all decoded frames, uint8 RGB in raster order, one after the other."""
+        """MD5 of all decoded frames, `packed` RGB, one after the other."""
         return self._digest.hexdigest()
 
 
@@ -124,7 +124,8 @@ def encode_file(
         if source != "-" and not opened.info.image:  # reading from a pipe cannot be stopped from here
             items = stack.enter_context(read_ahead(items, 4))
         workers = _encoding_workers(opened, loaded, settings, jobs, dask, alone)
-        work.encode(stack.enter_context(workers).encode(items, settings) if workers else items)
+        depth = opened.info.bit_depth
+        work.encode(stack.enter_context(workers).encode(items, settings, depth) if workers else items)
         if not encoder.frames:
             raise BsqError(f"{source}: there are no frames")
         work.close()
@@ -184,7 +185,7 @@ def _encoding_workers(
     opened: media.Source, model: Model, settings: EncodeSettings, jobs: int | None, dask: str, alone: bool
 ) -> Workers | None:
     """Workers that encode groups of pictures; None if they are not wanted, or not worth it."""
-    frame_bytes = 3 * opened.info.width * opened.info.height
+    frame_bytes = opened.info.frame_bytes
     if jobs is None:
         jobs = 1 if alone or dask else choose_jobs(opened.total, settings.gop, frame_bytes)
     if alone or not (dask or jobs > 1) or settings.gop * frame_bytes > MAX_GROUP_BYTES:
@@ -202,6 +203,7 @@ def decode_file(
     device: str = "auto",
     crf: int = DEFAULT_CRF,
     image_quality: int = DEFAULT_IMAGE_QUALITY,
+    depth: int | None = None,
     force: bool = False,
     keep_partial: bool = False,
     conceal: bool = False,
@@ -219,6 +221,7 @@ def decode_file(
         model, device, max_pixels: as `Decoder` takes them.
         crf: quality of H.264 output (x264's constant rate factor), for mp4, mkv and mov.
         image_quality: quality of JPEG and WebP output, 1..100.
+        depth: bits of a sample, 8..12 or 16; None: as many as the stream says, or as `target` holds.
         keep_partial: of a stream that is damaged or cut short, keep what comes before, and then raise FormatError.
         conceal: go on after damage, with the last good frame in place of those that are lost; `warnings` tells which.
         jobs: groups of pictures to decode at the same time, as for `encode_file`; a pipe decodes in one process.
@@ -232,6 +235,7 @@ def decode_file(
         check_free(target, force)
     with open_input(source) as file:
         decoder = Decoder(file, device, model, max_pixels)
+        lost = _choose_depth(decoder, depth, target)
         result = Result(decoder.info)
         with contextlib.ExitStack() as stack:
             total = _count(decoder, frames)
@@ -246,10 +250,19 @@ def decode_file(
             if not result.frames:
                 why = f": {decoder.warnings[0]}" if decoder.warnings else ""
                 raise BsqError(f"{source}: there are no such frames{why}")
-        result.warnings += decoder.warnings
+        result.warnings += lost + decoder.warnings
     if damage:
         raise FormatError(f"{damage}; what comes before is kept") from damage
     return result
+
+
+def _choose_depth(decoder: Decoder, depth: int | None, target: str | None) -> list[str]:
+    """Let a decoder show as many bits as are wanted, or as an output holds. Returns a warning if it holds less."""
+    holds, has = media.max_depth(target) if target else max(DEPTHS), decoder.info.bit_depth
+    if depth and depth > holds:
+        raise BsqError(f"{target} cannot have {depth} bits a sample, but at most {holds}")
+    decoder.show(depth or min(has, holds))
+    return [f"{target} has {holds} bits a sample, the stream {has}"] if not depth and has > holds else []
 
 
 def _decode(
@@ -294,7 +307,7 @@ def _decoding_workers(
     if jobs is None:
         starts = [entry.first for entry in decoder.index() or ()] + [decoder.reader.frames or 0]
         longest = max((b - a for a, b in itertools.pairwise(starts)), default=frames)
-        jobs = choose_jobs(frames, longest, 3 * decoder.info.width * decoder.info.height)
+        jobs = choose_jobs(frames, longest, decoder.info.frame_bytes)
     if jobs == 1:
         return None
     return Processes(jobs, functools.partial(load_once, model, decoder.reader.model))

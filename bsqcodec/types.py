@@ -92,7 +92,7 @@ class MediaInfo:
             "clli", the mastering display and the content light level, as in the SEI messages of ITU-T H.265;
             "chapters", a line "START END TITLE" in milliseconds for each; "tag:title" and the like, tags of a video.
             Text is UTF-8.
-        bit_depth: bits of a sample of decoded frames, 8..12.
+        bit_depth: bits of a sample of decoded frames, 8..12, or 16 if they were asked for.
         alpha: whether the frames have an alpha channel.
     """
 
@@ -116,6 +116,11 @@ class MediaInfo:
         """Whether this is a still image."""
         return self.frame_rate is None
 
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a decoded frame."""
+        return (3 + self.alpha) * self.width * self.height * (1 if self.bit_depth == 8 else 2)
+
 
 class Frame(NamedTuple):
     """A picture and its time.
@@ -130,3 +135,19 @@ class Frame(NamedTuple):
     rgb: np.ndarray
     pts: int
     duration: int = 0
+
+
+def rescaled(samples: np.ndarray, depth: int, target: int) -> np.ndarray:
+    """Samples of `depth` bits, up to 16, as the nearest of `target` bits: uint8 of 8, uint16 of more.
+
+    0 stays 0, and the largest becomes the largest.
+    """
+    if depth == target:
+        return samples
+    low, high = (1 << depth) - 1, (1 << target) - 1
+    return ((samples.astype(np.uint32) * high + low // 2) // low).astype(np.uint8 if target == 8 else np.uint16)
+
+
+def packed(frame: np.ndarray) -> bytes:
+    """The samples of a frame in raster order, those of more than 8 bits little-endian: what checksums are of."""
+    return frame.astype(frame.dtype.newbyteorder("<"), copy=False).tobytes()

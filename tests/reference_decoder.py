@@ -2,8 +2,9 @@
 
     python reference_decoder.py FILE.bsq [--model PATH]
 
-prints the MD5 of all frames, uint8 RGB in raster order, as `bsqcodec decode --md5` does. The model is that of ../models
-with the id in the stream. All is int64, but for the products of `linear`, which are float64: exact below 2**53.
+prints the MD5 of all frames, RGB in raster order, a byte a sample, or two of more than 8 bits, as `bsqcodec decode
+--md5` does. The model is that of ../models with the id in the stream. All is int64, but for the products of `linear`,
+which are float64: exact below 2**53.
 """
 
 import argparse
@@ -55,8 +56,9 @@ class Reader:  # section 1
         fields = Reader(self.take(self.take(1)[0]))
         self.checksum(0)
         identity, depth, alpha, width, height = fields.take(8), *(fields.v() for _ in range(4))
-        assert (depth, alpha) == (8, 0) and 0 < width * height <= 1 << 26, "bit depth, alpha or size are not supported"
-        return identity, width, height
+        assert 8 <= depth <= 12 and not alpha, "bit depth or alpha are not supported"
+        assert 0 < width * height <= 1 << 26, "the size is not supported"
+        return identity, width, height, depth
 
     def groups(self):  # of each group of pictures, how many frames and the payload
         frames, type_ = 0, b""
@@ -250,7 +252,7 @@ def between(a, b, level):  # section 2
     return [] if f == a else [(f, a, b, level), *between(a, f, level + 1), *between(f, b, level + 1)]
 
 
-def decode_group(model, payload, frames, width, height):  # the frames in the order of time, uint8 (H, W, 3)
+def decode_group(model, payload, frames, width, height, depth):  # the frames in the order of time, (H, W, 3)
     mini, drop, tune, more = payload[:4]
     assert mini <= 16 and mini + more and tune <= 1, "the header of a group is wrong"
     order, at, e = [(0, None, None, 0, payload[4], drop)], 5 + more, 0
@@ -264,6 +266,7 @@ def decode_group(model, payload, frames, width, height):  # the frames in the or
     coder = Coder(payload[at:])
     assert e < frames and order[0][4] < 128 and all(0 < frame[4] & 127 < 101 for frame in order), "a header is wrong"
     rows, columns, canvases, fields = -(-height // 16), -(-width // 16), {}, {None: {}}
+    shown, sample = {}, "u1" if depth == 8 else "<u2"
     for f, a, b, level, head, drop in order:
         references, parts, fields[f] = [a] if head > 127 else [], [], {}
         if b is not None:
@@ -287,8 +290,9 @@ def decode_group(model, payload, frames, width, height):  # the frames in the or
         parts = parts and [(parts[0] + parts[-1] + 1) >> 1, parts[0], parts[-1]]
         prediction = np.choose(modes.repeat(16, 0).repeat(16, 1), parts) if parts else None
         classes = np.zeros((rows, columns), np.int64) if type_ else coder.classes(rows, columns)
-        canvases[f] = decode_frame(model, coder, type_, max(1, (head & 127) - drop * level), tune, prediction, classes)
-    return [canvases[f][:, :height, :width].transpose(1, 2, 0).astype(np.uint8) for f in range(frames)]
+        quality = max(1, (head & 127) - drop * level)
+        canvases[f], shown[f] = decode_frame(model, coder, type_, quality, tune, prediction, classes, depth)
+    return [shown[f][:, :height, :width].transpose(1, 2, 0).astype(sample) for f in range(frames)]
 
 
 if __name__ == "__main__":
@@ -298,12 +302,12 @@ if __name__ == "__main__":
     options = parser.parse_args()
     folder, md5, file = Path(__file__).parent.parent / "models", hashlib.md5(), Reader(options.file.read_bytes())
     try:
-        identity, width, height = file.header()
+        identity, *size = file.header()  # width, height and depth
         paths = [options.model] if options.model else sorted(folder.glob("*.safetensors"))
         model = next((model for model in map(Model, paths) if model.id == identity), None)
         assert model, f"model {identity.hex()} is not there"
         for frames, payload in file.groups():
-            md5.update(b"".join(frame.tobytes() for frame in decode_group(model, payload, frames, width, height)))
+            md5.update(b"".join(frame.tobytes() for frame in decode_group(model, payload, frames, *size)))
     except AssertionError as e:
         sys.exit(f"{options.file}: {e}")
     print(md5.hexdigest())

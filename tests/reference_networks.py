@@ -88,8 +88,11 @@ def rings(tokens):  # the patches with their rings, (2 R, 2 C, 432)
     return windows.transpose(1, 2, 0, 3, 4).reshape(*windows.shape[1:3], 432)
 
 
-def decode_frame(model, coder, type_, quality, tune, prediction, classes):
-    """The canvas. prediction: (3, 16 R, 16 C) of a frame of type 1 or 2; classes: of others, as the stream tells."""
+def decode_frame(model, coder, type_, quality, tune, prediction, classes, depth):
+    """The canvas with 8 bits, and with `depth` bits.
+
+    prediction: (3, 16 R, 16 C) of a frame of type 1 or 2; classes: of others, as the stream tells.
+    """
     (rows, columns), p = classes.shape, np.zeros((*classes.shape, 768), np.int64)
     if type_:
         t = prediction.reshape(3, rows, 16, columns, 16).transpose(1, 3, 0, 2, 4).reshape(rows, columns, 768)
@@ -115,7 +118,11 @@ def decode_frame(model, coder, type_, quality, tune, prediction, classes):
     total = np.pad(unite(x), ((0, 0), (2, 10), (2, 10)))
     for n in range(432):
         total[n // 144, n // 12 % 12 :, n % 12 :][: 16 * rows : 8, : 16 * columns : 8] += e[..., n]
-    out = clip(r(total[:, 2:-10, 2:-10] + 2048, 4), 0, 255)
+    return [finish(total[:, 2:-10, 2:-10] + 2048, n, smooth << (n - 8)) for n in (8, depth)]
+
+
+def finish(total, n, smooth):  # samples of n bits
+    out = clip(r(16 * total, 16 - n), 0, (1 << n) - 1)
     for lines in (out.transpose(2, 0, 1), out.transpose(1, 0, 2)):  # both are views of it
         for at in range(16, len(lines) if smooth else 0, 16):
             p2, p1, p0, q0, q1, q2 = lines[at - 3 : at + 3].copy()
@@ -123,7 +130,7 @@ def decode_frame(model, coder, type_, quality, tune, prediction, classes):
             d = clip(r(4 * (q0 - p0) + p1 - q1, 3), smooth) * soft
             more = [soft * clip(r(t, 2), smooth >> 1) for t in (p2 + p0 - 2 * p1 + 2 * d, q2 + q0 - 2 * q1 - 2 * d)]
             lines[at - 2 : at + 2] = p1 + more[0], p0 + d, q0 - d, q1 + more[1]
-    return clip(out, 0, 255)
+    return clip(out, 0, (1 << n) - 1)
 
 
 def coefficients(model, coder, type_, quality, tune, f, look):  # section 9; f: features; look: views of the prediction

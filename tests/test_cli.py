@@ -237,7 +237,12 @@ def test_bad_inputs(folder, tmp_path, capsys):
     for command in ("info", "verify"):
         fails(capsys, command, tmp_path / "newer.bsq", match=newer)
         fails(capsys, command, tmp_path / "deep.bsq", match="bit depth of 13 is not supported by this decoder\n")
-        fails(capsys, command, tmp_path / "alpha.bsq", match="alpha channel of another kind is not supported by this decoder\n")
+        fails(
+            capsys,
+            command,
+            tmp_path / "alpha.bsq",
+            match="alpha channel of another kind is not supported by this decoder\n",
+        )
     fails(capsys, "decode", tmp_path / "cut.bsq", tmp_path / "x.mp4", match="cut short")
     fails(capsys, "decode", folder / "clip.bsq", tmp_path / "x.png", match="one image")
     fails(capsys, "decode", folder / "clip.bsq", tmp_path / "x.xyz", match=".mp4")

@@ -20,7 +20,7 @@ from bsqcodec.network.weights import load_model
 from bsqcodec.settings import DEFAULT_MODEL
 from bsqcodec.stream.container import Gop
 from bsqcodec.stream.reader import StreamReader
-from bsqcodec.types import Packet, Track
+from bsqcodec.types import Packet, Track, packed
 from helpers import photo
 
 REFERENCE, NETWORKS = (Path(__file__).parent / f"reference_{name}.py" for name in ("decoder", "networks"))
@@ -37,7 +37,7 @@ def check(data: bytes, folder: Path, *words: str) -> None:
     """Both decoders give a stream the same frames."""
     path = folder / "stream.bsq"
     path.write_bytes(data)
-    frames = [frame.rgb.tobytes() for frame in bsqcodec.Decoder(io.BytesIO(data)).frames()]
+    frames = [packed(frame.rgb) for frame in bsqcodec.Decoder(io.BytesIO(data)).frames()]
     assert reference(path, *words) == hashlib.md5(b"".join(frames)).hexdigest() + "\n"
 
 
@@ -85,9 +85,18 @@ def test_a_clip_with_b_frames_sound_and_chunks_that_nobody_knows(tmp_path):
     check(data[:at] + chunk + zlib.crc32(chunk).to_bytes(4, "little") + data[at:], tmp_path)
 
 
+@pytest.mark.parametrize(("depth", "quality"), [(9, 100), (11, 20), (12, 45)])
+def test_a_picture_of_more_than_8_bits(depth, quality, tmp_path):
+    file = io.BytesIO()
+    with bsqcodec.Encoder(file, bsqcodec.MediaInfo(37, 35, bit_depth=depth), quality=quality) as encoder:
+        encoder.write(photo(35, 37, 60, 180))
+    check(file.getvalue(), tmp_path)
+
+
 def test_mini_gops_of_several_lengths(tmp_path):
     rng, still, file = np.random.default_rng(0), photo(33, 50, 100, 200), io.BytesIO()
-    with bsqcodec.Encoder(file, bsqcodec.MediaInfo(50, 33, frame_rate=Fraction(25)), quality=40) as encoder:
+    info = bsqcodec.MediaInfo(50, 33, frame_rate=Fraction(25), bit_depth=10)
+    with bsqcodec.Encoder(file, info, quality=40) as encoder:
         for t in range(14):
             frame = still.copy()
             if t > 8:

@@ -30,7 +30,7 @@ class Symbols(NamedTuple):
         classes: classes of contrast, int64 (ceil(H / 16), ceil(W / 16)), of a frame that is not predicted.
         coefficients: int32 (1, ceil(H / 16), ceil(W / 16), n_coded).
         stats: the cost of all these.
-        picture: the frame, uint8 (H, W, 3), which the symbols of later frames depend on.
+        picture: the frame as it is shown, (H, W, 3).
     """
 
     place: Place
@@ -44,14 +44,16 @@ class Symbols(NamedTuple):
 
 
 @torch.inference_mode()
-def decode_symbols(model: Model, payload: bytes, height: int, width: int, frames: int) -> Iterator[Symbols]:
+def decode_symbols(
+    model: Model, payload: bytes, height: int, width: int, frames: int, depth: int = 8
+) -> Iterator[Symbols]:
     """Every symbol of `frames` frames, and their pixels, in the order of coding.
 
-    Raises FormatError as `decode_gop`.
+    Takes and raises what `decode_gop` does.
     """
     group = parse_group(payload, frames)
     coder = BitDecoder(group.coded)
-    buffer, network = ReferenceBuffer(model, height, width), model.network
+    buffer, network = ReferenceBuffer(model, height, width, depth), model.network
     contexts = VectorContexts(buffer.rows, buffer.columns)
 
     def decode(p: np.ndarray, _: np.ndarray | None) -> np.ndarray:
@@ -82,11 +84,16 @@ def decode_symbols(model: Model, payload: bytes, height: int, width: int, frames
 
 
 @torch.inference_mode()
-def decode_gop(model: Model, payload: bytes, height: int, width: int, frames: int) -> Iterator[np.ndarray]:
-    """Decode `frames` frames, uint8 (H, W, 3) RGB each. Raises FormatError if the payload cannot be theirs."""
+def decode_gop(
+    model: Model, payload: bytes, height: int, width: int, frames: int, depth: int = 8
+) -> Iterator[np.ndarray]:
+    """Decode `frames` frames, (H, W, 3) RGB each, uint8 of 8 bits, or uint16 of 9..12 bits, or of 12 stretched to 16.
+
+    Raises FormatError if the payload cannot be theirs.
+    """
     ready: dict[int, np.ndarray] = {}
     shown = 0
-    for symbols in decode_symbols(model, payload, height, width, frames):
+    for symbols in decode_symbols(model, payload, height, width, frames, depth):
         ready[symbols.place.number] = symbols.picture
         while shown in ready:
             yield ready.pop(shown)

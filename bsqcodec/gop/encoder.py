@@ -40,6 +40,7 @@ class GopEncoder:
         height, width: of the frames, in pixels.
         settings: how to encode; the quality comes with each frame.
         mini_gop: frames from one anchor to the next, 1..16; else the encoder chooses, or `settings.low_delay` says 1.
+        depth: bits of a sample of the decoded frames that are returned, as `decode_gop` takes it.
 
     Raises ValueError for another length of the mini-GOPs.
 
@@ -47,13 +48,16 @@ class GopEncoder:
         stats: of every frame encoded so far, in the order of coding.
     """
 
-    def __init__(self, model: Model, height: int, width: int, settings: EncodeSettings, mini_gop: int | None = None):
+    def __init__(
+        self, model: Model, height: int, width: int, settings: EncodeSettings, mini_gop: int | None = None,
+        depth: int = 8,
+    ):  # fmt: skip
         self._mini_gop = 1 if settings.low_delay and mini_gop is None else mini_gop
         if self._mini_gop is not None and not 1 <= self._mini_gop <= MAX_MINI_GOP:
             raise ValueError(f"mini-GOPs of {mini_gop} frames; they may have 1 to {MAX_MINI_GOP}")
         self._network, self._device, self._settings = model.network, model.device, settings
         self._tune = tune_number(settings.tune)
-        self._references = ReferenceBuffer(model, height, width)
+        self._references = ReferenceBuffer(model, height, width, depth)
         self._contexts = VectorContexts(self._references.rows, self._references.columns)
         self._coder = BitEncoder()
         low_delay = self._mini_gop == 1

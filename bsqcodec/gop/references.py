@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from ..network.patches import TOKEN
-from ..network.tokenizer import Condition, Context
+from ..network.tokenizer import MAX_DEPTH, Condition, Context
 from ..network.weights import Model
 from ..stream.group import MAX_VECTOR, Place
 from ..stream.modes import ModeCoder
 from ..stream.motion_fields import FieldCoder, MotionField
+from ..types import rescaled
 from .motion import combine, compensate
 
 _T = TypeVar("_T")
@@ -40,10 +41,11 @@ class ReferenceBuffer:
     Args:
         model: whose networks decode.
         height, width: of a frame, in pixels.
+        depth: bits of a sample that is shown, as `decode_gop` takes it; references have 8.
     """
 
-    def __init__(self, model: Model, height: int, width: int):
-        self.model, self.height, self.width = model, height, width
+    def __init__(self, model: Model, height: int, width: int, depth: int = 8):
+        self.model, self.height, self.width, self.depth = model, height, width, depth
         self.rows, self.columns = -(-height // TOKEN), -(-width // TOKEN)  # of tokens and of blocks of motion
         self.frames: dict[int, Tensor] = {}  # by number, uint8 (1, 3, 16 * rows, 16 * columns)
 
@@ -59,10 +61,14 @@ class ReferenceBuffer:
         return combine(several[0], several[1], torch.from_numpy(motion.modes).to(self.model.device))
 
     def reconstruct(self, place: Place, coefficients: Tensor, context: Context, condition: Condition) -> np.ndarray:
-        """The decoded frame, uint8 (H, W, 3), which is kept as a reference."""
+        """The decoded frame as it is shown, (H, W, 3); what others are predicted from is kept."""
         _forget(self.frames, place)
-        frame = self.frames[place.number] = self.model.network.decode(coefficients, context, condition)
-        return frame[0, :, : self.height, : self.width].permute(1, 2, 0).contiguous().cpu().numpy()
+        pictures = self.model.network.decode(coefficients, context, condition, min(self.depth, MAX_DEPTH))
+        self.frames[place.number] = pictures[0]
+        frame = pictures[-1][0, :, : self.height, : self.width].permute(1, 2, 0).contiguous().cpu().numpy()
+        if self.depth <= MAX_DEPTH:
+            return frame if self.depth == 8 else frame.view(np.uint16)
+        return rescaled(frame, MAX_DEPTH, self.depth)
 
 
 def _forget(items: dict[int, _T], place: Place) -> None:

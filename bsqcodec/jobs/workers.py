@@ -85,11 +85,16 @@ class Workers(ABC):
     def _lost(self) -> AbstractContextManager[None]:
         """A context that turns what the loss of a worker raises into a BsqError."""
 
-    def encode(self, items: Iterable[Frame | Packet], settings: EncodeSettings) -> Iterator[Packet | EncodedGroup]:
-        """Replace the frames among `items` by EncodedGroup of `settings.gop` frames, each at its last frame's place."""
+    def encode(
+        self, items: Iterable[Frame | Packet], settings: EncodeSettings, depth: int = 8
+    ) -> Iterator[Packet | EncodedGroup]:
+        """Replace the frames among `items` by EncodedGroup of `settings.gop` frames, each at its last frame's place.
+
+        depth: of the decoded frames, as `decode_gop` takes it.
+        """
 
         def start(item: list[Frame] | Packet) -> Future | None:
-            return None if isinstance(item, Packet) else self._start(_encode, item, settings)
+            return None if isinstance(item, Packet) else self._start(_encode, item, settings, depth)
 
         def size(item: list[Frame] | Packet) -> int:
             return 0 if isinstance(item, Packet) else sum(frame.rgb.nbytes for frame in item)
@@ -100,9 +105,9 @@ class Workers(ABC):
             elif future:
                 yield future.result()
 
-    def decode(self, payload: bytes, height: int, width: int, frames: int, count: int) -> Future:
+    def decode(self, payload: bytes, height: int, width: int, frames: int, count: int, depth: int = 8) -> Future:
         """Start to decode the first `count` frames of a group of `frames`; `decoded` waits for it."""
-        return self._start(_decode, payload, height, width, frames, count)
+        return self._start(_decode, payload, height, width, frames, count, depth)
 
     def ahead(
         self, items: Iterable[_T], start: Callable[[_T], Future | None], size: Callable[[_T], int]
@@ -188,21 +193,21 @@ def run(load: Callable[[], Model], task: Callable[..., _T], *arguments: Any) -> 
     return task(load(), *arguments)
 
 
-def _encode(model: Model, frames: list[Frame], settings: EncodeSettings) -> EncodedGroup:
+def _encode(model: Model, frames: list[Frame], settings: EncodeSettings, depth: int = 8) -> EncodedGroup:
     height, width, _ = frames[0].rgb.shape
-    encoder = GopEncoder(model, height, width, settings)
+    encoder = GopEncoder(model, height, width, settings, depth=depth)
     pictures = [picture for frame in frames for picture in encoder.push(frame.rgb, settings.quality)] + encoder.flush()
     pts = [frame.pts for frame in frames]
     return EncodedGroup(pts, encoder.finish(), encoder.stats, pictures, frames[-1].duration)
 
 
 def _decode(
-    model: Model, payload: bytes, height: int, width: int, frames: int, count: int
+    model: Model, payload: bytes, height: int, width: int, frames: int, count: int, depth: int = 8
 ) -> tuple[list[np.ndarray], str]:
     """The frames before the first error, at most `count`, and the error's text."""
     pictures: list[np.ndarray] = []
     try:
-        for picture in decode_gop(model, payload, height, width, frames):
+        for picture in decode_gop(model, payload, height, width, frames, depth):
             pictures.append(picture)
             if len(pictures) == count:
                 break

@@ -1,4 +1,7 @@
-"""Pictures, videos and their sound, from files, folders and pipes and into them. Uncompressed frames are 8-bit RGB."""
+"""Pictures, videos and their sound, from files, folders and pipes and into them.
+
+Frames are RGB, of 8 bits from sources, of up to 16 into outputs.
+"""
 
 import glob
 import os
@@ -17,7 +20,7 @@ from .sinks import Sink
 from .video import VideoSource
 from .video_sinks import VIDEO_FORMATS, VideoSink, Y4mSink
 
-__all__ = ["Sink", "Source", "open_sink", "open_source"]
+__all__ = ["Sink", "Source", "max_depth", "open_sink", "open_source"]
 
 
 def open_source(path: str, start: float = 0.0, duration: float | None = None, audio: bool = True) -> Source:
@@ -30,7 +33,7 @@ def open_source(path: str, start: float = 0.0, duration: float | None = None, au
         audio: look for an audio track.
 
     Raises:
-        BsqError: nothing there, nothing that can be read, or a content that is not supported (transparency, HDR).
+        BsqError: nothing there, nothing that can be read, or a content that is not supported (transparency).
     """
     if path != "-" and not os.path.exists(path):
         files = glob.glob(path) if glob.has_magic(path) else []
@@ -55,11 +58,13 @@ def open_sink(
 
     .mp4, .mkv, .mov: H.264 (4:2:0, or 4:4:4 if a side is odd) with the audio packets as they are. .y4m, or "-" for
     standard output: 4:4:4 at the average frame rate, upright. .png, .jpg, .webp: one still image. A folder, or a path
-    that ends with "/": upright images 000000.png, 000001.png, ...
+    that ends with "/": upright images 000000.png, 000001.png, ... Frames of more than 8 bits make H.264 of 10 bits,
+    y4m of 10, 12 or 16, PNGs of 16.
 
     The result gets its name on normal exit; on an exception nothing is left.
 
     Args:
+        info: what the frames are; `bit_depth` is at most `max_depth` of the path.
         crf: constant rate factor of x264; 14 looks lossless.
         quality: of JPEG and WebP, 1 to 100.
 
@@ -68,6 +73,17 @@ def open_sink(
             on exit, no frame was written, or the result cannot be.
     """
     return _sink(path, info, crf, quality).opened()
+
+
+def max_depth(path: str) -> int:
+    """Most bits of a sample that an output holds: 8, 10 or 16."""
+    suffix = suffix_of(path)
+    if path != "-" and not path.endswith("/") and not os.path.isdir(path):
+        if suffix in VIDEO_FORMATS:
+            return VideoSink.max_depth
+        if STILL_FORMATS.get(suffix, "PNG") != "PNG":
+            return 8
+    return Sink.max_depth
 
 
 def _sink(path: str, info: MediaInfo, crf: int, quality: int) -> Sink:

@@ -12,6 +12,7 @@ from ..errors import first_line
 from ..types import Frame, MediaInfo, Packet
 
 DEFAULT_RATE = Fraction(25)  # frames per second where nothing tells, as in a folder of images
+MAX_DEPTH = 12  # bits of a sample that a stream keeps
 EXIF_ROTATION = {1: 0, 6: 90, 3: 180, 8: 270}  # degrees clockwise of the EXIF orientations without a mirror
 
 if av.logging.get_level() is None:
@@ -53,6 +54,11 @@ class Source:
         """Add a warning, once."""
         if line not in self.warnings:
             self.warnings.append(line)
+
+
+def coded_from_8_bits(name: str, bits: int, depth: int) -> str:
+    """The warning for a source of `bits` a sample, which is decoded with `depth`."""
+    return f"{name}: of the {bits} bits of a sample 8 are coded; decoded it has {depth} bits again"
 
 
 def suffix_of(path: str) -> str:

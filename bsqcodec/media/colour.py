@@ -1,4 +1,5 @@
-"""The one conversion between RGB and YUV: 8 bits, done by swscale with accurate rounding and bicubic chroma.
+"""The one conversion between RGB and YUV. All but the matrix of more than 8 bits is done by swscale, with accurate
+rounding and bicubic chroma.
 
 RGB is full range; YUV is BT.709 in limited range unless told otherwise. Colours are described by the code points of
 ITU-T H.273.
@@ -10,9 +11,15 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Interpolation
 
+from ..types import rescaled
+
 BT709, UNSPECIFIED = 1, 2  # primaries, transfer and matrix
 IDENTITY, RESERVED, FCC, BT470BG, BT601, SMPTE240M, BT2020 = 0, 3, 4, 5, 6, 7, 9  # matrices; 5 and 6 are the same
-MATRICES = (BT709, FCC, BT470BG, BT601, SMPTE240M, BT2020)  # those that swscale can do
+# those that swscale can do, and what red and blue are of luma
+MATRICES = {
+    BT709: (0.2126, 0.0722), FCC: (0.30, 0.11), BT470BG: (0.299, 0.114), BT601: (0.299, 0.114),
+    SMPTE240M: (0.212, 0.087), BT2020: (0.2627, 0.0593),
+}  # fmt: skip
 SRGB = 13  # transfer
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 LIMITED_RANGE, FULL_RANGE = 1, 2  # as in `MediaInfo.color_range`
@@ -38,6 +45,41 @@ def to_yuv(rgb: np.ndarray, pixel_format: str, matrix: int = BT709, full: bool =
     return _converted(frame, pixel_format, matrix, ColorRange.JPEG, ColorRange.JPEG if full else ColorRange.MPEG)
 
 
+def to_deep_yuv(rgb: np.ndarray, depth: int, pixel_format: str, matrix: int = BT709, full: bool = False) -> Any:
+    """uint16 (H, W, 3) RGB of `depth` bits to an `av.VideoFrame` of `pixel_format`, of more than 8 bits, as `to_yuv`.
+
+    swscale would make it too bright, by up to 3.5 code values of 10 bits.
+    """
+    bits = bits_of(av.VideoFormat(pixel_format))
+    red, blue = MATRICES[matrix]
+    r, g, b = np.moveaxis(rgb, 2, 0).astype(np.float32) / ((1 << depth) - 1)
+    y = red * r + (1 - red - blue) * g + blue * b
+    unit = 1 << (bits - 8)
+    luma, chroma, black = (255 * unit + unit - 1,) * 2 + (0,) if full else (219 * unit, 224 * unit, 16 * unit)
+    planes = [luma * y + black]
+    planes += [chroma / (2 - 2 * k) * (c - y) + 128 * unit for c, k in ((b, blue), (r, red))]
+    frame: Any = av.VideoFrame(rgb.shape[1], rgb.shape[0], f"yuv444p{bits}le")
+    for plane, values in zip(frame.planes, planes, strict=True):
+        rows = np.zeros((plane.height, plane.line_size // 2), "<u2")
+        rows[:, : plane.width] = np.rint(values).clip(0, 256 * unit - 1)
+        plane.update(rows.tobytes())
+    told = ColorRange.JPEG if full else ColorRange.MPEG
+    frame.color_range = told
+    return _converted(frame, pixel_format, matrix, told, told)
+
+
+def samples(frame: Any) -> bytes:
+    """The samples of a planar `av.VideoFrame`, plane by plane, in raster order, little-endian."""
+    size = 1 if bits_of(frame.format) <= 8 else 2
+    rows = (np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : size * plane.width] for plane in frame.planes)
+    return b"".join(plane.tobytes() for plane in rows)
+
+
+def bits_of(pixel_format: Any) -> int:
+    """The most bits that a component of an `av.VideoFormat` has."""
+    return max(component.bits for component in pixel_format.components)
+
+
 def to_rgb(frame: Any, matrix: int = BT709, alpha: bool = False) -> np.ndarray:
     """An `av.VideoFrame` to uint8 (H, W, 3) RGB, or (H, W, 4) with `alpha`.
 
@@ -45,6 +87,9 @@ def to_rgb(frame: Any, matrix: int = BT709, alpha: bool = False) -> np.ndarray:
     """
     full = frame.color_range == ColorRange.JPEG or is_rgb(frame) or frame.format.name.startswith("yuvj")
     source = ColorRange.JPEG if full else ColorRange.MPEG
+    if is_rgb(frame) and bits_of(frame.format) > 8:  # of these swscale does not round to the nearest
+        deep = _converted(frame, "rgba64le" if alpha else "rgb48le", matrix, source, ColorRange.JPEG)
+        return rescaled(deep.to_ndarray(), 16, 8)
     return _converted(frame, "rgba" if alpha else "rgb24", matrix, source, ColorRange.JPEG).to_ndarray()
 
 

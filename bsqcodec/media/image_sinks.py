@@ -8,8 +8,10 @@ from PIL import ExifTags, Image
 
 from ..errors import BsqError
 from ..types import MediaInfo
+from . import colour
 from .base import EXIF_ROTATION
-from .sinks import Sink, upright
+from .deep_images import png
+from .sinks import NO_HDR, Sink, upright
 
 STILL_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # Pillow's names by suffix
 
@@ -23,6 +25,8 @@ class StillSink(Sink):
     def __init__(self, path: str, info: MediaInfo, format: str, quality: int):
         super().__init__(path, info)
         self._leave_out_tracks()
+        if info.transfer in colour.HDR_TRANSFERS and info.bit_depth == 8:
+            self.warnings.append(NO_HDR)
         self._format, self._quality = format, quality
 
     def _open(self, part: str) -> None:
@@ -41,7 +45,10 @@ class StillSink(Sink):
             exif[ExifTags.Base.Orientation] = _EXIF_ORIENTATION[self._info.rotation]
             options["exif"] = exif
         with open(self._part, "wb") as file:
-            Image.fromarray(frame).save(file, self._format, **options)
+            if self._info.bit_depth > 8:
+                file.write(_deep_png(frame, self._info, options.get("exif")))
+            else:
+                Image.fromarray(frame).save(file, self._format, **options)
 
 
 class FolderSink(Sink):
@@ -52,6 +59,8 @@ class FolderSink(Sink):
         if os.path.exists(self._path) and (not os.path.isdir(self._path) or os.listdir(self._path)):
             raise BsqError(f"{self._path} is not an empty folder; give another name")
         self._leave_out_tracks()
+        if info.transfer in colour.HDR_TRANSFERS and info.bit_depth == 8:
+            self.warnings.append(NO_HDR)
 
     def _open(self, part: str) -> None:
         self._part = part
@@ -59,5 +68,15 @@ class FolderSink(Sink):
             os.mkdir(part)
 
     def _write(self, frame: np.ndarray, pts: int) -> None:
-        image = Image.fromarray(upright(frame, self._info.rotation))
-        image.save(os.path.join(self._part, f"{self._frames:06d}.png"), compress_level=_PNG_LEVEL)
+        picture = upright(frame, self._info.rotation)
+        with open(os.path.join(self._part, f"{self._frames:06d}.png"), "wb") as file:
+            if self._info.bit_depth > 8:
+                file.write(_deep_png(picture, self._info))
+            else:
+                Image.fromarray(picture).save(file, "PNG", compress_level=_PNG_LEVEL)
+
+
+def _deep_png(frame: np.ndarray, info: MediaInfo, exif: Image.Exif | None = None) -> bytes:
+    """A PNG of a frame of more than 8 bits."""
+    chunks = {b"eXIf": exif.tobytes().removeprefix(b"Exif\0\0")} if exif else {}
+    return png(frame, info.bit_depth, info.primaries, info.transfer, chunks)

@@ -13,8 +13,8 @@ from PIL import ExifTags, Image, ImageOps
 from ..errors import BsqError
 from ..suffixes import ANIMATION_SUFFIXES
 from ..types import Frame, MediaInfo, Packet
-from . import colour
-from .base import DEFAULT_RATE, EXIF_ROTATION, Source, reason_of, suffix_of, ticks
+from . import colour, deep_images
+from .base import DEFAULT_RATE, EXIF_ROTATION, MAX_DEPTH, Source, coded_from_8_bits, reason_of, suffix_of, ticks
 
 _DEFAULT_MILLISECONDS = 100  # what browsers show a frame of an animation for that gives 0
 
@@ -35,6 +35,8 @@ class ImageSource(Source):
         self._path, self._files = path, files
         self._image: Image.Image | None = None  # the only file, which stays open
         self._animated = False
+        self._colours = colour.BT709, colour.SRGB  # primaries, transfer
+        self._depth = 8  # bits of a sample that decoded frames shall have
         rate: Fraction | None = DEFAULT_RATE
         time_base = 1 / DEFAULT_RATE
         if files:
@@ -63,10 +65,11 @@ class ImageSource(Source):
             time_base=time_base,
             frame_rate=rate,
             rotation=rotation,
-            primaries=colour.BT709,
-            transfer=colour.SRGB,
+            primaries=self._colours[0],
+            transfer=self._colours[1],
             matrix=colour.IDENTITY,
             color_range=colour.FULL_RANGE,
+            bit_depth=self._depth,
         )
 
     def close(self) -> None:
@@ -97,9 +100,11 @@ class ImageSource(Source):
         """uint8 (H, W, 3) RGB of the current frame of `image`, and by how many degrees it is to be turned clockwise."""
         depth = str(image.tile[0].args) if image.tile else ""  # as the decoder is told it, "I;16" or a maximum
         image.load()
-        if image.mode.startswith(("I", "F")) or ";16" in depth or "65535" in depth:
-            self._warn(f"{name}: more than 8 bits per component is reduced to 8 bits")
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if image.mode.startswith(("I", "F")) or ";16" in depth or "65535" in depth:
+            self._depth = MAX_DEPTH
+            self._warn(coded_from_8_bits(self._path, 16, MAX_DEPTH))
+            image = image if self._animated else self._rounded(image, name)
         rotation = EXIF_ROTATION.get(orientation, 0)
         if self._files or orientation not in EXIF_ROTATION:
             image, rotation = ImageOps.exif_transpose(image), 0
@@ -115,6 +120,19 @@ class ImageSource(Source):
             gray = ((gray.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8)
             return np.stack([gray] * 3, axis=2), rotation
         return np.array(image.convert("RGB")), rotation
+
+    def _rounded(self, image: Any, name: str) -> Any:
+        """An image of 16 bits rounded to 8, of which Pillow would keep the upper ones; the same if it is gray."""
+        found = deep_images.read_8_bits(name) if image.mode in ("RGB", "RGBA") else None
+        if found is None or found[0].shape[1::-1] != image.size:
+            return image
+        picture, primaries, transfer = found
+        if transfer in colour.HDR_TRANSFERS:
+            self._colours = primaries, transfer
+        rounded = Image.fromarray(picture)
+        rounded.info |= {k: value for k, value in image.info.items() if k != "transparency"}  # which it has by now
+        rounded.getexif().update(image.getexif())
+        return rounded
 
 
 def _durations(image: Any, path: str) -> list[int]:

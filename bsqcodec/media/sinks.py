@@ -11,16 +11,22 @@ from ..output import replacing
 from ..types import MediaInfo, Packet
 from .base import reason_of
 
+NO_HDR = "the output does not tell that its colours are HDR"
+
 
 class Sink:
     """An output that takes frames while it is `opened`.
 
     Attributes:
+        max_depth: most bits of a sample that the output holds.
         warnings: one line for each thing that the output cannot hold.
         duration: of the last frame, in units of MediaInfo's time_base; 0 if unknown. May be set until `opened` ends.
     """
 
+    max_depth = 16
+
     def __init__(self, path: str, info: MediaInfo):
+        assert info.bit_depth <= self.max_depth
         self.warnings: list[str] = []
         self.duration = 0
         self._path, self._info, self._frames = path, info, 0
@@ -45,7 +51,7 @@ class Sink:
                 raise
 
     def write(self, frame: np.ndarray, pts: int, duration: int = 0) -> None:
-        """Append a frame, uint8 (H, W, 3) RGB of MediaInfo's size; `pts` in its time_base, rising strictly.
+        """Append a frame, (H, W, 3) RGB of MediaInfo's size and depth; `pts` in its time_base, rising strictly.
 
         duration: of the last frame, if it is known.
 
@@ -53,7 +59,8 @@ class Sink:
             BsqError: it cannot be written.
             BrokenPipeError: nobody reads the pipe any more.
         """
-        assert frame.shape == (self._info.height, self._info.width, 3) and frame.dtype == np.uint8
+        assert frame.shape == (self._info.height, self._info.width, 3)
+        assert frame.dtype == (np.uint8 if self._info.bit_depth == 8 else np.uint16)
         with self._writing():
             self._write(frame, pts)
         self._frames += 1

@@ -15,8 +15,8 @@ from av.stream import Disposition
 
 from ..errors import BsqError
 from ..types import Frame, MediaInfo, Packet, Track
-from . import colour
-from .base import DEFAULT_RATE, Source, reason_of, ticks
+from . import colour, hdr
+from .base import DEFAULT_RATE, MAX_DEPTH, Source, coded_from_8_bits, reason_of, ticks
 
 # Seconds by which a seek aims too early: FFmpeg seeks by decoding time, which is before presentation time where frames
 # are reordered.
@@ -167,10 +167,12 @@ class VideoSource(Source):
 
     def _describe(self, frame: av.VideoFrame, track: Track | None) -> MediaInfo:
         """All that the stream and its first frame tell. Raises BsqError if their colours are not supported."""
-        if frame.color_trc in colour.HDR_TRANSFERS:
-            raise BsqError(f"{self._name} is HDR ({colour.HDR_TRANSFERS[frame.color_trc]}), which is not supported")
-        if max(c.bits for c in frame.format.components) > 8:
-            self._warn(f"{frame.format.name}: more than 8 bits per component is reduced to 8 bits")
+        bits = colour.bits_of(frame.format)
+        depth = min(max(bits, 8), MAX_DEPTH)
+        if depth > 8:
+            self._warn(coded_from_8_bits(self._name, bits, depth))
+        if hdr.is_dynamic(frame):
+            self._warn("HDR metadata that change from scene to scene (HDR10+, Dolby Vision) are left out")
         rgb = colour.is_rgb(frame)
         matrix = colour.IDENTITY if rgb else int(frame.colorspace)
         if not rgb and matrix in (colour.IDENTITY, colour.RESERVED):  # which YUV cannot have
@@ -192,6 +194,8 @@ class VideoSource(Source):
             matrix=matrix,
             color_range=colour.FULL_RANGE if rgb else int(frame.color_range),
             tracks=(track,) if track else (),
+            metadata=hdr.read(frame),
+            bit_depth=depth,
         )
 
     def _count(self) -> int | None:

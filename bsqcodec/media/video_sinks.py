@@ -10,15 +10,17 @@ import numpy as np
 from ..errors import BsqError
 from ..output import is_special
 from ..types import MediaInfo, Packet, Track
-from . import colour
+from . import colour, hdr
 from .base import DEFAULT_RATE, reason_of
-from .sinks import Sink, upright
+from .sinks import NO_HDR, Sink, upright
 
 VIDEO_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}  # FFmpeg's names by suffix
 
 
 class VideoSink(Sink):
     """H.264 and copied audio in a container, whose name `format` is FFmpeg's."""
+
+    max_depth = 10
 
     def __init__(self, path: str, info: MediaInfo, format: str, crf: int):
         super().__init__(path, info)
@@ -40,8 +42,13 @@ class VideoSink(Sink):
         context = self._video.codec_context
         context.width, context.height = info.width, info.height
         # 4:2:0 has no odd sides
-        context.pix_fmt = self._pixel_format = "yuv444p" if info.width % 2 or info.height % 2 else "yuv420p"
+        self._pixel_format = "yuv444p" if info.width % 2 or info.height % 2 else "yuv420p"
+        if info.bit_depth > 8:
+            self._pixel_format += "10le"
+        context.pix_fmt = self._pixel_format
         context.options = {"crf": str(self._crf), "preset": "medium"}
+        if params := hdr.x264_params(info.metadata):
+            context.options |= {"x264-params": params}
         context.sample_aspect_ratio = Fraction(*info.sample_aspect_ratio)
         context.color_range = colour.FULL_RANGE if self._full else colour.LIMITED_RANGE
         context.colorspace = self._matrix
@@ -73,7 +80,7 @@ class VideoSink(Sink):
             raise BsqError(f"{self._path} cannot hold {track.codec} audio ({reason_of(error)}){other}") from None
 
     def _write(self, frame: np.ndarray, pts: int) -> None:
-        picture = colour.to_yuv(frame, self._pixel_format, self._matrix, self._full)
+        picture = _picture(frame, self._info, self._pixel_format, self._matrix, self._full)
         picture.pts, picture.time_base = pts, self._info.time_base
         self._container.mux(self._video.encode(picture))
 
@@ -108,8 +115,12 @@ class Y4mSink(Sink):
         if not across or not down:
             across = down = 0
         self._matrix, self._full = _yuv(info, colour.assumed_matrix(width, height))
+        bits = next(bits for bits in (8, 10, 12, 16) if bits >= info.bit_depth)
+        self._pixel_format, kind = ("yuv444p", "444") if bits == 8 else (f"yuv444p{bits}le", f"444p{bits}")
+        if info.transfer in colour.HDR_TRANSFERS:
+            self.warnings.append(NO_HDR)
         self._head = (
-            f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A{across}:{down} C444 "
+            f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A{across}:{down} C{kind} "
             f"XCOLORRANGE={'FULL' if self._full else 'LIMITED'}\n"
         )
 
@@ -118,8 +129,9 @@ class Y4mSink(Sink):
             self._file: BinaryIO = sys.stdout.buffer if part == "-" else open(part, "wb")  # noqa: SIM115 closed below
 
     def _write(self, frame: np.ndarray, pts: int) -> None:
-        picture = colour.to_yuv(upright(frame, self._info.rotation), "yuv444p", self._matrix, self._full)
-        self._file.write(self._head.encode() + b"FRAME\n" + picture.to_ndarray().tobytes())
+        turned = upright(frame, self._info.rotation)
+        picture = _picture(turned, self._info, self._pixel_format, self._matrix, self._full)
+        self._file.write(self._head.encode() + b"FRAME\n" + colour.samples(picture))
         self._file.flush()
         self._head = ""
 
@@ -128,6 +140,13 @@ class Y4mSink(Sink):
             self._file.close()
 
     _abandon = _finish
+
+
+def _picture(frame: np.ndarray, info: MediaInfo, pixel_format: str, matrix: int, full: bool) -> Any:
+    """An `av.VideoFrame` of a decoded frame."""
+    if info.bit_depth == 8:
+        return colour.to_yuv(frame, pixel_format, matrix, full)
+    return colour.to_deep_yuv(frame, info.bit_depth, pixel_format, matrix, full)
 
 
 def _yuv(info: MediaInfo, otherwise: int) -> tuple[int, bool]:

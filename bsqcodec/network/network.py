@@ -95,18 +95,18 @@ class Network:
         network, grid, halo = self.unrounded, context.classes.shape[1:], self.decoder.halo  # the encoder's is the same
         if not effort:
 
-            def choose(run: slice) -> Tensor:
-                return network.coefficients(self._batch(picture, context, condition, run, encode_only=True))
+            def choose(run: slice) -> list[Tensor]:
+                return [network.coefficients(self._batch(picture, context, condition, run, encode_only=True))]
 
-            return _in_bands(choose, grid, halo, tiling.MAX_TOKENS_PER_BAND)
+            return _in_bands(choose, grid, halo, tiling.MAX_TOKENS_PER_BAND)[0]
 
-        def search(run: slice) -> Tensor:
+        def search(run: slice) -> list[Tensor]:
             batch = self._batch(picture, context, condition, run)
-            return latent_search.search(network, batch, picture[:, :, tiling.pixel_rows(run)], self.objective, effort)
+            return [latent_search.search(network, batch, picture[:, :, tiling.pixel_rows(run)], self.objective, effort)]
 
         with torch.inference_mode(False), torch.enable_grad():  # of tensors that were made without it there are copies
             picture, context = picture.clone(), context.clone()
-            return _in_bands(search, grid, halo + PRIOR_HALO, latent_search.MAX_TOKENS_PER_BAND)
+            return _in_bands(search, grid, halo + PRIOR_HALO, latent_search.MAX_TOKENS_PER_BAND)[0]
 
     def _batch(
         self, picture: Tensor, context: Context, condition: Condition, run: slice, encode_only: bool = False
@@ -136,8 +136,9 @@ class Network:
         """
         return self.prior.run(context, condition, coder, coefficients, error_cost)
 
-    def decode(self, coefficients: Tensor, context: Context, condition: Condition) -> Tensor:
-        """Pixels of a frame, uint8 (1, 3, H, W).
+    def decode(self, coefficients: Tensor, context: Context, condition: Condition, depth: int = 8) -> list[Tensor]:
+        """Pixels of a frame, uint8 (1, 3, H, W), from which others are predicted; after them, if `depth` is 9..12,
+        those that are shown, int16 of so many bits.
 
         coefficients: integers (1, H/16, W/16, n_coded). A large picture is decoded in bands of rows: memory then
         depends on the size of a band and not of the picture.
@@ -146,21 +147,22 @@ class Network:
 
         def decode_band(y: Tensor, classes: Tensor, mean: Tensor, *predicted: Tensor) -> list[Tensor]:
             known = Context(classes, mean, *(predicted or (None, None)))
-            return [self.decoder(y, known, condition).to(torch.uint8)]
+            pictures = self.decoder(y, known, condition, depth)
+            return [p.to(torch.int16 if i else torch.uint8) for i, p in enumerate(pictures)]
 
-        def decode_rows(run: slice) -> Tensor:
+        def decode_rows(run: slice) -> list[Tensor]:
             inputs = [coefficients[:, run], classes[:, run], mean[:, run]]
             if views is not None and prediction is not None:
                 inputs += [views[:, run], prediction[:, :, tiling.pixel_rows(run)]]
-            picture = self.graphs.run(("decoder", condition), decode_band, *inputs)[0]
-            return picture.unflatten(2, (-1, TOKEN)).transpose(1, 2)  # (1, rows, 3, TOKEN, W)
+            pictures = self.graphs.run(("decoder", condition, depth), decode_band, *inputs)
+            return [p.unflatten(2, (-1, TOKEN)).transpose(1, 2) for p in pictures]  # (1, rows, 3, TOKEN, W)
 
         out = _in_bands(decode_rows, classes.shape[1:], self.decoder.halo, tiling.MAX_TOKENS_PER_BAND)
-        return out.transpose(1, 2).flatten(2, 3)
+        return [p.transpose(1, 2).flatten(2, 3) for p in out]
 
 
-def _in_bands(work: Callable[[slice], Tensor], grid: torch.Size, halo: int, max_tokens: int) -> Tensor:
-    """The result of `work` on all rows of a grid of tokens, (1, rows, ...), done band by band."""
+def _in_bands(work: Callable[[slice], list[Tensor]], grid: torch.Size, halo: int, max_tokens: int) -> list[Tensor]:
+    """The results of `work` on all rows of a grid of tokens, (1, rows, ...), done band by band."""
     rows, columns = grid
-    parts = [work(run)[:, keep] for run, keep in tiling.bands(rows, columns, halo, max_tokens)]
-    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+    bands = [[t[:, keep] for t in work(run)] for run, keep in tiling.bands(rows, columns, halo, max_tokens)]
+    return [torch.cat(parts, 1) if len(parts) > 1 else parts[0] for parts in zip(*bands, strict=True)]

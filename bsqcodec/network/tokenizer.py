@@ -37,6 +37,7 @@ from .views import VALUE_MAX, VIEW_ONE, ViewLayers, views, whole_views
 
 MID_GRAY = 128
 PIXEL_BITS = 4  # fractional bits of pixels before the last rounding
+MAX_DEPTH = 8 + PIXEL_BITS  # bits of a sample that a frame can be shown with
 PIXEL_MAX = 1 << 13  # bound of a pixel before it, from mid-gray
 TRANSFORM_BITS = 12  # fractional bits of the inverse transform
 ANALYSIS_BITS = 11  # of the transform: one less, for its inputs are larger
@@ -101,6 +102,11 @@ def features(quantiser: Quantiser, condition: Condition, mean: Tensor, classes: 
     f[..., 5] = FEATURE_ONE * condition.tune
     f[..., 6] = FEATURE_ONE * (condition.frame_type == 2)
     return f
+
+
+def depths(depth: int) -> list[int]:
+    """The depths that a frame is rounded to: 8 bits, which other frames are predicted from, and what is shown."""
+    return [8] if depth == 8 else [8, depth]
 
 
 def _mean(samples: Tensor) -> Tensor:
@@ -173,8 +179,8 @@ class Decoder:
         mean, seen = in_parts(see, token_view(prediction), step)
         return Context(classes, mean, seen, prediction)
 
-    def __call__(self, y: Tensor, context: Context, condition: Condition) -> Tensor:
-        """y: coefficients, integers (B, H/16, W/16, n_coded). Returns pixels 0..255, (B, 3, H, W)."""
+    def __call__(self, y: Tensor, context: Context, condition: Condition, depth: int = 8) -> list[Tensor]:
+        """y: coefficients, integers (B, H/16, W/16, n_coded). Returns the pixels of each of `depths`, (B, 3, H, W)."""
         step = self.quantiser.steps(condition.quality, condition.tune, context.classes).unsqueeze(-1)
         picture, inside = canvas(y.shape[:3], self.dtype, y.device)
         known = []
@@ -192,8 +198,9 @@ class Decoder:
             correction = self.out(normalise(rows)).to(self.wide)
             correction = multiply_shift(correction, steps.to(self.wide), CORRECTION_BITS + STEP_BITS - PIXEL_BITS)
             add_windows(ring, correction.to(self.dtype))
-        pixels = scale(inside.add_(MID_GRAY << PIXEL_BITS), -PIXEL_BITS, 0, 255)
-        return smooth(pixels, self.quantiser.smooth[condition.quality - 1])
+        inside.add_(MID_GRAY << PIXEL_BITS)
+        bound = self.quantiser.smooth[condition.quality - 1]
+        return [smooth(scale(inside, d - MAX_DEPTH, 0, (1 << d) - 1), bound, d) for d in depths(depth)]
 
     def _draft(
         self, condition: Condition, y: Tensor, step: Tensor, classes: Tensor, inside: Tensor, *predicted: Tensor

@@ -39,6 +39,18 @@ def test_smoothing_changes_no_pixel_by_more_than_its_bound(bound):
         assert smooth(x.clone(), bound).shape == x.shape
 
 
+@pytest.mark.parametrize("bound", [1, 2])
+def test_more_bits_are_smoothed_as_8_are(bound):
+    g = torch.Generator().manual_seed(0)
+    x = (128 + 8 * torch.randn(1, 3, 48, 64, generator=g)).round().clamp(0, 255)
+    for depth in (10, 12):
+        y = smooth(x * (1 << (depth - 8)), bound, depth)
+        assert torch.equal(y.long(), smooth(x.long() << (depth - 8), bound, depth))
+        near = (y / (1 << (depth - 8)) - smooth(x.clone(), bound)).abs()
+        assert near.max() <= 2 * bound and near.mean() < 0.2
+        assert smooth(torch.full((1, 3, 32, 32), 5000.0), bound, depth).max() == (1 << depth) - 1
+
+
 def test_smoothing_makes_blocks_smaller():
     x = torch.full((1, 3, 32, 32), 100.0)
     x[..., 16:] += 5

@@ -32,15 +32,16 @@ def test_prior_and_decoder_equal_the_int64_oracle(model, tiny):
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 5), (6, 1), (3, 8)])
 def test_small_and_odd_grids_equal_the_oracle(tiny, rows, columns):
     exact = tiny.network.oracle()
-    for condition in CONDITIONS:
+    for condition, depth in zip(CONDITIONS, (8, 10, 12), strict=True):
         results = []
         for network in (tiny.network, exact):
             context, y = random_frame(network, condition, rows, columns)
             seen, coded = steps(network, context, condition, y)
-            results.append((seen, coded, network.decode(coded, context, condition)))
+            results.append((seen, coded, network.decode(coded, context, condition, depth)))
         (a, x, p), (b, y, q) = results
         assert all(np.array_equal(s[0], t[0]) and np.array_equal(s[1], t[1]) for s, t in zip(a, b, strict=True))
-        assert torch.equal(x, y) and torch.equal(p, q) and p.shape == (1, 3, 16 * rows, 16 * columns)
+        assert torch.equal(x, y) and all(map(torch.equal, p, q)) and len(p) == 1 + (depth > 8)
+        assert all(t.shape == (1, 3, 16 * rows, 16 * columns) for t in p)
 
 
 def test_the_oracle_finds_a_wrong_integer():
@@ -76,7 +77,9 @@ def test_one_thread_equals_many(tiny):
             torch.set_num_threads(n)
             context, y = random_frame(tiny.network, CONDITIONS[1], 9, 12)
             seen, coded = steps(tiny.network, context, CONDITIONS[1], y)
-            results.append((np.concatenate([p for p, _ in seen]), tiny.network.decode(coded, context, CONDITIONS[1])))
+            results.append(
+                (np.concatenate([p for p, _ in seen]), tiny.network.decode(coded, context, CONDITIONS[1])[0])
+            )
     finally:
         torch.set_num_threads(threads)
     for p, picture in results[1:]:

@@ -56,7 +56,7 @@ def test_real_numbers_and_integers_agree(model, tune, predicted):
         mean, scale = unrounded.prior(y.float(), batch)
         bits = unrounded.bits(y.float(), y.float(), mean, scale, batch).sum().item()
         assert used == pytest.approx(bits, rel=0.035 if predicted else 0.015, abs=20)
-        exact = network.decode(y, context, condition)
+        [exact] = network.decode(y, context, condition)
         real = unrounded.decode(y.float(), batch).round().clamp(0, 255)
         real = smooth(real, network.quantiser.smooth[quality - 1])
         assert psnr(exact, x) == pytest.approx(psnr(real, x), abs=0.15)
