@@ -15,8 +15,6 @@ import click
 
 from .errors import BsqError
 from .settings import (
-    DEFAULT_CRF,
-    DEFAULT_IMAGE_QUALITY,
     MAX_EFFORT,
     MAX_GOP,
     MAX_PIXELS,
@@ -25,13 +23,14 @@ from .settings import (
     TUNES,
     TUNES_HELP,
     EncodeSettings,
+    SinkOptions,
 )
 
 if TYPE_CHECKING:
     from .transcode import Result
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_DEFAULTS = EncodeSettings()
+_DEFAULTS, _SINK = EncodeSettings(), SinkOptions()
 
 
 class _Lazy(click.Group):
@@ -126,12 +125,19 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
 )
 @click.option("--low-delay", is_flag=True, help="No B frames: larger, but no frame waits for a later one.")
 @click.option("--tune", type=click.Choice(TUNES), default=_DEFAULTS.tune, help=f"What to spend bits on. {TUNES_HELP}")
+@click.option(
+    "--alpha-quality",
+    type=click.IntRange(MIN_QUALITY, MAX_QUALITY),
+    help="Quality of transparency; 100 is lossless.  [default: as --quality, but at least 20]",
+)
 @click.option("--model", default=_DEFAULTS.model, show_default=True, help="Name of a packaged model, or a model file.")
 @_device
 @_jobs
 @click.option("--start", type=click.FloatRange(0), default=0.0, help="Seconds of the input to skip.")
 @click.option("--duration", type=click.FloatRange(0, min_open=True), help="Seconds to encode.  [default: all]")
 @click.option("--audio/--no-audio", default=True, help="Copy the audio track.")
+@click.option("--alpha/--no-alpha", default=True, help="Keep transparency.")
+@click.option("--background", help="Colour to put behind what is transparent, such as white or #ff8000.")
 @click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted encode to OUTPUT.")
 @click.option("--md5", is_flag=True, help="Print the MD5 of the frames as they will be decoded.")
@@ -173,13 +179,13 @@ def encode(
 @click.option(
     "--crf",
     type=click.IntRange(0, 51),
-    default=DEFAULT_CRF,
+    default=_SINK.crf,
     help="Quality of H.264 output (x264 CRF); 14 looks lossless.",
 )
 @click.option(
     "--image-quality",
     type=click.IntRange(1, 100),
-    default=DEFAULT_IMAGE_QUALITY,
+    default=_SINK.image_quality,
     help="Quality of JPEG and WebP output.",
 )
 @click.option(
@@ -187,6 +193,9 @@ def encode(
     type=click.Choice(["8", "10", "12", "16"]),
     callback=lambda context, option, value: value and int(value),
     help="Bits of a sample of the output.  [default: as in the source, as far as OUTPUT holds them]",
+)
+@click.option(
+    "--background", help="Colour behind what is transparent, where OUTPUT holds no transparency.  [default: black]"
 )
 @click.option("--model", help="A model file, if the stream needs one that is not packaged.")
 @click.option("--keep-partial", is_flag=True, help="Keep the frames before the first damage.")

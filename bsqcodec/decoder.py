@@ -5,12 +5,14 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
 from .errors import BsqError, FormatError
-from .gop.decoder import decode_gop, decode_symbols
+from .gop.alpha import decode_alpha
+from .gop.decoder import decode_symbols
+from .gop.picture_group import decode_group
 from .jobs.workers import MAX_GROUP_BYTES, Future, Workers, decoded
 from .network.weights import Model, device_of, find_model, load_model
 from .settings import MAX_PIXELS
@@ -20,8 +22,8 @@ from .stream.recovery import Lost
 from .types import Frame, FrameStats, Packet
 
 DEPTHS = (8, 9, 10, 11, 12, 16)  # bits of a sample of frames
-GRAY = 128  # pixel value of a lost frame before which none was decoded
 Chunk = Gop | list[Packet] | Lost
+_T = TypeVar("_T")
 
 
 class Decoder:
@@ -120,9 +122,7 @@ class Decoder:
                 self._warn_lost(chunk, max(chunk.first + done, start), chunk.first + count, reason, picture is None)
             for i in range(max(done, start - chunk.first), count):
                 if picture is None:
-                    depth = self.info.bit_depth
-                    gray, dtype = GRAY << (depth - 8), np.uint8 if depth == 8 else np.uint16
-                    picture = np.full((self.info.height, self.info.width, 3), gray, dtype)
+                    picture = self.info.frame_format.gray()
                 yield self._frame(picture, chunk, i)
 
     def _frame(self, picture: np.ndarray, chunk: Gop | Lost, i: int) -> Frame:
@@ -134,8 +134,7 @@ class Decoder:
         """Decode every symbol, and give the cost of each frame, in the order of coding. Raises as `frames` does."""
         for chunk in self._chunks(0):
             if isinstance(chunk, Gop):
-                for s in self._decoded(decode_symbols, chunk):
-                    yield s.stats
+                yield from self._located(self._symbols(chunk), chunk)
 
     def _chunks(self, start: int, conceal: bool = False) -> Iterator[Chunk]:
         """The chunks from the one on that holds frame `start`, or from an earlier one where there is no index."""
@@ -194,7 +193,7 @@ class Decoder:
         n, count = len(chunk.pts), _count(chunk, stop)
         if chunk.first + n <= start or count <= 0:
             return None
-        return workers.decode(chunk.payload, self.info.height, self.info.width, n, count, self.info.bit_depth)
+        return workers.decode(chunk.payload, chunk.alpha, self.info.frame_format, n, count)
 
     def _warn_lost(self, chunk: Gop | Lost, first: int, stop: int, reason: str, gray: bool) -> None:
         """Warn that frames `first` to `stop` - 1 are lost."""
@@ -209,12 +208,23 @@ class Decoder:
 
     def _pictures(self, gop: Gop, future: Future | None) -> Iterator[np.ndarray]:
         """The frames of a group, decoded here, or by the worker that was to do it."""
-        return self._decoded(decode_gop if future is None else functools.partial(decoded, future), gop)
+        if future is not None:
+            return self._located(decoded(future), gop)
+        return self._located(
+            decode_group(self.model, gop.payload, gop.alpha, self.info.frame_format, len(gop.pts)), gop
+        )
 
-    def _decoded(self, decode: Callable[..., Iterator[Any]], gop: Gop) -> Iterator[Any]:
-        """What `decode` makes of a group of pictures; its errors then tell which group it is."""
-        size = self.info.height, self.info.width
-        items = decode(self.model, gop.payload, *size, len(gop.pts), self.info.bit_depth)
+    def _symbols(self, gop: Gop) -> Iterator[FrameStats]:
+        """The cost of the frames of a group; its alpha is decoded behind them, if only to see that it can be."""
+        size = self.info.height, self.info.width, len(gop.pts)
+        for symbols in decode_symbols(self.model, gop.payload, *size):
+            yield symbols.stats
+        if gop.alpha:
+            for _ in decode_alpha(self.model, gop.alpha, *size):
+                pass
+
+    def _located(self, items: Iterator[_T], gop: Gop) -> Iterator[_T]:
+        """The same items; errors then tell which group of pictures it is."""
         try:
             yield from items
         except FormatError as e:

@@ -5,7 +5,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .gop.encoder import GopEncoder
+from .gop.picture_group import PictureGroupEncoder
 from .network.weights import Model, device_of, load_model
 from .settings import EncodeSettings
 from .stream.container import StreamWriter
@@ -67,7 +67,7 @@ class Encoder:
         self.tracks_size = 0
         self._writer = StreamWriter(file, self.model.id, info)
         self._bits = 0.0  # of the groups before the one that is open
-        self._group: GopEncoder | None = None
+        self._group: PictureGroupEncoder | None = None
         self._pts: list[int] = []
         self._duration = 0  # of the last frame
         self._packets: list[Packet] = []
@@ -94,17 +94,18 @@ class Encoder:
         return self._bits + (self._group.bits if self._group else 0.0)
 
     def write(self, rgb: np.ndarray, pts: int = 0, duration: int = 0) -> list[np.ndarray]:
-        """Take the next frame, uint8 (H, W, 3); `pts` must rise. duration: of the last frame, if it is known.
+        """Take the next frame, uint8 (H, W, 3), or (H, W, 4) if `info.alpha`; `pts` must rise.
+
+        duration: of the last frame, if it is known.
 
         Returns the frames that are encoded by now and were not returned before, in order, as every decoder will give
-        them. Up to nineteen wait for later ones, unless `low_delay`. Raises ValueError after `close`, for a frame of
-        another size or type, and for the second frame of a still image.
+        them. Up to nineteen wait for later ones, unless `low_delay`; with alpha all of a group wait. Raises ValueError
+        after `close`, for a frame of another size or type, and for the second frame of a still image.
         """
         self._check_open()
         if self.info.image and self.frames:
             raise ValueError("a still image has one frame")
-        size = self.info.height, self.info.width
-        group = self._group or GopEncoder(self.model, *size, self.settings, depth=self.info.bit_depth)
+        group = self._group or PictureGroupEncoder(self.model, self.info.frame_format, self.settings)
         decoded = group.push(rgb, self.quality)  # which may refuse the frame: then there is no group yet
         self._group = group
         self.frames += 1
@@ -125,21 +126,21 @@ class Encoder:
         decoded = self._group.flush()
         self.stats = self._group.stats[-1]
         self._bits += self._group.bits
-        self._finish_group(self._group.finish())
+        self._finish_group(*self._group.finish())
         return decoded
 
-    def write_coded(self, pts: list[int], payload: bytes, bits: float, duration: int = 0) -> None:
+    def write_coded(self, pts: list[int], payload: bytes, alpha: bytes, bits: float, duration: int = 0) -> None:
         """Append a group of pictures that was encoded before, or elsewhere, in place of `write` for its frames.
 
-        pts: presentation time of each frame. payload: as `GopEncoder.finish` gives it. bits: its ideal code length.
-        duration: as for `write`.
+        pts: presentation time of each frame. payload, alpha: as `PictureGroupEncoder.finish` gives them. bits: its
+        ideal code length. duration: as for `write`.
         """
         self._check_open()
         self._duration = duration
         self.frames += len(pts)
         self._pts += pts
         self._bits += bits
-        self._finish_group(payload)
+        self._finish_group(payload, alpha)
 
     def write_packet(self, packet: Packet) -> None:
         """Pass on a packet of `info.tracks`; it is written after the open group of pictures, or before if too large."""
@@ -158,9 +159,9 @@ class Encoder:
         self._closed = True
         return decoded
 
-    def _finish_group(self, payload: bytes | None) -> None:
+    def _finish_group(self, payload: bytes | None, alpha: bytes = b"") -> None:
         if payload is not None:
-            self._writer.gop(self._pts, payload)
+            self._writer.gop(self._pts, payload, alpha)
             self._group, self._pts = None, []
         if self._packets:
             self._write_packets()

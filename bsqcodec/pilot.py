@@ -3,14 +3,14 @@
 import functools
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from . import media
 from .encoder import Encoder
 from .errors import BsqError
-from .gop.encoder import GopEncoder
+from .gop.picture_group import PictureGroupEncoder
 from .network.weights import Model
 from .rate import RateControl, find_quality
 from .settings import EncodeSettings
@@ -18,11 +18,12 @@ from .types import Frame, MediaInfo, Packet
 
 PILOT_FRAMES = 4  # frames of each piece of a video that is encoded to find the quality
 Items = Iterator[Frame | Packet]
+Reopen = Callable[..., media.Source]  # by its name, with other fields of SourceOptions
 
 
 def pilot(
-    source: str,
     opened: media.Source,
+    reopen: Reopen | None,
     items: Items,
     model: Model,
     settings: EncodeSettings,
@@ -32,7 +33,7 @@ def pilot(
     """Find the quality for a rate, from a whole still image or from some frames of a video.
 
     Args:
-        source, opened: the input by its name, to look at it in several places, and as it was opened.
+        opened, reopen: the input, and what opens it once more, to look at it in several places; None for a pipe.
         items: what is still to come of `opened`.
         settings: how to encode, but for the quality.
         bpp, size: bits per pixel, or bytes of the whole stream; one of them is None.
@@ -57,7 +58,7 @@ def pilot(
         assert isinstance(frame, Frame)
         tried = functools.partial(_picture_bits, frame, info, model, settings)
         return iter([frame]), RateControl(find_quality(tried, target, tries=8), target, 1)
-    pieces, items = _pieces(source, opened, items)
+    pieces, items = _pieces(opened, reopen, items)
     quality = find_quality(functools.partial(_video_bits, pieces, info, model, settings), target, tries=4)
     if size is None:
         return items, RateControl(quality, target)
@@ -77,7 +78,7 @@ def _video_bits(
     """Bits per frame of a video, estimated from some frames of a few places."""
     total, gop = 0.0, settings.gop
     for piece in pieces:
-        encoder = GopEncoder(model, info.height, info.width, settings)
+        encoder = PictureGroupEncoder(model, info.frame_format, settings)
         for frame in piece:
             encoder.push(frame, quality)
         encoder.flush()
@@ -87,10 +88,10 @@ def _video_bits(
     return total / len(pieces)
 
 
-def _pieces(source: str, opened: media.Source, items: Items) -> tuple[list[list[np.ndarray]], Items]:
+def _pieces(opened: media.Source, reopen: Reopen | None, items: Items) -> tuple[list[list[np.ndarray]], Items]:
     """A few frames of three places of a file, or the first few of a pipe; and the items, none missing."""
     rate = opened.info.frame_rate
-    if source == "-" or not opened.total or not rate or opened.total < 8 * PILOT_FRAMES:
+    if reopen is None or not opened.total or not rate or opened.total < 8 * PILOT_FRAMES:
         seen: list[Frame | Packet] = []
         frames = 0
         for item in items:
@@ -102,6 +103,6 @@ def _pieces(source: str, opened: media.Source, items: Items) -> tuple[list[list[
     pieces = []
     for part in (1, 3, 5):
         begin, length = float(opened.total * part / 6 / rate), PILOT_FRAMES / float(rate)
-        with media.open_source(source, begin, length, False) as piece:
+        with reopen(start=begin, duration=length) as piece:
             pieces.append([item.rgb for item in itertools.islice(piece, PILOT_FRAMES) if isinstance(item, Frame)])
     return [piece for piece in pieces if piece], items

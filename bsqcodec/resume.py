@@ -11,6 +11,7 @@ from .encoder import Encoder
 from .errors import BsqError, FormatError
 from .gop.decoder import decode_gop
 from .gop.encoder import GopEncoder
+from .gop.picture_group import colour_of
 from .gop.temporal_filter import REACH
 from .settings import TUNES
 from .stream.container import Gop
@@ -72,7 +73,7 @@ class Unfinished:
                 raise self._other("a longer input")
             if pictures:
                 self._check_picture(gop, encoder, pictures)
-            encoder.write_coded(pts, gop.payload, 8 * len(gop.payload), duration)
+            encoder.write_coded(pts, gop.payload, gop.alpha, 8 * len(gop.payload + gop.alpha), duration)
             yield gop
 
     def _check(self, gop: Gop, encoder: Encoder) -> None:
@@ -92,7 +93,7 @@ class Unfinished:
         size = encoder.info.height, encoder.info.width
         decoded = next(decode_gop(encoder.model, gop.payload, *size, len(gop.pts)))
         group = GopEncoder(encoder.model, *size, encoder.settings)
-        ready = (group.push(rgb, encoder.quality) for rgb in pictures)
+        ready = (group.push(colour_of(picture), encoder.quality) for picture in pictures)
         again = next(filter(None, ready), None) or group.flush()
         if not np.array_equal(decoded, again[0]):
             raise self._other("another input or options, or on another machine")

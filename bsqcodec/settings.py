@@ -12,8 +12,6 @@ MAX_EFFORT = 1000
 TUNES = ("perceptual", "psnr")  # the index of a name is its number in a stream
 TUNES_HELP = "perceptual: texture and sharpness as people see them (MS-SSIM); psnr: the smallest squared error."
 DEFAULT_MODEL = "bsq1"  # the packaged model that encodes unless another is asked for
-DEFAULT_CRF = 14  # of H.264 output, x264's constant rate factor
-DEFAULT_IMAGE_QUALITY = 95  # of JPEG and WebP output
 MAX_SIDE = 65535  # of a frame, in pixels
 MAX_PIXELS = 1 << 26  # of a frame; a reader refuses larger ones before it allocates anything
 
@@ -34,6 +32,7 @@ class EncodeSettings:
         tune: "perceptual" for texture and sharpness as people see them (MS-SSIM), or "psnr" for the smallest squared
             error.
         model: name of a packaged model, or path of a model file.
+        alpha_quality: 1..100, of transparency, 100 without loss; None: that of the pictures, but no less than 20.
     """
 
     quality: int = 50
@@ -42,16 +41,54 @@ class EncodeSettings:
     low_delay: bool = False
     tune: str = TUNES[0]
     model: str = DEFAULT_MODEL
+    alpha_quality: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("quality", "gop", "effort"):  # those of NumPy may overflow in what is computed from them
             object.__setattr__(self, name, operator.index(getattr(self, name)))
         check_quality(self.quality)
+        if self.alpha_quality is not None:
+            object.__setattr__(self, "alpha_quality", operator.index(self.alpha_quality))
+            check_quality(self.alpha_quality)
         if not 1 <= self.gop <= MAX_GOP:
             raise ValueError(f"gop {self.gop} is not in 1..{MAX_GOP}")
         if not 0 <= self.effort <= MAX_EFFORT:
             raise ValueError(f"effort {self.effort} is not in 0..{MAX_EFFORT}")
         tune_number(self.tune)
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What is wanted of an input.
+
+    Attributes:
+        start: seconds from the first frame to the first that is wanted.
+        duration: seconds wanted; None is all that is left.
+        audio: keep the sound.
+        alpha: keep transparency; else it is dropped, and what is transparent shows the colour that it has.
+        background: composite on this colour instead, as Pillow names it: "white", "#rrggbb".
+    """
+
+    start: float = 0.0
+    duration: float | None = None
+    audio: bool = True
+    alpha: bool = True
+    background: str | None = None
+
+
+@dataclass(frozen=True)
+class SinkOptions:
+    """How to write decoded frames.
+
+    Attributes:
+        crf: quality of H.264 output, x264's constant rate factor, 0..51; 14 looks lossless.
+        image_quality: of JPEG and WebP output, 1..100.
+        background: colour as Pillow names it, behind frames with alpha where the output holds none; None is black.
+    """
+
+    crf: int = 14
+    image_quality: int = 95
+    background: str | None = None
 
 
 def check_quality(quality: int) -> None:

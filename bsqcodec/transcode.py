@@ -9,7 +9,7 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from .pilot import pilot
 from .prefetch import read_ahead
 from .rate import RateControl
 from .resume import Unfinished
-from .settings import DEFAULT_CRF, DEFAULT_IMAGE_QUALITY, MAX_PIXELS, EncodeSettings
+from .settings import MAX_PIXELS, EncodeSettings, SourceOptions
 from .types import Frame, FrameStats, MediaInfo, Packet, packed
 
 
@@ -76,9 +76,6 @@ def encode_file(
     *,
     bpp: float | None = None,
     size: int | None = None,
-    start: float = 0.0,
-    duration: float | None = None,
-    audio: bool = True,
     force: bool = False,
     resume: bool = False,
     jobs: int | None = 1,
@@ -92,29 +89,33 @@ def encode_file(
 
     Args:
         source, target: as `media.open_source` takes it, and a file; "-" is y4m on standard input, standard output.
-        settings, model, device, options: as `Encoder` takes them.
+        settings, model, device: as `Encoder` takes them.
         bpp: bits per pixel to aim at, tracks left out, in place of a quality; images stay below, videos come near.
         size: bytes to aim at, tracks included, in the same way.
-        start, duration: part of the source, in seconds.
         force: replace `target` if it is there.
         resume: go on with what a killed encode to `target` left, to the same bytes; leave as much if interrupted.
         jobs: groups of pictures to encode at the same time, to the same bytes, in processes of one thread (so that the
             main module must be importable, as for all of `multiprocessing`); None: as many as are worth it. Not with a
             rate, and not on a GPU.
         dask: address of a dask.distributed scheduler, whose workers, which need the model file too, encode instead.
+        options: fields of EncodeSettings and of SourceOptions.
 
     Raises BsqError in one line for all that can go wrong with files, ValueError as `Encoder` does. Nothing is left of a
     file that was not finished, but for `resume`.
     """
+    wanted = {f.name: options.pop(f.name) for f in fields(SourceOptions) if f.name in options}
     settings, loaded = choose(settings, model, device, options)
     alone = isinstance(model, Model) or bpp is not None or size is not None or loaded.device.type != "cpu"
     _check_jobs(jobs, dask, alone, "a quality in place of a rate, the CPU, and a model by its name")
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(output_file(target, force, resume))
-        opened = stack.enter_context(media.open_source(source, start, duration, audio))
+        opened = stack.enter_context(media.open_source(source, **wanted))
         items, rate = iter(opened), None
         if bpp is not None or size is not None:
-            items, rate = pilot(source, opened, items, loaded, settings, bpp, size)
+            reopen = (
+                None if source == "-" else functools.partial(media.open_source, source, **wanted | {"audio": False})
+            )
+            items, rate = pilot(opened, reopen, items, loaded, settings, bpp, size)
             settings = replace(settings, quality=rate.quality)
         unfinished = Unfinished(file, settings.gop) if resume else None
         encoder = Encoder(unfinished.output if unfinished else file, opened.info, settings, model=loaded)
@@ -124,11 +125,9 @@ def encode_file(
         if source != "-" and not opened.info.image:  # reading from a pipe cannot be stopped from here
             items = stack.enter_context(read_ahead(items, 4))
         workers = _encoding_workers(opened, loaded, settings, jobs, dask, alone)
-        depth = opened.info.bit_depth
-        work.encode(stack.enter_context(workers).encode(items, settings, depth) if workers else items)
-        if not encoder.frames:
-            raise BsqError(f"{source}: there are no frames")
-        work.close()
+        frame_format = opened.info.frame_format
+        work.encode(stack.enter_context(workers).encode(items, settings, frame_format) if workers else items)
+        work.close(source)
     return work.result
 
 
@@ -153,13 +152,16 @@ class _Encoding:
                 continue
             if isinstance(item, EncodedGroup):
                 bits = sum(s.bits + s.side_bits for s in item.stats)
-                self._encoder.write_coded(item.pts, item.payload, bits, item.duration)
+                self._encoder.write_coded(item.pts, item.payload, item.alpha, bits, item.duration)
                 self._add(item.decoded)
             else:
                 self._add(self._encoder.write(*item))
             self._steer()
 
-    def close(self) -> None:
+    def close(self, source: str) -> None:
+        """Finish the stream. Raises BsqError, which names the source, if it has no frame."""
+        if not self._encoder.frames:
+            raise BsqError(f"{source}: there are no frames")
         self._add(self._encoder.close())
         self.result.bits, self.result.size = self._encoder.bits, self._encoder.size
 
@@ -201,8 +203,6 @@ def decode_file(
     frames: tuple[int, int | None] = (0, None),
     model: Model | str | None = None,
     device: str = "auto",
-    crf: int = DEFAULT_CRF,
-    image_quality: int = DEFAULT_IMAGE_QUALITY,
     depth: int | None = None,
     force: bool = False,
     keep_partial: bool = False,
@@ -211,6 +211,7 @@ def decode_file(
     jobs: int | None = 1,
     dask: str = "",
     progress: Progress | None = None,
+    **options: Any,
 ) -> Result:
     """Decode a .bsq file.
 
@@ -219,13 +220,12 @@ def decode_file(
         target: as `media.open_sink` takes it; "-" is y4m on standard output, None decodes and writes nothing.
         frames: the first frame and the one after the last; None is the end.
         model, device, max_pixels: as `Decoder` takes them.
-        crf: quality of H.264 output (x264's constant rate factor), for mp4, mkv and mov.
-        image_quality: quality of JPEG and WebP output, 1..100.
         depth: bits of a sample, 8..12 or 16; None: as many as the stream says, or as `target` holds.
         keep_partial: of a stream that is damaged or cut short, keep what comes before, and then raise FormatError.
         conceal: go on after damage, with the last good frame in place of those that are lost; `warnings` tells which.
         jobs: groups of pictures to decode at the same time, as for `encode_file`; a pipe decodes in one process.
         dask: as for `encode_file`; of a pipe too, but then nothing is decoded until every worker has got a group.
+        options: fields of SinkOptions.
 
     Raises BsqError as `encode_file` does.
     """
@@ -243,7 +243,7 @@ def decode_file(
             if workers:
                 stack.enter_context(workers)
                 _ = decoder.model  # that it is there is found out here, not in a worker
-            sink = stack.enter_context(media.open_sink(target, decoder.info, crf, image_quality)) if target else None
+            sink = stack.enter_context(media.open_sink(target, decoder.info, **options)) if target else None
             damage = _decode(decoder, decoder.frames(*frames, conceal, workers), result, sink, progress, total)
             if damage and not (keep_partial and result.frames):
                 raise damage

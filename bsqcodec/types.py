@@ -74,6 +74,32 @@ class Packet:
     track: int = 0
 
 
+class FrameFormat(NamedTuple):
+    """What all frames of a stream have in common.
+
+    Attributes:
+        height, width: in pixels as stored, before rotation.
+        alpha: whether frames have an alpha channel.
+        bit_depth: bits of a sample of decoded frames, 8..12.
+    """
+
+    height: int
+    width: int
+    alpha: bool = False
+    bit_depth: int = 8
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of a frame as an array."""
+        return self.height, self.width, 4 if self.alpha else 3
+
+    def gray(self) -> np.ndarray:
+        """A decoded frame that is gray, and opaque."""
+        frame = np.full(self.shape, 128, np.uint8)
+        frame[..., 3:] = 255
+        return rescaled(frame, 8, self.bit_depth)
+
+
 @dataclass(frozen=True)
 class MediaInfo:
     """What is known of a still image or a video beside its frames.
@@ -110,6 +136,11 @@ class MediaInfo:
     metadata: Mapping[str, bytes] = field(default_factory=dict)
     bit_depth: int = 8
     alpha: bool = False
+
+    @property
+    def frame_format(self) -> FrameFormat:
+        """What all frames have in common."""
+        return FrameFormat(self.height, self.width, self.alpha, self.bit_depth)
 
     @property
     def image(self) -> bool:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,10 +86,11 @@ def corpus(model: Model) -> list[bytes]:
 def remembered() -> Iterator[None]:
     """In the block, a group of pictures that was decoded before is not decoded again.
 
-    What the decoder makes of a group depends on nothing but the arguments of `decode_gop` and `decode_symbols`.
+    What the decoder makes of a group depends on nothing but the arguments of `decode_group`, `decode_symbols` and
+    `decode_alpha`.
     """
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("decode_gop", "decode_symbols"):
+        for name in ("decode_group", "decode_symbols", "decode_alpha"):
             patch.setattr(decoder, name, _remembering(getattr(decoder, name)))
         yield
 
@@ -96,13 +98,13 @@ def remembered() -> Iterator[None]:
 def _remembering(decode: Callable) -> Callable:
     known: dict[tuple, list] = {}
 
-    def run(model: Model, payload: bytes, height: int, width: int, frames: int) -> Iterator:
-        key = model.id, payload, height, width, frames
+    def run(model: Model, *coded: Any) -> Iterator:
+        key, frames = (model.id, *coded), coded[-1]
         if key in known:
             yield from known[key]
             return
         seen = []
-        for item in decode(model, payload, height, width, frames):
+        for item in decode(model, *coded):
             seen.append(item)
             if len(seen) == frames and len(known) < MAX_KNOWN_GROUPS:  # nobody asks for what comes after the last one
                 known[key] = seen
@@ -155,7 +157,10 @@ def use(rng: random.Random, data: bytes, model: Model) -> int:
     last = None
     frames = 0
     for frame in decoder.frames(start, start + MAX_FRAMES, conceal=way < 0.5):
-        assert frame.rgb.shape == (decoder.info.height, decoder.info.width, 3) and frame.rgb.dtype == np.uint8
+        deep = decoder.info.bit_depth > 8
+        assert frame.rgb.shape == decoder.info.frame_format.shape and frame.rgb.dtype == (
+            np.uint16 if deep else np.uint8
+        )
         assert last is None or frame.pts > last, f"times {last} and {frame.pts}"
         last = frame.pts
         frames += 1

@@ -153,7 +153,7 @@ def test_an_encoder_closes_once(tiny):
     assert encoder.close() == [] and file.getvalue() == data and not file.closed
     for use in (
         lambda: encoder.write(moving(1, 24, 32)[0], 1),
-        lambda: encoder.write_coded([1], b"", 0.0),
+        lambda: encoder.write_coded([1], b"", b"", 0.0),
         lambda: encoder.write_packet(Packet(0, 1, b"")),
     ):
         with pytest.raises(ValueError, match="closed"):

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..errors import FormatError, ModelError
-from ..gop.decoder import decode_gop
-from ..gop.encoder import GopEncoder
+from ..gop.picture_group import PictureGroupEncoder, decode_group
 from ..network.weights import Model, find_model, load_model
 from ..settings import EncodeSettings
-from ..types import Frame, FrameStats, Packet
+from ..types import Frame, FrameFormat, FrameStats, Packet
 
 MAX_GROUP_BYTES = 1 << 29  # of the frames of a group; larger ones are not handed over whole
 _MAX_BYTES_AHEAD = 1 << 30  # of the frames of all groups that are handed over
@@ -29,7 +28,7 @@ class EncodedGroup(NamedTuple):
 
     Attributes:
         pts: presentation time of each frame.
-        payload: the coded group, for `StreamWriter.gop`.
+        payload, alpha: the coded group, for `StreamWriter.gop`.
         stats: cost of each frame, in the order of coding.
         decoded: the frames as they will be decoded.
         duration: of the last frame, if it is known.
@@ -37,6 +36,7 @@ class EncodedGroup(NamedTuple):
 
     pts: list[int]
     payload: bytes
+    alpha: bytes
     stats: list[FrameStats]
     decoded: list[np.ndarray]
     duration: int = 0
@@ -86,15 +86,12 @@ class Workers(ABC):
         """A context that turns what the loss of a worker raises into a BsqError."""
 
     def encode(
-        self, items: Iterable[Frame | Packet], settings: EncodeSettings, depth: int = 8
+        self, items: Iterable[Frame | Packet], settings: EncodeSettings, frame_format: FrameFormat
     ) -> Iterator[Packet | EncodedGroup]:
-        """Replace the frames among `items` by EncodedGroup of `settings.gop` frames, each at its last frame's place.
-
-        depth: of the decoded frames, as `decode_gop` takes it.
-        """
+        """Replace the frames among `items` by EncodedGroup of `settings.gop` frames, each at its last frame's place."""
 
         def start(item: list[Frame] | Packet) -> Future | None:
-            return None if isinstance(item, Packet) else self._start(_encode, item, settings, depth)
+            return None if isinstance(item, Packet) else self._start(_encode, item, settings, frame_format)
 
         def size(item: list[Frame] | Packet) -> int:
             return 0 if isinstance(item, Packet) else sum(frame.rgb.nbytes for frame in item)
@@ -105,9 +102,9 @@ class Workers(ABC):
             elif future:
                 yield future.result()
 
-    def decode(self, payload: bytes, height: int, width: int, frames: int, count: int, depth: int = 8) -> Future:
+    def decode(self, payload: bytes, alpha: bytes, frame_format: FrameFormat, frames: int, count: int) -> Future:
         """Start to decode the first `count` frames of a group of `frames`; `decoded` waits for it."""
-        return self._start(_decode, payload, height, width, frames, count, depth)
+        return self._start(_decode, payload, alpha, frame_format, frames, count)
 
     def ahead(
         self, items: Iterable[_T], start: Callable[[_T], Future | None], size: Callable[[_T], int]
@@ -149,8 +146,8 @@ class Workers(ABC):
             return Future(self._submit(task, *arguments), self._lost)
 
 
-def decoded(future: Future, *_: Any) -> Iterator[np.ndarray]:
-    """The frames that `decode_gop` would yield of a group, and the error it would raise; takes its arguments."""
+def decoded(future: Future) -> Iterator[np.ndarray]:
+    """The frames that `decode_group` would yield of a group, and the error it would raise."""
     frames, error = future.result()
     yield from frames
     if error:
@@ -193,21 +190,20 @@ def run(load: Callable[[], Model], task: Callable[..., _T], *arguments: Any) -> 
     return task(load(), *arguments)
 
 
-def _encode(model: Model, frames: list[Frame], settings: EncodeSettings, depth: int = 8) -> EncodedGroup:
-    height, width, _ = frames[0].rgb.shape
-    encoder = GopEncoder(model, height, width, settings, depth=depth)
+def _encode(model: Model, frames: list[Frame], settings: EncodeSettings, frame_format: FrameFormat) -> EncodedGroup:
+    encoder = PictureGroupEncoder(model, frame_format, settings)
     pictures = [picture for frame in frames for picture in encoder.push(frame.rgb, settings.quality)] + encoder.flush()
     pts = [frame.pts for frame in frames]
-    return EncodedGroup(pts, encoder.finish(), encoder.stats, pictures, frames[-1].duration)
+    return EncodedGroup(pts, *encoder.finish(), encoder.stats, pictures, frames[-1].duration)
 
 
 def _decode(
-    model: Model, payload: bytes, height: int, width: int, frames: int, count: int, depth: int = 8
+    model: Model, payload: bytes, alpha: bytes, frame_format: FrameFormat, frames: int, count: int
 ) -> tuple[list[np.ndarray], str]:
     """The frames before the first error, at most `count`, and the error's text."""
     pictures: list[np.ndarray] = []
     try:
-        for picture in decode_gop(model, payload, height, width, frames, depth):
+        for picture in decode_group(model, payload, alpha, frame_format, frames):
             pictures.append(picture)
             if len(pictures) == count:
                 break

@@ -7,34 +7,45 @@ import glob
 import os
 import re
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
 
 from ..errors import BsqError
 from ..output import is_special
-from ..settings import DEFAULT_CRF, DEFAULT_IMAGE_QUALITY
+from ..settings import SinkOptions, SourceOptions
 from ..suffixes import ANIMATION_SUFFIXES, IMAGE_SUFFIXES
 from ..types import MediaInfo
 from .base import Source, suffix_of
 from .image_sinks import STILL_FORMATS, FolderSink, StillSink
 from .images import ImageSource
 from .sinks import Sink
+from .transparency import OpaqueSource, colour_of
 from .video import VideoSource
 from .video_sinks import VIDEO_FORMATS, VideoSink, Y4mSink
 
 __all__ = ["Sink", "Source", "max_depth", "open_sink", "open_source"]
 
 
-def open_source(path: str, start: float = 0.0, duration: float | None = None, audio: bool = True) -> Source:
+def open_source(path: str, options: SourceOptions | None = None, **changes: Any) -> Source:
     """Open a video, a still or animated image, images in a folder (25 per second), or y4m from a pipe.
 
     Args:
         path: a file, a folder, a pattern such as "frames/*.png", or "-" for y4m on standard input.
-        start: seconds from the first frame to the first that is wanted.
-        duration: seconds wanted; None is all that is left.
-        audio: look for an audio track.
+        options: what is wanted of it.
+        changes: fields of SourceOptions, in place of those in `options`.
 
     Raises:
-        BsqError: nothing there, nothing that can be read, or a content that is not supported (transparency).
+        BsqError: nothing there, nothing that can be read, a content that is not supported, an unknown colour.
     """
+    options = replace(options or SourceOptions(), **changes)
+    colour = colour_of(options.background) if options.background else None
+    source = _source(path, options)
+    return source if not source.info.alpha or (options.alpha and not colour) else OpaqueSource(source, colour)
+
+
+def _source(path: str, options: SourceOptions) -> Source:
+    """The source at a path, as `open_source` takes it; its frames may have alpha."""
+    start, duration = options.start, options.duration
     if path != "-" and not os.path.exists(path):
         files = glob.glob(path) if glob.has_magic(path) else []
         if not files:
@@ -48,31 +59,35 @@ def open_source(path: str, start: float = 0.0, duration: float | None = None, au
         return ImageSource(path, files, start, duration)
     if suffix_of(path) in IMAGE_SUFFIXES | ANIMATION_SUFFIXES:
         return ImageSource(path, None, start, duration)
-    return VideoSource(path, start, duration, audio)
+    return VideoSource(path, options)
 
 
 def open_sink(
-    path: str, info: MediaInfo, crf: int = DEFAULT_CRF, quality: int = DEFAULT_IMAGE_QUALITY
+    path: str, info: MediaInfo, options: SinkOptions | None = None, **changes: Any
 ) -> AbstractContextManager[Sink]:
     """Open an output, in the format that the suffix of `path` names; to be entered by `with`.
 
     .mp4, .mkv, .mov: H.264 (4:2:0, or 4:4:4 if a side is odd) with the audio packets as they are. .y4m, or "-" for
     standard output: 4:4:4 at the average frame rate, upright. .png, .jpg, .webp: one still image. A folder, or a path
     that ends with "/": upright images 000000.png, 000001.png, ... Frames of more than 8 bits make H.264 of 10 bits,
-    y4m of 10, 12 or 16, PNGs of 16.
+    y4m of 10, 12 or 16, PNGs of 16. Frames with alpha make ProRes 4444 in .mov, FFV1 in .mkv; .mp4, .y4m and .jpg show
+    them on a background.
 
     The result gets its name on normal exit; on an exception nothing is left.
 
     Args:
         info: what the frames are; `bit_depth` is at most `max_depth` of the path.
-        crf: constant rate factor of x264; 14 looks lossless.
-        quality: of JPEG and WebP, 1 to 100.
+        options: how to write them.
+        changes: fields of SinkOptions, in place of those in `options`.
 
     Raises:
         BsqError: unknown suffix, missing folder, folder with files in it, audio that does not fit into the container;
             on exit, no frame was written, or the result cannot be.
     """
-    return _sink(path, info, crf, quality).opened()
+    options = replace(options or SinkOptions(), **changes)
+    sink = _sink(path, info, options)
+    sink.background = colour_of(options.background or "black")
+    return sink.opened()
 
 
 def max_depth(path: str) -> int:
@@ -86,16 +101,16 @@ def max_depth(path: str) -> int:
     return Sink.max_depth
 
 
-def _sink(path: str, info: MediaInfo, crf: int, quality: int) -> Sink:
+def _sink(path: str, info: MediaInfo, options: SinkOptions) -> Sink:
     suffix = suffix_of(path)
     if path == "-" or suffix == ".y4m":
         return Y4mSink(path, info)
     if path.endswith("/") or os.path.isdir(path):
         return FolderSink(path, info)
     if suffix in VIDEO_FORMATS:
-        return VideoSink(path, info, VIDEO_FORMATS[suffix], crf)
+        return VideoSink(path, info, VIDEO_FORMATS[suffix], options.crf)
     if suffix in STILL_FORMATS:
-        return StillSink(path, info, STILL_FORMATS[suffix], quality)
+        return StillSink(path, info, STILL_FORMATS[suffix], options.image_quality)
     if is_special(path):
         return Y4mSink(path, info)
     known = ", ".join([*VIDEO_FORMATS, ".y4m", *STILL_FORMATS])

@@ -46,26 +46,41 @@ def to_yuv(rgb: np.ndarray, pixel_format: str, matrix: int = BT709, full: bool =
 
 
 def to_deep_yuv(rgb: np.ndarray, depth: int, pixel_format: str, matrix: int = BT709, full: bool = False) -> Any:
-    """uint16 (H, W, 3) RGB of `depth` bits to an `av.VideoFrame` of `pixel_format`, of more than 8 bits, as `to_yuv`.
+    """RGB (H, W, 3), or RGBA (H, W, 4), of `depth` bits to an `av.VideoFrame` of more than 8 bits, as `to_yuv` does.
 
-    swscale would make it too bright, by up to 3.5 code values of 10 bits.
+    pixel_format: with alpha if `rgb` has it. swscale would make it too bright, by up to 3.5 code values of 10 bits.
     """
     bits = bits_of(av.VideoFormat(pixel_format))
     red, blue = MATRICES[matrix]
-    r, g, b = np.moveaxis(rgb, 2, 0).astype(np.float32) / ((1 << depth) - 1)
+    r, g, b, *alpha = np.moveaxis(rgb, 2, 0).astype(np.float32) / ((1 << depth) - 1)
     y = red * r + (1 - red - blue) * g + blue * b
     unit = 1 << (bits - 8)
     luma, chroma, black = (255 * unit + unit - 1,) * 2 + (0,) if full else (219 * unit, 224 * unit, 16 * unit)
     planes = [luma * y + black]
     planes += [chroma / (2 - 2 * k) * (c - y) + 128 * unit for c, k in ((b, blue), (r, red))]
-    frame: Any = av.VideoFrame(rgb.shape[1], rgb.shape[0], f"yuv444p{bits}le")
-    for plane, values in zip(frame.planes, planes, strict=True):
-        rows = np.zeros((plane.height, plane.line_size // 2), "<u2")
-        rows[:, : plane.width] = np.rint(values).clip(0, 256 * unit - 1)
-        plane.update(rows.tobytes())
+    planes += [(256 * unit - 1) * opacity for opacity in alpha]
+    frame = _planar([np.rint(plane).clip(0, 256 * unit - 1) for plane in planes], f"yuv{'a' * len(alpha)}444p{bits}le")
     told = ColorRange.JPEG if full else ColorRange.MPEG
     frame.color_range = told
     return _converted(frame, pixel_format, matrix, told, told)
+
+
+def to_rgba_frame(rgba: np.ndarray, depth: int) -> Any:
+    """RGBA (H, W, 4) of 8, 10 or 12 bits to an `av.VideoFrame` of as many, bgra or planar."""
+    if depth == 8:
+        return av.VideoFrame.from_ndarray(np.ascontiguousarray(rgba[..., [2, 1, 0, 3]]), format="bgra")
+    r, g, b, a = np.moveaxis(rgba, 2, 0)
+    return _planar([g, b, r, a], f"gbrap{depth}le")
+
+
+def _planar(planes: list[np.ndarray], pixel_format: str) -> Any:
+    """An `av.VideoFrame` of planes of the same size and 9 to 16 bits."""
+    frame: Any = av.VideoFrame(planes[0].shape[1], planes[0].shape[0], pixel_format)
+    for plane, values in zip(frame.planes, planes, strict=True):
+        rows = np.zeros((plane.height, plane.line_size // 2), "<u2")
+        rows[:, : plane.width] = values
+        plane.update(rows.tobytes())
+    return frame
 
 
 def samples(frame: Any) -> bytes:
@@ -73,6 +88,11 @@ def samples(frame: Any) -> bytes:
     size = 1 if bits_of(frame.format) <= 8 else 2
     rows = (np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : size * plane.width] for plane in frame.planes)
     return b"".join(plane.tobytes() for plane in rows)
+
+
+def has_alpha(pixel_format: Any) -> bool:
+    """Whether frames of an `av.VideoFormat` may have transparent pixels."""
+    return pixel_format.has_palette or any(component.is_alpha for component in pixel_format.components)
 
 
 def bits_of(pixel_format: Any) -> int:

@@ -23,7 +23,7 @@ class StillSink(Sink):
     """One image, whose format is named as Pillow names it."""
 
     def __init__(self, path: str, info: MediaInfo, format: str, quality: int):
-        super().__init__(path, info)
+        super().__init__(path, info, holds_alpha=format != "JPEG")
         self._leave_out_tracks()
         if info.transfer in colour.HDR_TRANSFERS and info.bit_depth == 8:
             self.warnings.append(NO_HDR)
@@ -55,7 +55,7 @@ class FolderSink(Sink):
     """A folder of numbered PNGs, upright."""
 
     def __init__(self, path: str, info: MediaInfo):
-        super().__init__(path.rstrip("/") or "/", info)
+        super().__init__(path.rstrip("/") or "/", info, holds_alpha=True)
         if os.path.exists(self._path) and (not os.path.isdir(self._path) or os.listdir(self._path)):
             raise BsqError(f"{self._path} is not an empty folder; give another name")
         self._leave_out_tracks()

@@ -16,6 +16,7 @@ from ..types import Frame, MediaInfo, Packet
 from . import colour, deep_images
 from .base import DEFAULT_RATE, EXIF_ROTATION, MAX_DEPTH, Source, coded_from_8_bits, reason_of, suffix_of, ticks
 
+OPAQUE = 255
 _DEFAULT_MILLISECONDS = 100  # what browsers show a frame of an animation for that gives 0
 
 
@@ -37,17 +38,20 @@ class ImageSource(Source):
         self._animated = False
         self._colours = colour.BT709, colour.SRGB  # primaries, transfer
         self._depth = 8  # bits of a sample that decoded frames shall have
+        self._alpha = False  # shall frames have alpha?
         rate: Fraction | None = DEFAULT_RATE
         time_base = 1 / DEFAULT_RATE
         if files:
             with _reading(files[0]), Image.open(files[0]) as image:
                 rgb, rotation = self._pixels(image, files[0])
+            self._alpha = any(map(_may_be_transparent, files))
             times = list(range(len(files)))
         else:
             with _reading(path):
                 self._image = Image.open(path)
                 rgb, rotation = self._pixels(self._image, path)
-                durations = _durations(self._image, path)
+                durations, transparent = _durations(self._image, path)
+                self._alpha = transparent or rgb.shape[2] == 4
             self._animated = bool(durations)
             times = list(itertools.accumulate(durations[:-1], initial=0))
             rate = None
@@ -70,6 +74,7 @@ class ImageSource(Source):
             matrix=colour.IDENTITY,
             color_range=colour.FULL_RANGE,
             bit_depth=self._depth,
+            alpha=self._alpha,
         )
 
     def close(self) -> None:
@@ -84,7 +89,7 @@ class ImageSource(Source):
                 name = self._files[i]
                 with _reading(name), Image.open(name) as image:
                     rgb, _ = self._pixels(image, name)
-                if rgb.shape != (self.info.height, self.info.width, 3):
+                if rgb.shape[:2] != (self.info.height, self.info.width):
                     size = f"{rgb.shape[1]}x{rgb.shape[0]}, not {self.info.width}x{self.info.height}"
                     raise BsqError(f"{name} is {size} like the images before it")
             else:
@@ -94,11 +99,17 @@ class ImageSource(Source):
                         self._image.seek(i)
                     self._image.load()
                     rgb, _ = self._pixels(self._image, self._path)
+            if self._alpha and rgb.shape[2] == 3:
+                rgb = np.concatenate([rgb, np.full_like(rgb[..., :1], OPAQUE)], axis=2)
             yield Frame(rgb, time - origin)
 
     def _pixels(self, image: Any, name: str) -> tuple[np.ndarray, int]:
-        """uint8 (H, W, 3) RGB of the current frame of `image`, and by how many degrees it is to be turned clockwise."""
+        """The current frame of `image`, and by how many degrees it is to be turned clockwise.
+
+        It is uint8 RGB (H, W, 3), or if it has transparent pixels RGBA (H, W, 4).
+        """
         depth = str(image.tile[0].args) if image.tile else ""  # as the decoder is told it, "I;16" or a maximum
+        premultiplied = "RGBa" in depth
         image.load()
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         if image.mode.startswith(("I", "F")) or ";16" in depth or "65535" in depth:
@@ -109,9 +120,11 @@ class ImageSource(Source):
         if self._files or orientation not in EXIF_ROTATION:
             image, rotation = ImageOps.exif_transpose(image), 0
         if image.has_transparency_data:
-            rgba = np.asarray(image.convert("RGBA"))
-            if rgba[..., 3].min() < 255:
-                raise BsqError(f"{name} has transparent pixels, which are not supported")
+            rgba = np.array(image.convert("RGBA"))
+            if rgba[..., 3].min() < OPAQUE:
+                if premultiplied:
+                    self._warn("alpha is not multiplied into the colours any more, as it was in the source")
+                return rgba, rotation
             return np.ascontiguousarray(rgba[..., :3]), rotation
         if image.mode.startswith(("I", "F")):
             gray = np.asarray(image)
@@ -135,16 +148,30 @@ class ImageSource(Source):
         return rounded
 
 
-def _durations(image: Any, path: str) -> list[int]:
-    """Milliseconds of each frame of an animation, all of which are decoded for it; an empty list for a still image."""
+def _may_be_transparent(name: str) -> bool:
+    """Whether an image has alpha, or a transparent colour. Broken ones are told when their turn comes."""
+    try:
+        with Image.open(name) as image:
+            return image.has_transparency_data
+    except Exception:  # as in `_reading`
+        return False
+
+
+def _durations(image: Any, path: str) -> tuple[list[int], bool]:
+    """Milliseconds of each frame of an animation, and whether any has transparent pixels: all are decoded for it.
+
+    Of a still image there are no durations.
+    """
     # the pages of a TIFF are no animation
     count = getattr(image, "n_frames", 1) if image.format != "TIFF" else 1
-    durations = []
+    durations, transparent = [], False
     for i in range(count if count > 1 or suffix_of(path) in ANIMATION_SUFFIXES else 0):
         image.seek(i)
         image.load()
         durations.append(round(image.info.get("duration", 0)) or _DEFAULT_MILLISECONDS)
-    return durations
+        if not transparent and image.has_transparency_data:
+            transparent = image.convert("RGBA").getextrema()[3][0] < OPAQUE
+    return durations, transparent
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -10,7 +11,9 @@ from ..errors import BsqError
 from ..output import replacing
 from ..types import MediaInfo, Packet
 from .base import reason_of
+from .transparency import Colour, composited
 
+NO_ALPHA = "transparency is left out, which this output cannot hold; a background may be chosen"
 NO_HDR = "the output does not tell that its colours are HDR"
 
 
@@ -20,16 +23,19 @@ class Sink:
     Attributes:
         max_depth: most bits of a sample that the output holds.
         warnings: one line for each thing that the output cannot hold.
+        background: what frames with alpha are composited on, where the output holds none.
         duration: of the last frame, in units of MediaInfo's time_base; 0 if unknown. May be set until `opened` ends.
     """
 
     max_depth = 16
 
-    def __init__(self, path: str, info: MediaInfo):
+    def __init__(self, path: str, info: MediaInfo, holds_alpha: bool = False):
         assert info.bit_depth <= self.max_depth
         self.warnings: list[str] = []
         self.duration = 0
-        self._path, self._info, self._frames = path, info, 0
+        self.background: Colour = (0, 0, 0)
+        self._flatten = info.alpha and not holds_alpha
+        self._path, self._info, self._frames = path, replace(info, alpha=info.alpha and holds_alpha), 0
 
     @contextlib.contextmanager
     def opened(self) -> Iterator["Sink"]:
@@ -51,7 +57,7 @@ class Sink:
                 raise
 
     def write(self, frame: np.ndarray, pts: int, duration: int = 0) -> None:
-        """Append a frame, (H, W, 3) RGB of MediaInfo's size and depth; `pts` in its time_base, rising strictly.
+        """Append a frame of MediaInfo's `frame_format`; `pts` in its time_base, rising strictly.
 
         duration: of the last frame, if it is known.
 
@@ -59,12 +65,21 @@ class Sink:
             BsqError: it cannot be written.
             BrokenPipeError: nobody reads the pipe any more.
         """
-        assert frame.shape == (self._info.height, self._info.width, 3)
+        if self._flatten:
+            frame = self._flattened(frame)
+        assert frame.shape == self._info.frame_format.shape
         assert frame.dtype == (np.uint8 if self._info.bit_depth == 8 else np.uint16)
         with self._writing():
             self._write(frame, pts)
         self._frames += 1
         self.duration = duration
+
+    def _flattened(self, frame: np.ndarray) -> np.ndarray:
+        """A frame with alpha on the background; warns if it is not opaque."""
+        depth = self._info.bit_depth
+        if NO_ALPHA not in self.warnings and frame[..., 3].min() < (1 << depth) - 1:
+            self.warnings.append(NO_ALPHA)
+        return composited(frame, self.background, depth)
 
     def write_packet(self, packet: Packet) -> None:
         """Append a packet of MediaInfo's tracks. Outputs without tracks ignore it. Raises as `write` does."""

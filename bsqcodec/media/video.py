@@ -1,11 +1,13 @@
 """Videos as sources of frames, through FFmpeg."""
 
 import contextlib
+import itertools
 import math
 import os
 import sys
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, BinaryIO
 
@@ -14,6 +16,7 @@ import numpy as np
 from av.stream import Disposition
 
 from ..errors import BsqError
+from ..settings import SourceOptions
 from ..types import Frame, MediaInfo, Packet, Track
 from . import colour, hdr
 from .base import DEFAULT_RATE, MAX_DEPTH, Source, coded_from_8_bits, reason_of, ticks
@@ -21,6 +24,9 @@ from .base import DEFAULT_RATE, MAX_DEPTH, Source, coded_from_8_bits, reason_of,
 # Seconds by which a seek aims too early: FFmpeg seeks by decoding time, which is before presentation time where frames
 # are reordered.
 _SEEK_MARGIN = 1
+
+
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's names
 
 
 class _Pipe:
@@ -44,18 +50,19 @@ class VideoSource(Source):
 
     Args:
         path: a file; "-" is y4m on standard input.
-        start, duration: seconds from the first frame to the first that is wanted, and seconds wanted; None is all.
-        audio: look for an audio track.
+        options: what is wanted of it; alpha is kept.
+        looks_ahead: of formats with alpha, look whether any frame is transparent.
 
     Raises BsqError if it cannot be read, is not supported, or has no frame in the time that is wanted.
     """
 
-    def __init__(self, path: str, start: float, duration: float | None, audio: bool):
+    def __init__(self, path: str, options: SourceOptions, looks_ahead: bool = True):
         super().__init__()
         self._name = "standard input" if path == "-" else path
         self._pipe = _Pipe(sys.stdin.buffer) if path == "-" else None
-        self._start, self._duration = start, duration
-        self._whole = start == 0 and duration is None
+        self._options, self._looks_ahead = options, looks_ahead
+        self._start, self._duration = options.start, options.duration
+        self._whole = options.start == 0 and options.duration is None
         self._errors_before = av.logging.get_last_error()[0]
         try:
             # "file:", or a colon in the name would be taken for the end of a protocol's name
@@ -64,7 +71,7 @@ class VideoSource(Source):
             expected = "a y4m stream" if self._pipe else "a media file that can be read"
             raise BsqError(f"{self._name} is not {expected}: {reason_of(error)}") from None
         try:
-            self._prepare(audio)
+            self._prepare(options.audio)
         except BaseException:
             self.close()
             raise
@@ -112,10 +119,13 @@ class VideoSource(Source):
         self._video = best if best in self._videos else self._videos[0]
         if self._video.codec_context is None:
             raise BsqError(f"{self._name}: its video is of a kind that FFmpeg cannot decode")
-        if self._video.metadata.get("alpha_mode") == "1":  # of VP8 and VP9, whose alpha FFmpeg's decoders leave out
-            raise BsqError(f"{self._name} has transparency, which is not supported")
+        context = self._video.codec_context
+        if self._video.metadata.get("alpha_mode") == "1":  # of VP8 and VP9, whose alpha FFmpeg's own decoders leave out
+            context = av.CodecContext.create(_ALPHA_DECODERS[context.name], "r")
+            context.extradata = self._video.codec_context.extradata
         # without this, FFmpeg paints over what it cannot decode
-        self._video.codec_context.options = {"err_detect": "explode"}
+        context.options = {"err_detect": "explode"}
+        self._decoder = context
 
     def _set_limits(self, origin: int) -> None:
         """Set which pts are wanted, given the first of the file."""
@@ -196,7 +206,23 @@ class VideoSource(Source):
             tracks=(track,) if track else (),
             metadata=hdr.read(frame),
             bit_depth=depth,
+            alpha=colour.has_alpha(frame.format) and not self._is_opaque(frame),
         )
+
+    def _is_opaque(self, first: av.VideoFrame) -> bool:
+        """Whether no frame has transparent pixels, though all could. The video is decoded up to the first that has."""
+        if _has_transparency(first, self._matrix):
+            return False
+        if self._pipe or not self._looks_ahead:
+            return True
+        other = VideoSource(self._name, replace(self._options, audio=False), looks_ahead=False)
+        with other:
+            return not any(_has_transparency(frame, self._matrix) for frame in other.decoded())
+
+    def decoded(self) -> Iterator[av.VideoFrame]:
+        """The frames as FFmpeg decodes them, in place of iterating."""
+        items = itertools.chain(self._pending, self._items)
+        return (item for item in items if isinstance(item, av.VideoFrame))
 
     def _count(self) -> int | None:
         """Frames to expect: exact for whole MP4 files, estimated from the length for others."""
@@ -251,7 +277,7 @@ class VideoSource(Source):
         """
         self._key_seen |= packet.is_keyframe
         try:
-            return packet.decode()
+            return self._decoder.decode(packet)
         except av.FFmpegError as error:
             early = self._start > 0 and self._low is not None and (packet.pts or 0) < self._low
             if self._key_seen and not early:
@@ -329,17 +355,16 @@ class VideoSource(Source):
                 yield Packet(pts, length, bytes(item))
 
     def _rgb(self, frame: av.VideoFrame, index: int) -> np.ndarray:
-        """uint8 (H, W, 3) RGB of a frame. Raises BsqError if it has another size than the first, or transparency."""
+        """uint8 RGB (H, W, 3), or RGBA (H, W, 4), of a frame. Raises BsqError if it has another size than the first."""
         if (frame.width, frame.height) != (self.info.width, self.info.height):
             sizes = f"from {self.info.width}x{self.info.height} to {frame.width}x{frame.height}"
             raise BsqError(f"{self._name}: the size changes {sizes} at frame {index}")
-        alpha = frame.format.has_palette or any(c.is_alpha for c in frame.format.components)
-        rgb = colour.to_rgb(frame, self._matrix, alpha)
-        if alpha:
-            if rgb[..., 3].min() < 255:
-                raise BsqError(f"{self._name} has transparent pixels (frame {index}), which are not supported")
-            rgb = rgb[..., :3]
+        rgb = colour.to_rgb(frame, self._matrix, self.info.alpha)
         return np.ascontiguousarray(rgb[:, ::-1] if self._mirrored else rgb)
+
+
+def _has_transparency(frame: av.VideoFrame, matrix: int) -> bool:
+    return colour.to_rgb(frame, matrix, alpha=True)[..., 3].min() < 255
 
 
 def _display(frame: av.VideoFrame) -> tuple[bool, int]:

@@ -17,13 +17,20 @@ from .sinks import NO_HDR, Sink, upright
 VIDEO_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}  # FFmpeg's names by suffix
 
 
+# FFmpeg's names of codec and pixel format, and options, for frames with alpha: what editors read; without loss
+ALPHA_CODECS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "mov": ("prores_ks", "yuva444p10le", {"profile": "4444"}),
+    "matroska": ("ffv1", "bgra", {}),
+}
+
+
 class VideoSink(Sink):
-    """H.264 and copied audio in a container, whose name `format` is FFmpeg's."""
+    """H.264, or of frames with alpha ProRes or FFV1, and copied tracks in a container; `format` is FFmpeg's name."""
 
     max_depth = 10
 
     def __init__(self, path: str, info: MediaInfo, format: str, crf: int):
-        super().__init__(path, info)
+        super().__init__(path, info, holds_alpha=format in ALPHA_CODECS)
         self._format, self._crf = format, crf
         self._matrix, self._full = _yuv(info, colour.BT709)
 
@@ -38,24 +45,30 @@ class VideoSink(Sink):
 
     def _open_video(self) -> None:
         info = self._info
-        self._video = self._container.add_stream("libx264", info.frame_rate or DEFAULT_RATE, time_base=info.time_base)
-        context = self._video.codec_context
+        codec, alpha_format, options = ALPHA_CODECS[self._format] if info.alpha else ("libx264", "", {})
+        self._video: Any = self._container.add_stream(codec, info.frame_rate or DEFAULT_RATE, time_base=info.time_base)
+        context: Any = self._video.codec_context
         context.width, context.height = info.width, info.height
         # 4:2:0 has no odd sides
         self._pixel_format = "yuv444p" if info.width % 2 or info.height % 2 else "yuv420p"
         if info.bit_depth > 8:
             self._pixel_format += "10le"
-        context.pix_fmt = self._pixel_format
-        context.options = {"crf": str(self._crf), "preset": "medium"}
-        if params := hdr.x264_params(info.metadata):
-            context.options |= {"x264-params": params}
+        if info.alpha:
+            self._pixel_format = alpha_format if info.bit_depth == 8 else alpha_format.replace("bgra", "gbrap10le")
+        else:
+            options = {"crf": str(self._crf), "preset": "medium"}
+            if params := hdr.x264_params(info.metadata):
+                options |= {"x264-params": params}
+        context.pix_fmt, context.options = self._pixel_format, options
         context.sample_aspect_ratio = Fraction(*info.sample_aspect_ratio)
-        context.color_range = colour.FULL_RANGE if self._full else colour.LIMITED_RANGE
-        context.colorspace = self._matrix
+        rgb = av.VideoFormat(self._pixel_format).is_rgb
+        context.color_range = colour.FULL_RANGE if self._full or rgb else colour.LIMITED_RANGE
+        context.colorspace = colour.IDENTITY if rgb else self._matrix
         context.color_primaries = info.primaries if info.primaries != colour.UNSPECIFIED else colour.BT709
         context.color_trc = info.transfer if info.transfer != colour.UNSPECIFIED else colour.BT709
         if info.rotation:
-            self._video.set_display_rotation(-info.rotation)
+            stream: Any = self._video
+            stream.set_display_rotation(-info.rotation)
         context.open()
 
     def _open_audio(self, track: Track) -> Any:
@@ -81,6 +94,10 @@ class VideoSink(Sink):
 
     def _write(self, frame: np.ndarray, pts: int) -> None:
         picture = _picture(frame, self._info, self._pixel_format, self._matrix, self._full)
+        context = self._video.codec_context
+        # some encoders take what they tell of colours from frames
+        picture.color_primaries, picture.color_trc = context.color_primaries, context.color_trc
+        picture.colorspace, picture.color_range = context.colorspace, context.color_range
         picture.pts, picture.time_base = pts, self._info.time_base
         self._container.mux(self._video.encode(picture))
 
@@ -144,7 +161,9 @@ class Y4mSink(Sink):
 
 def _picture(frame: np.ndarray, info: MediaInfo, pixel_format: str, matrix: int, full: bool) -> Any:
     """An `av.VideoFrame` of a decoded frame."""
-    if info.bit_depth == 8:
+    if info.alpha and av.VideoFormat(pixel_format).is_rgb:
+        return colour.to_rgba_frame(frame, info.bit_depth)
+    if info.bit_depth == 8 and not info.alpha:
         return colour.to_yuv(frame, pixel_format, matrix, full)
     return colour.to_deep_yuv(frame, info.bit_depth, pixel_format, matrix, full)
 

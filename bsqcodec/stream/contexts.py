@@ -7,6 +7,7 @@ import numpy as np
 PROBABILITY_ONE = 65536  # stands for 1 in the probabilities of the range coder
 MAX_EXPONENT = 11  # of a difference of two components of vectors, which lies within +-4094
 PREFIXES = 6  # contexts of each unary code of an exponent
+_FEW = 8  # bits are learnt one by one where there are so many times as many contexts
 _OBSERVATION = 16  # weight of a bit that was coded, where the first counts of a context add up to 256
 
 # Codes bits of given P(1) = p1 / 65536 and returns them: of an encoder those that it is given, of a decoder, which gets
@@ -18,7 +19,7 @@ class Contexts:
     """Counts of the zeros and ones of each context, from which the probability of its next bit follows.
 
     Args:
-        start: first P(1) of each context in 1/256.
+        start: first P(1) of each context in 1/256, (contexts,), or its first counts, (2, contexts).
         max_count: sum of the two counts above which they are halved.
 
     Attributes:
@@ -26,7 +27,7 @@ class Contexts:
     """
 
     def __init__(self, start: np.ndarray, max_count: int):
-        self.counts = np.stack([256 - start, start]).astype(np.int64)
+        self.counts = (np.stack([256 - start, start]) if start.ndim == 1 else start).astype(np.int64)
         self._max_count = max_count
 
     def code(self, bits: np.ndarray | None, context: np.ndarray, code: CodeBits) -> np.ndarray:
@@ -40,17 +41,26 @@ class Contexts:
         Returns:
             The bits, int64 (n,).
         """
+        if not len(context):
+            return np.zeros(0, np.int64)
         n0, n1 = self.counts[:, context]
         p1 = np.clip(PROBABILITY_ONE * n1 // (n0 + n1), 1, PROBABILITY_ONE - 1)
         p1 = np.where(context < 0, PROBABILITY_ONE // 2, p1)
         bits = code(None if bits is None else bits.astype(np.int64), p1)
         learnt = context >= 0
-        for value in (0, 1):
-            seen = np.bincount(context[learnt & (bits == value)], minlength=self.counts.shape[1])
-            self.counts[value] += _OBSERVATION * seen
-        while (full := self.counts.sum(0) > self._max_count).any():
-            self.counts[:, full] = (self.counts[:, full] + 1) >> 1
+        self._learn(context[learnt], bits[learnt])
         return bits
+
+    def _learn(self, context: np.ndarray, bits: np.ndarray) -> None:
+        number = self.counts.shape[1]
+        if _FEW * len(context) < number:
+            np.add.at(self.counts, (bits, context), _OBSERVATION)
+            those = context
+        else:
+            self.counts += _OBSERVATION * np.bincount(number * bits + context, minlength=2 * number).reshape(2, number)
+            those = np.arange(number)
+        while len(those := np.unique(those[self.counts[:, those].sum(0) > self._max_count])):
+            self.counts[:, those] = (self.counts[:, those] + 1) >> 1
 
 
 def code_differences(

@@ -134,7 +134,7 @@ def _video_strips(file: Path, rng: np.random.Generator, minimum: int, length: in
         count = min(STRIPS_PER_VIDEO, total // length) if side >= minimum and rate else 0
         for i in range(count):
             start, span = i * (total - length) / max(count - 1, 1), length + 1
-            with open_source(str(file), start / rate, span / rate, audio=False) as source:
+            with open_source(str(file), start=start / rate, duration=span / rate, audio=False) as source:
                 frames = [item.rgb for item in source if isinstance(item, Frame)][:length]
             y, x = rng.integers(0, info.height - side + 1), rng.integers(0, info.width - side + 1)
             if len(frames) == length:

@@ -13,7 +13,7 @@ from bsqcodec.jobs import workers
 from bsqcodec.jobs.workers import Future, Workers, load_once
 from bsqcodec.network.saving import save_model
 from bsqcodec.settings import EncodeSettings
-from bsqcodec.types import Frame, Packet
+from bsqcodec.types import Frame, FrameFormat, Packet
 from helpers import moving, random_model, random_network
 
 
@@ -86,34 +86,34 @@ def test_what_is_between_groups_does_not_pile_up():
 def test_groups_take_the_place_of_their_last_frame():
     sound = Packet(0, 1, b"x")
     frame = Frame(np.zeros((1, 1, 3), np.uint8), 0)
-    coded = Instant().encode([frame, sound, frame, sound, frame], EncodeSettings(gop=2))
+    coded = Instant().encode([frame, sound, frame, sound, frame], EncodeSettings(gop=2), FrameFormat(1, 1))
     assert list(coded) == [sound, 2, sound, 1]
 
 
 def test_a_damaged_group_keeps_the_frames_before_the_damage(monkeypatch):
-    """What a worker returns stands for what `decode_gop` would yield and raise."""
+    """What a worker returns stands for what `decode_group` would yield and raise."""
     pictures = [np.full((2, 2, 3), i, np.uint8) for i in range(3)]
 
     def broken(*_):
         yield from pictures[:2]
         raise FormatError("the coded bits are damaged")
 
-    monkeypatch.setattr(workers, "decode_gop", broken)
-    frames = workers.decoded(done(workers._decode(None, b"", 2, 2, 3, 3)))
+    monkeypatch.setattr(workers, "decode_group", broken)
+    frames = workers.decoded(done(workers._decode(None, b"", b"", FrameFormat(2, 2), 3, 3)))
     assert [int(next(frames)[0, 0, 0]) for _ in range(2)] == [0, 1]
     with pytest.raises(FormatError, match="damaged"):
         next(frames)
-    assert len(workers._decode(None, b"", 2, 2, 3, 1)[0]) == 1
+    assert len(workers._decode(None, b"", b"", FrameFormat(2, 2), 3, 1)[0]) == 1
 
 
 def test_one_model_serves_several_threads():
     """As on a worker of a cluster, from the first group on: a model makes some things when they are first needed."""
-    frames = [Frame(rgb, t) for t, rgb in enumerate(moving(3, 32, 48))]
+    frames, size = [Frame(rgb, t) for t, rgb in enumerate(moving(3, 32, 48))], FrameFormat(32, 48)
     several = [EncodeSettings(quality=quality) for quality in (20, 80, 50, 20)]
 
     def coded(model, settings):
-        group = workers.run(lambda: model, workers._encode, frames, settings)
-        pictures, error = workers.run(lambda: model, workers._decode, group.payload, 32, 48, 3, 3)
+        group = workers.run(lambda: model, workers._encode, frames, settings, size)
+        pictures, error = workers.run(lambda: model, workers._decode, group.payload, b"", size, 3, 3)
         assert not error and np.array_equal(pictures, group.decoded)
         return group.payload
 

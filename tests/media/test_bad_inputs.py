@@ -37,21 +37,6 @@ def test_bad_input(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_transparency_is_refused(tmp_path):
-    rgba = np.dstack([waves(1)[0], np.full((32, 48), 255, np.uint8)])
-    Image.fromarray(rgba).save(tmp_path / "opaque.png")
-    assert np.array_equal(read_media(tmp_path / "opaque.png")[1][0].rgb, rgba[..., :3])
-    rgba[3, 3, 3] = 254
-    Image.fromarray(rgba).save(tmp_path / "a.png")
-    with pytest.raises(BsqError, match="transparent"):
-        read_media(tmp_path / "a.png")
-    encode_by_ffmpeg(tmp_path / "a.mkv", "ffv1", "bgra")
-    encode_by_ffmpeg(tmp_path / "b.mkv", "ffv1", "yuva420p")
-    for name in ("a.mkv", "b.mkv"):
-        with pytest.raises(BsqError, match="transparent"):
-            read_media(tmp_path / name)
-
-
 def test_sizes_must_agree(tmp_path):
     Image.fromarray(waves(1)[0]).save(tmp_path / "0.png")
     Image.fromarray(waves(1, 40)[0]).save(tmp_path / "1.png")

@@ -1,0 +1,162 @@
+"""The alpha plane of a group of pictures: as a gray video, or without loss as few values; section 11 of the page."""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ..errors import FormatError
+from ..network.weights import Model
+from ..settings import EncodeSettings
+from ..stream.fields import Fields
+from ..stream.levels import MAX_VALUES, LevelCoder
+from ..stream.range_coder import BitDecoder, BitEncoder
+from .decoder import decode_gop
+from .encoder import GopEncoder
+
+OPAQUE = 255
+GRAY, LEVELS = 1, 2  # methods
+# Samples of a gray frame for alpha 0 and 255, if they were like all others; what the codec adds to them shall not show.
+_LOW, _HIGH = 24, 231
+_MARGIN = 4  # by which these two lie outside
+_SMOOTH = 8  # difference from the pixels to the left and above, up to which a value between is part of a slope
+_MIN_QUALITY = 20  # unless one is asked for
+
+
+class AlphaEncoder:
+    """Encodes the alpha plane of a group of pictures.
+
+    Where most of what is neither transparent nor opaque is a slope, such as a shadow, it becomes a gray video; else, as
+    at antialiased edges, it is coded by values: exactly, if there are few enough of them, else rounded to fewer.
+
+    Args:
+        model: a model that `load_model` gives.
+        height, width: of the frames, in pixels.
+        settings: how to encode; `alpha_quality` 100 is lossless.
+    """
+
+    def __init__(self, model: Model, height: int, width: int, settings: EncodeSettings):
+        self._model, self._size, self._settings = model, (height, width), replace(settings, tune="psnr")
+        self._quality = settings.alpha_quality or max(settings.quality, _MIN_QUALITY)
+        self._frames: list[bytes] = []  # compressed, for a group may be long
+        self._used = np.zeros(MAX_VALUES, bool)
+        self._between = self._slopes = 0  # pixels
+
+    def push(self, alpha: np.ndarray) -> None:
+        """Take the next frame, uint8 (H, W), 0 transparent, 255 opaque. Raises ValueError for another size or type."""
+        if alpha.shape != self._size or alpha.dtype != np.uint8:
+            raise ValueError(f"alpha is {alpha.dtype} {alpha.shape}, not uint8 {self._size}")
+        self._frames.append(zlib.compress(alpha.tobytes(), 1))
+        self._used |= np.bincount(alpha.ravel(), minlength=MAX_VALUES) > 0
+        between = (alpha > 0) & (alpha < OPAQUE)
+        self._between += int(np.count_nonzero(between))
+        for axis in (0, 1):
+            steps = np.diff(alpha.astype(np.int16), axis=axis, prepend=alpha.take([0], axis))
+            between &= np.abs(steps) <= _SMOOTH
+        self._slopes += int(np.count_nonzero(between))
+
+    def finish(self) -> tuple[bytes, list[np.ndarray]]:
+        """The body of the group's chunk, empty if all is opaque, and the frames as they will decode."""
+        if not self._used[:OPAQUE].any():
+            return b"", [np.full(self._size, OPAQUE, np.uint8)] * len(self._frames)
+        number = _number_of_values(self._quality)
+        if self._used.sum() <= number:
+            return self._code_levels(np.arange(MAX_VALUES))
+        if 2 * self._slopes > self._between:
+            return self._code_gray()
+        index = (np.arange(MAX_VALUES) * (number - 1) * 2 + OPAQUE) // (2 * OPAQUE)
+        return self._code_levels((index * OPAQUE * 2 + number - 1) // (2 * (number - 1)))
+
+    def _pushed(self) -> Iterator[np.ndarray]:
+        for frame in self._frames:
+            yield np.frombuffer(zlib.decompress(frame), np.uint8).reshape(self._size)
+
+    def _code_levels(self, rounded: np.ndarray) -> tuple[bytes, list[np.ndarray]]:
+        """Code the frames by values. rounded: of each value of alpha."""
+        values, index = np.unique(rounded[self._used], return_inverse=True)
+        table = np.zeros(MAX_VALUES, np.uint8)
+        table[self._used] = index
+        encoder = BitEncoder()
+        if len(values) > 1:
+            coder = LevelCoder(*self._size, len(values))
+            for frame in self._pushed():
+                coder.encode(table[frame], encoder)
+        body = bytes([LEVELS, len(values) - 1, *values.tolist()]) + encoder.finish()
+        return body, [rounded.astype(np.uint8)[frame] for frame in self._pushed()]
+
+    def _code_gray(self) -> tuple[bytes, list[np.ndarray]]:
+        samples = (np.arange(MAX_VALUES) * (_HIGH - _LOW) * 2 + OPAQUE) // (2 * OPAQUE) + _LOW
+        samples[[0, OPAQUE]] = _LOW - _MARGIN, _HIGH + _MARGIN
+        encoder = GopEncoder(self._model, *self._size, self._settings)
+        decoded: list[np.ndarray] = []
+        for frame in self._pushed():
+            gray = samples.astype(np.uint8)[frame]
+            decoded += encoder.push(np.repeat(gray[..., None], 3, -1), self._quality)
+        decoded += encoder.flush()
+        return bytes([GRAY]) + encoder.finish(), [_alpha_of(picture) for picture in decoded]
+
+
+def decode_alpha(model: Model, body: bytes, height: int, width: int, frames: int) -> Iterator[np.ndarray]:
+    """The alpha plane of each frame of a group, uint8 (H, W). Raises FormatError if the body cannot be theirs."""
+    fields = Fields(body)
+    method = fields.take(1)[0]
+    if method == GRAY:
+        yield from map(_alpha_of, decode_gop(model, fields.rest(), height, width, frames))
+        return
+    if method != LEVELS:
+        raise FormatError(f"alpha is coded by the unknown method {method}")
+    values = np.frombuffer(fields.take(fields.take(1)[0] + 1), np.uint8)
+    if (values[1:] <= values[:-1]).any():
+        raise FormatError("the values of alpha do not rise")
+    decoder, coder = BitDecoder(fields.rest()), LevelCoder(height, width, max(2, len(values)))
+    for _ in range(frames):
+        yield values[coder.decode(decoder)] if len(values) > 1 else np.full((height, width), values[0])
+
+
+def fill_transparent(rgba: np.ndarray) -> np.ndarray:
+    """The colours of a picture, uint8 (H, W, 3), where it is transparent smoothly continued, which costs few bits.
+
+    rgba: uint8 (H, W, 4), alpha last, 0 transparent. Pixels of any other alpha keep their colours.
+    """
+    rgb, seen = rgba[..., :3], rgba[..., 3] > 0
+    if seen.all() or not seen.any():
+        return np.ascontiguousarray(rgb) if seen.any() else np.zeros_like(rgb)
+    filled = _pull_and_push(rgb * seen[..., None].astype(np.float32), seen.astype(np.float32))
+    return np.where(seen[..., None], rgb, np.rint(filled).astype(np.uint8))
+
+
+def _pull_and_push(colour: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Colours everywhere, float32 (H, W, 3); colour: weighted by weight (H, W), 0..1."""
+    if weight.all():
+        return colour / weight[..., None]
+    height, width = weight.shape
+    odd = ((0, height % 2), (0, width % 2))
+    sums = [
+        np.pad(plane, (*odd, (0, 0))).reshape(-(-height // 2), 2, -(-width // 2), 2, plane.shape[-1]).sum((1, 3))
+        for plane in (colour, weight[..., None])
+    ]
+    scale = np.maximum(sums[1], 1)
+    coarse = _pull_and_push(sums[0] / scale, (sums[1] / scale)[..., 0])
+    return colour + (1 - weight[..., None]) * _doubled(_doubled(coarse, 0, height), 1, width)
+
+
+def _doubled(x: np.ndarray, axis: int, size: int) -> np.ndarray:
+    """Twice as many rows, or columns, `size` of them, interpolated linearly."""
+    x = np.moveaxis(x, axis, 0)
+    edge = np.concatenate([x[:1], x, x[-1:]])
+    near, out = 0.75 * x, np.empty((2 * len(x), *x.shape[1:]), np.float32)
+    out[::2], out[1::2] = near + 0.25 * edge[:-2], near + 0.25 * edge[2:]
+    return np.moveaxis(out[:size], 0, axis)
+
+
+def _number_of_values(quality: int) -> int:
+    """To how many values alpha is rounded: 5 at the least quality, 17 at 50, 65 at 99; all at 100."""
+    return MAX_VALUES if quality == 100 else round(4 * 2 ** (quality / 25)) + 1
+
+
+def _alpha_of(picture: np.ndarray) -> np.ndarray:
+    """Alpha, uint8 (H, W), of a gray frame, uint8 (H, W, 3)."""
+    total = picture.sum(-1, dtype=np.int64) - 3 * _LOW
+    third = (_HIGH - _LOW) * 3
+    return np.clip((2 * OPAQUE * total + third) // (2 * third), 0, OPAQUE).astype(np.uint8)
