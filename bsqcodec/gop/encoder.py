@@ -12,9 +12,7 @@ from ..network.patches import TOKEN
 from ..network.weights import Model
 from ..settings import EncodeSettings, check_quality, tune_number
 from ..stream import contrast
-from ..stream.group import MAX_MINI_GOP, Place, code_references, mini_gop
-from ..stream.modes import used
-from ..stream.motion_fields import MotionField
+from ..stream.group import MAX_MINI_GOP, Place, mini_gop
 from ..stream.range_coder import BitEncoder
 from ..types import FrameStats
 from .mini_gop_choice import MiniGopChoice
@@ -149,7 +147,7 @@ class GopEncoder:
         quality = self._qualities.choose(quality, place, predicted)
         condition = frame_condition(place, predicted, quality, self._tune)
         start, count = self._coder.bits, self._coder.count
-        self._code_motion(motion, place)
+        self._contexts.encode(motion, place, self._coder)
         classes = None
         if not predicted:
             classes = self._network.classes(x)
@@ -188,22 +186,6 @@ class GopEncoder:
         if (x - prediction).abs().mean() < max((x - flat(x)).abs().mean(), SCENE_CUT_ERROR * self._error):
             return prediction, motion
         return None, Motion({})
-
-    def _code_motion(self, motion: Motion, place: Place) -> None:
-        """Code which frames a B frame is predicted from, which of two in each block, and the vectors into each."""
-        if place.after is not None:
-            code_references(list(motion.vectors), place, self._encode_bit)
-        if motion.modes is not None:
-            self._contexts.modes.encode(motion.modes, self._coder)
-        known: dict[int, MotionField] = {}
-        for i, (number, field) in enumerate(motion.vectors.items()):
-            coder = self._contexts.coder(place, number, known)
-            known[number] = coder.encode(field, self._coder, used(motion.modes, i))
-        self._contexts.add(place, known)
-
-    def _encode_bit(self, bit: bool, p: int) -> bool:
-        self._coder.encode(np.array([bit]), np.array([p]))
-        return bit
 
     def _encode_step(self, p: np.ndarray, bits: np.ndarray | None) -> np.ndarray:
         assert bits is not None

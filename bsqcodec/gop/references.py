@@ -9,9 +9,10 @@ from torch import Tensor
 from ..network.patches import TOKEN
 from ..network.tokenizer import MAX_DEPTH, Condition, Context
 from ..network.weights import Model
-from ..stream.group import MAX_VECTOR, Place
-from ..stream.modes import ModeCoder
+from ..stream.group import MAX_VECTOR, Place, code_references
+from ..stream.modes import ModeCoder, used
 from ..stream.motion_fields import FieldCoder, MotionField
+from ..stream.range_coder import BitEncoder
 from ..types import rescaled
 from .motion import combine, compensate
 
@@ -117,6 +118,26 @@ class VectorContexts:
         coder = self._coders["P" if place.after is None else "B"]
         coder.vectors.expect(expected)
         return coder
+
+    def encode(self, motion: Motion, place: Place, encoder: BitEncoder) -> Motion:
+        """Code which frames a B frame is predicted from, which of two in each block, and the vectors into each.
+
+        Returns the motion as it will decode: where a block does not use a reference, its vector is what is guessed.
+        """
+
+        def encode_bit(bit: bool, p: int) -> bool:
+            encoder.encode(np.array([bit]), np.array([p]))
+            return bit
+
+        if place.after is not None:
+            code_references(list(motion.vectors), place, encode_bit)
+        if motion.modes is not None:
+            self.modes.encode(motion.modes, encoder)
+        known: dict[int, MotionField] = {}
+        for i, (number, field) in enumerate(motion.vectors.items()):
+            known[number] = self.coder(place, number, known).encode(field, encoder, used(motion.modes, i))
+        self.add(place, known)
+        return Motion(known, motion.modes)
 
 
 def _scaled(field: np.ndarray, part: int, whole: int) -> np.ndarray:
