@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from .errors import BsqError, FormatError, ModelError
     from .network.weights import Model, load_model
     from .settings import EncodeSettings
+    from .tokens.code import arrays_to_stream
+    from .tokens.save import stream_to_arrays
     from .transcode import decode_file, encode_file
     from .types import Frame, MediaInfo, Packet, Track
 
@@ -23,17 +25,21 @@ __all__ = [
     "ModelError",
     "Packet",
     "Track",
+    "arrays_to_stream",
     "decode_file",
     "decode_image",
     "encode_file",
     "encode_image",
     "load_model",
+    "stream_to_arrays",
 ]
 _HOMES = {
     "api": ("Decoder", "Encoder", "decode_image", "encode_image"),
     "errors": ("BsqError", "FormatError", "ModelError"),
     "network.weights": ("Model", "load_model"),
     "settings": ("EncodeSettings",),
+    "tokens.code": ("arrays_to_stream",),
+    "tokens.save": ("stream_to_arrays",),
     "transcode": ("decode_file", "encode_file"),
     "types": ("Packet", "Track", "Frame", "MediaInfo"),
 }

@@ -36,7 +36,12 @@ _DEFAULTS, _SINK = EncodeSettings(), SinkOptions()
 class _Lazy(click.Group):
     """Commands of the benchmark and the trainer, imported when they are called or listed."""
 
-    homes: ClassVar = {"bench": ".bench.command", "compare": ".bench.command", "train": ".train.command"}
+    homes: ClassVar = {
+        "bench": ".bench.command",
+        "compare": ".bench.command",
+        "train": ".train.command",
+        "tokens": ".tokens.command",
+    }
 
     def list_commands(self, context: click.Context) -> list[str]:
         return sorted([*super().list_commands(context), *self.homes])

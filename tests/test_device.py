@@ -4,8 +4,10 @@ What mixes devices, or takes memory of the device for that of the host, fails he
 operation and transfer is counted.
 """
 
+import io
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from skimage import data as skdata
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from bsqcodec import Encoder, MediaInfo, arrays_to_stream, stream_to_arrays
 from bsqcodec.gop import quality
 from bsqcodec.gop.decoder import decode_gop
 from bsqcodec.gop.encoder import GopEncoder
@@ -250,6 +253,21 @@ def test_b_frames_are_the_same_on_a_device():
         there = on_device()
         assert coded(there)[0] == payload
         assert same_pictures(decode_gop(there, payload, 57, 75, 4), decoded)
+
+
+def test_arrays_and_streams_are_the_same_on_a_device():
+    model, frames, stream, here = random_model(), moving(3, 37, 45), io.BytesIO(), io.BytesIO()
+    with Encoder(stream, MediaInfo(45, 37, frame_rate=Fraction(25)), model=model) as encoder:
+        for t, frame in enumerate(frames):
+            encoder.write(frame, t)
+    stream.seek(0)
+    stream_to_arrays(stream, here, model=model)
+    with Simulated():
+        there, arrays, back = on_device(), io.BytesIO(), io.BytesIO()
+        stream.seek(0)
+        stream_to_arrays(stream, arrays, model=there)
+        assert not arrays_to_stream(arrays, back, model=there)
+    assert arrays.getvalue() == here.getvalue() and back.getvalue() == stream.getvalue()
 
 
 def no_graphs(graph, pool, capture_error_mode):

@@ -31,6 +31,8 @@ class Symbols(NamedTuple):
         coefficients: int32 (1, ceil(H / 16), ceil(W / 16), n_coded).
         stats: the cost of all these.
         picture: the frame as it is shown, (H, W, 3).
+        contrast: class of contrast of each token, coded or as the prediction has it, int64 (1, ceil(H / 16),
+            ceil(W / 16)).
     """
 
     place: Place
@@ -41,6 +43,7 @@ class Symbols(NamedTuple):
     coefficients: Tensor
     stats: FrameStats
     picture: np.ndarray
+    contrast: Tensor
 
 
 @torch.inference_mode()
@@ -80,7 +83,7 @@ def decode_symbols(
         coefficients = network.code(context, condition, decode)
         stats = FrameStats(frame_type, quality, coder.bits - middle, middle - before, coder.count - count)
         picture = buffer.reconstruct(place, coefficients, context, condition)
-        yield Symbols(place, condition, modes, vectors, classes, coefficients, stats, picture)
+        yield Symbols(place, condition, modes, vectors, classes, coefficients, stats, picture, context.classes)
 
 
 @torch.inference_mode()

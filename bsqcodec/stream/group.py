@@ -109,11 +109,13 @@ class Group(NamedTuple):
     Attributes:
         tune: its number, an index of `settings.TUNES`.
         headers: of every frame, in the order of coding.
+        mini_gops: one for each anchor but the first.
         coded: what the range coder reads.
     """
 
     tune: int
     headers: list[FrameHeader]
+    mini_gops: list[MiniGop]
     coded: bytes
 
 
@@ -142,6 +144,7 @@ def parse_group(payload: bytes, frames: int) -> Group:
         raise FormatError(f"a group of pictures has the unknown tune {tune}")
     at, anchor = GROUP_HEADER_BYTES, 0
     headers: list[FrameHeader] = []
+    mini_gops: list[MiniGop] = []
     while True:
         header, at = payload[at : at + 1 + more], at + 1 + more
         if at > len(payload):
@@ -152,6 +155,7 @@ def parse_group(payload: bytes, frames: int) -> Group:
             if not mini:
                 level_offset, length = header[1] >> LENGTH_BITS, 1 + header[1] % (1 << LENGTH_BITS)
             places = mini_gop(anchor, anchor + length)
+            mini_gops.append(MiniGop(length, level_offset))
             anchor += length
         predicted, quality = divmod(header[0], PREDICTED_BIT)
         if not 1 <= quality <= 100 or (predicted and not anchor) or anchor >= frames:
@@ -159,4 +163,4 @@ def parse_group(payload: bytes, frames: int) -> Group:
         for place in places:
             headers.append(FrameHeader(place, place.frame_type(predicted > 0), place.quality(quality, level_offset)))
         if anchor == frames - 1:
-            return Group(tune, headers, payload[at:])
+            return Group(tune, headers, mini_gops, payload[at:])
