@@ -122,7 +122,7 @@ def decode_frame(model, coder, type_, quality, tune, prediction, classes, depth)
 
 
 def finish(total, n, smooth):  # samples of n bits
-    out = clip(r(16 * total, 16 - n), 0, (1 << n) - 1)
+    out = clip(div(((1 << n) - 1) * total, 4080), 0, (1 << n) - 1)
     for lines in (out.transpose(2, 0, 1), out.transpose(1, 0, 2)):  # both are views of it
         for at in range(16, len(lines) if smooth else 0, 16):
             p2, p1, p0, q0, q1, q2 = lines[at - 3 : at + 3].copy()

@@ -90,7 +90,7 @@ def decode_symbols(
 def decode_gop(
     model: Model, payload: bytes, height: int, width: int, frames: int, depth: int = 8
 ) -> Iterator[np.ndarray]:
-    """Decode `frames` frames, (H, W, 3) RGB each, uint8 of 8 bits, or uint16 of 9..12 bits, or of 12 stretched to 16.
+    """Decode `frames` frames, (H, W, 3) RGB each, uint8 of 8 bits, uint16 of 9..16.
 
     Raises FormatError if the payload cannot be theirs.
     """

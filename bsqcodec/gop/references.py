@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from ..network.patches import TOKEN
-from ..network.tokenizer import MAX_DEPTH, Condition, Context
+from ..network.tokenizer import Condition, Context
 from ..network.weights import Model
 from ..stream.group import MAX_VECTOR, Place, code_references
 from ..stream.modes import ModeCoder, used
 from ..stream.motion_fields import FieldCoder, MotionField
 from ..stream.range_coder import BitEncoder
-from ..types import rescaled
 from .motion import combine, compensate
 
 _T = TypeVar("_T")
@@ -64,12 +63,10 @@ class ReferenceBuffer:
     def reconstruct(self, place: Place, coefficients: Tensor, context: Context, condition: Condition) -> np.ndarray:
         """The decoded frame as it is shown, (H, W, 3); what others are predicted from is kept."""
         _forget(self.frames, place)
-        pictures = self.model.network.decode(coefficients, context, condition, min(self.depth, MAX_DEPTH))
+        pictures = self.model.network.decode(coefficients, context, condition, self.depth)
         self.frames[place.number] = pictures[0]
         frame = pictures[-1][0, :, : self.height, : self.width].permute(1, 2, 0).contiguous().cpu().numpy()
-        if self.depth <= MAX_DEPTH:
-            return frame if self.depth == 8 else frame.view(np.uint16)
-        return rescaled(frame, MAX_DEPTH, self.depth)
+        return frame if self.depth == 8 else frame.astype(np.uint16)
 
 
 def _forget(items: dict[int, _T], place: Place) -> None:

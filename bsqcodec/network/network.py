@@ -137,8 +137,8 @@ class Network:
         return self.prior.run(context, condition, coder, coefficients, error_cost)
 
     def decode(self, coefficients: Tensor, context: Context, condition: Condition, depth: int = 8) -> list[Tensor]:
-        """Pixels of a frame, uint8 (1, 3, H, W), from which others are predicted; after them, if `depth` is 9..12,
-        those that are shown, int16 of so many bits.
+        """Pixels of a frame, uint8 (1, 3, H, W), from which others are predicted; after them, if `depth` is 9..16,
+        those that are shown, int32, 0..2**depth - 1.
 
         coefficients: integers (1, H/16, W/16, n_coded). A large picture is decoded in bands of rows: memory then
         depends on the size of a band and not of the picture.
@@ -148,7 +148,7 @@ class Network:
         def decode_band(y: Tensor, classes: Tensor, mean: Tensor, *predicted: Tensor) -> list[Tensor]:
             known = Context(classes, mean, *(predicted or (None, None)))
             pictures = self.decoder(y, known, condition, depth)
-            return [p.to(torch.int16 if i else torch.uint8) for i, p in enumerate(pictures)]
+            return [p.to(torch.int32 if i else torch.uint8) for i, p in enumerate(pictures)]
 
         def decode_rows(run: slice) -> list[Tensor]:
             inputs = [coefficients[:, run], classes[:, run], mean[:, run]]

@@ -37,7 +37,6 @@ from .views import VALUE_MAX, VIEW_ONE, ViewLayers, views, whole_views
 
 MID_GRAY = 128
 PIXEL_BITS = 4  # fractional bits of pixels before the last rounding
-MAX_DEPTH = 8 + PIXEL_BITS  # bits of a sample that a frame can be shown with
 PIXEL_MAX = 1 << 13  # bound of a pixel before it, from mid-gray
 TRANSFORM_BITS = 12  # fractional bits of the inverse transform
 ANALYSIS_BITS = 11  # of the transform: one less, for its inputs are larger
@@ -102,11 +101,6 @@ def features(quantiser: Quantiser, condition: Condition, mean: Tensor, classes: 
     f[..., 5] = FEATURE_ONE * condition.tune
     f[..., 6] = FEATURE_ONE * (condition.frame_type == 2)
     return f
-
-
-def depths(depth: int) -> list[int]:
-    """The depths that a frame is rounded to: 8 bits, which other frames are predicted from, and what is shown."""
-    return [8] if depth == 8 else [8, depth]
 
 
 def _mean(samples: Tensor) -> Tensor:
@@ -180,7 +174,8 @@ class Decoder:
         return Context(classes, mean, seen, prediction)
 
     def __call__(self, y: Tensor, context: Context, condition: Condition, depth: int = 8) -> list[Tensor]:
-        """y: coefficients, integers (B, H/16, W/16, n_coded). Returns the pixels of each of `depths`, (B, 3, H, W)."""
+        """y: coefficients, integers (B, H/16, W/16, n_coded). Returns pixels 0..255, (B, 3, H, W), after them
+        those of `depth` bits if that is not 8."""
         step = self.quantiser.steps(condition.quality, condition.tune, context.classes).unsqueeze(-1)
         picture, inside = canvas(y.shape[:3], self.dtype, y.device)
         known = []
@@ -200,7 +195,14 @@ class Decoder:
             add_windows(ring, correction.to(self.dtype))
         inside.add_(MID_GRAY << PIXEL_BITS)
         bound = self.quantiser.smooth[condition.quality - 1]
-        return [smooth(scale(inside, d - MAX_DEPTH, 0, (1 << d) - 1), bound, d) for d in depths(depth)]
+        pixels = [smooth(scale(inside, -PIXEL_BITS, 0, 255), bound)]
+        return pixels if depth == 8 else [*pixels, smooth(self._deep(inside, depth), bound, depth)]
+
+    def _deep(self, x: Tensor, depth: int) -> Tensor:
+        """Pixels of `depth` bits, of such with PIXEL_BITS."""
+        white = 255 << PIXEL_BITS
+        x = x.clamp(0, white).to(self.wide)
+        return divide(x * ((1 << depth) - 1), torch.full_like(x, white)).to(self.dtype)
 
     def _draft(
         self, condition: Condition, y: Tensor, step: Tensor, classes: Tensor, inside: Tensor, *predicted: Tensor

@@ -389,27 +389,3 @@ def test_vectors_are_expected_by_the_book(tiny, monkeypatch):
             fields[f][r] = field.vectors
             seen += 1
     assert seen == len(expected) > 12
-
-
-@pytest.mark.parametrize("depth", [9, 10, 12])
-def test_more_bits_are_shown_and_change_nothing_in_the_loop(model, depth):
-    """What 8 bits show is what they would without; the others are the same pictures, with finer steps."""
-    x = moving(4, 37, 45, left=180, step=(1, 2))
-    payload, decoded, _ = encode(model, x, [60] * 4, 3)
-    encoder = GopEncoder(model, 37, 45, EncodeSettings(), 3, depth)
-    deep = [picture for frame in x for picture in encoder.push(frame, 60)] + encoder.flush()
-    assert encoder.finish() == payload
-    assert same_pictures(decode_gop(model, payload, 37, 45, 4, depth), deep)
-    assert same_pictures(decode_gop(model, payload, 37, 45, 4), decoded)
-    steps = 1 << (depth - 8)
-    for fine, coarse in zip(deep, decoded, strict=True):
-        assert fine.dtype == np.uint16 and fine.shape == coarse.shape and fine.max() < 256 * steps
-        difference = fine.astype(int) - steps * coarse.astype(int)
-        assert np.abs(difference).max() <= 3 * steps and np.abs(difference).mean() < 0.4 * steps
-        assert len(np.unique(difference)) > steps
-
-
-def test_16_bits_are_12_bits_stretched(tiny):
-    payload, _, _ = encode(tiny, moving_texture(2, 33, 48), [50] * 2)
-    deep, fine = (np.stack(list(decode_gop(tiny, payload, 33, 48, 2, depth))) for depth in (16, 12))
-    assert deep.dtype == np.uint16 and np.abs(deep / 65535 - fine / 4095).max() <= 0.5 / 65535
