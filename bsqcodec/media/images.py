@@ -108,11 +108,12 @@ class ImageSource(Source):
 
         It is uint8 RGB (H, W, 3), or if it has transparent pixels RGBA (H, W, 4).
         """
-        depth = str(image.tile[0].args) if image.tile else ""  # as the decoder is told it, "I;16" or a maximum
+        # as the decoder is told it, "I;16" or a maximum; of an image that is loaded it is known already
+        depth = str(image.tile[0].args) if image.tile else ""
         premultiplied = "RGBa" in depth
         image.load()
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        if image.mode.startswith(("I", "F")) or ";16" in depth or "65535" in depth:
+        if self._depth > 8 or image.mode.startswith(("I", "F")) or ";16" in depth or "65535" in depth:
             self._depth = MAX_DEPTH
             self._warn(coded_from_8_bits(self._path, 16, MAX_DEPTH))
             image = image if self._animated else self._rounded(image, name)

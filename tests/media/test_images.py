@@ -41,7 +41,7 @@ def test_images_of_16_bits_are_reduced(tmp_path):
     gray = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1390
     Image.fromarray(gray).save(tmp_path / "a.png")
     with open_source(str(tmp_path / "a.png")) as source:
-        assert "reduced to 8 bits" in source.warnings[0]
+        assert source.info.bit_depth == 12 and "of the 16 bits" in source.warnings[0]
         [frame] = source
     assert np.abs(frame.rgb[..., 0] - gray / 257).max() <= 0.5
 

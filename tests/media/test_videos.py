@@ -10,7 +10,7 @@ import pytest
 
 from bsqcodec.errors import BsqError
 from bsqcodec.media import colour, open_source
-from helpers import CLIP, encode_by_ffmpeg, mean_error, read_media, sound, waves, write_media
+from helpers import CLIP, mean_error, read_media, sound, waves, write_media
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov"])
@@ -118,17 +118,6 @@ def test_first_frame_is_time_zero(tmp_path):
     info, frames, audio = read_media(path)
     assert [f.pts * info.time_base for f in frames] == [0, Fraction(1, 25), Fraction(4, 25)]
     assert abs(audio[1].pts * info.tracks[0].time_base + Fraction(1, 5)) <= Fraction(1, 1000)
-
-
-def test_hdr_is_refused_and_deep_sdr_reduced(tmp_path):
-    encode_by_ffmpeg(tmp_path / "a.mkv", "ffv1", "yuv420p10le")
-    with open_source(str(tmp_path / "a.mkv")) as source:
-        assert "reduced to 8 bits" in source.warnings[0]
-        assert len(list(source)) == 3
-    for transfer, name in ((16, "PQ"), (18, "HLG")):
-        encode_by_ffmpeg(tmp_path / "a.mkv", "ffv1", "yuv420p10le", color_trc=transfer, colorspace=9, color_primaries=9)
-        with pytest.raises(BsqError, match=f"HDR .{name}."):
-            open_source(str(tmp_path / "a.mkv"))
 
 
 def test_more_tracks_are_left_out(tmp_path):
