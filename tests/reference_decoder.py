@@ -15,6 +15,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from reference_alpha import decode_values
 from reference_networks import Model, clip, decode_frame, div
 
 
@@ -56,14 +57,14 @@ class Reader:  # section 1
         fields = Reader(self.take(self.take(1)[0]))
         self.checksum(0)
         identity, depth, alpha, width, height = fields.take(8), *(fields.v() for _ in range(4))
-        assert 8 <= depth <= 12 and not alpha, "bit depth or alpha are not supported"
+        assert 8 <= depth <= 12 and alpha < 2, "bit depth or alpha are not supported"
         assert 0 < width * height <= 1 << 26, "the size is not supported"
-        return identity, width, height, depth
+        return identity, width, height, depth, alpha
 
-    def groups(self):  # of each group of pictures, how many frames and the payload
-        frames, type_ = 0, b""
+    def groups(self):  # of each group of pictures, how many frames, the payload, and the body of its alpha
+        frames, type_, alpha = 0, b"", None
         while type_ != b"E":
-            start, type_, body = self.at, self.take(1), Reader(self.take(self.v()))
+            before, start, type_, body = type_, self.at, self.take(1), Reader(self.take(self.v()))
             self.checksum(start)
             assert type_ in (b"A", b"P", b"G", b"E") or b"a" <= type_ <= b"z", f"a chunk is of the unknown type {type_}"
             assert type_ not in (b"G", b"E") or body.v() == frames, "frames are missing"
@@ -71,7 +72,8 @@ class Reader:  # section 1
                 n, _ = body.v(), body.v()
                 assert n, "a group has no frames"
                 frames, _ = frames + n, [body.v() for _ in range(n - 1 if n > 1 and not body.v() else 0)]
-                yield n, body.data[body.at :]
+                yield n, body.data[body.at :], alpha if before == b"a" else b"\2\0\xff"
+            alpha = body.data
 
 
 class Coder:  # section 3
@@ -100,7 +102,7 @@ class Coder:  # section 3
         for i, bit in zip(contexts, bits, strict=True):
             if i not in (None, -1):
                 n[i][bit] += 16
-        for pair in n:
+        for pair in (n[i] for i in set(contexts) - {None, -1}):
             while sum(pair) > (16384 if len(n) > 13 else 4096):
                 pair[:] = [(one + 1) >> 1 for one in pair]
         return bits
@@ -295,6 +297,14 @@ def decode_group(model, payload, frames, width, height, depth):  # the frames in
     return [shown[f][:, :height, :width].transpose(1, 2, 0).astype(sample) for f in range(frames)]
 
 
+def decode_alpha(model, body, frames, width, height):  # section 11: of each frame, (H, W, 1)
+    if body[:1] != b"\1":
+        return [plane[..., None].astype(np.int64) for plane in decode_values(body, frames, width, height, Coder)]
+    pictures = decode_group(model, body[1:], frames, width, height, 8)
+    sums = [picture.sum(-1, dtype=np.int64, keepdims=True) for picture in pictures]
+    return [clip(div(85 * (total - 72), 207), 0, 255) for total in sums]
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Print the MD5 of the frames of a .bsq file.")
     parser.add_argument("file", type=Path)
@@ -302,12 +312,17 @@ if __name__ == "__main__":
     options = parser.parse_args()
     folder, md5, file = Path(__file__).parent.parent / "models", hashlib.md5(), Reader(options.file.read_bytes())
     try:
-        identity, *size = file.header()  # width, height and depth
+        identity, width, height, depth, alpha = file.header()
         paths = [options.model] if options.model else sorted(folder.glob("*.safetensors"))
         model = next((model for model in map(Model, paths) if model.id == identity), None)
         assert model, f"model {identity.hex()} is not there"
-        for frames, payload in file.groups():
-            md5.update(b"".join(frame.tobytes() for frame in decode_group(model, payload, frames, *size)))
+        for n, payload, body in file.groups():
+            frames = decode_group(model, payload, n, width, height, depth)
+            if alpha:
+                planes = [div(plane * (2**depth - 1), 255) for plane in decode_alpha(model, body, n, width, height)]
+                both = zip(frames, planes, strict=True)
+                frames = [np.concatenate([rgb, plane.astype(rgb.dtype)], -1) for rgb, plane in both]
+            md5.update(b"".join(frame.tobytes() for frame in frames))
     except AssertionError as e:
         sys.exit(f"{options.file}: {e}")
     print(md5.hexdigest())

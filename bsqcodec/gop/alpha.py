@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import FormatError
+from ..network.patches import TOKEN
 from ..network.weights import Model
 from ..settings import EncodeSettings
 from ..stream.fields import Fields
@@ -21,6 +22,7 @@ GRAY, LEVELS = 1, 2  # methods
 _LOW, _HIGH = 24, 231
 _MARGIN = 4  # by which these two lie outside
 _SMOOTH = 8  # difference from the pixels to the left and above, up to which a value between is part of a slope
+_MIDDLE = 128  # sample of what is not seen at all
 _MIN_QUALITY = 20  # unless one is asked for
 
 
@@ -115,14 +117,23 @@ def decode_alpha(model: Model, body: bytes, height: int, width: int, frames: int
 
 
 def fill_transparent(rgba: np.ndarray) -> np.ndarray:
-    """The colours of a picture, uint8 (H, W, 3), where it is transparent smoothly continued, which costs few bits.
+    """The colours of a picture, uint8 (H, W, 3), those that nobody sees replaced by what costs few bits.
 
-    rgba: uint8 (H, W, 4), alpha last, 0 transparent. Pixels of any other alpha keep their colours.
+    That is mid-gray in tokens of which nothing is seen, from which an I frame starts, and in others what goes on
+    smoothly from the pixels that are seen; those stay as they are.
+
+    rgba: uint8 (H, W, 4), alpha last, 0 transparent.
     """
     rgb, seen = rgba[..., :3], rgba[..., 3] > 0
-    if seen.all() or not seen.any():
-        return np.ascontiguousarray(rgb) if seen.any() else np.zeros_like(rgb)
-    filled = _pull_and_push(rgb * seen[..., None].astype(np.float32), seen.astype(np.float32))
+    if seen.all():
+        return np.ascontiguousarray(rgb)
+    height, width = seen.shape
+    padded = np.pad(seen, ((0, -height % TOKEN), (0, -width % TOKEN)))
+    tokens = padded.reshape(len(padded) // TOKEN, TOKEN, -1, TOKEN).any((1, 3))
+    near = tokens.repeat(TOKEN, 0).repeat(TOKEN, 1)[:height, :width]
+    filled = np.full(rgb.shape, _MIDDLE, np.float32)
+    if seen.any():
+        filled[near] = _pull_and_push(rgb * seen[..., None].astype(np.float32), seen.astype(np.float32))[near]
     return np.where(seen[..., None], rgb, np.rint(filled).astype(np.uint8))
 
 

@@ -18,6 +18,7 @@ _CERTAIN = 4096  # first count of what all these pixels are
 _MAX_COUNT = 1 << 14  # sum of the two counts of a context above which they are halved
 _GUESSES = 16  # classes of what a value between is guessed to be
 _TREE = 5  # high bits of a value between whose contexts depend on the bits before
+_LOW = _GUESSES << _TREE  # number of the first context of the other bits
 _EVEN = np.array([PROBABILITY_ONE // 2])
 
 
@@ -38,8 +39,7 @@ class LevelCoder:
         self._differs = Contexts(_votes(2).repeat(3, 1), _MAX_COUNT)
         # of the places in the first row of a block, and of the others
         self._above_least, self._largest = ([Contexts(_votes(3), _MAX_COUNT) for _ in range(2)] for _ in range(2))
-        self._between = Contexts(_even(_GUESSES << _TREE), _MAX_COUNT)
-        self._low = Contexts(_even(8), _MAX_COUNT)
+        self._between = Contexts(np.full(_LOW + 8, 128), _MAX_COUNT)
         self._before: np.ndarray | None = None
 
     def encode(self, frame: np.ndarray, encoder: BitEncoder) -> None:
@@ -100,7 +100,7 @@ class LevelCoder:
         def decide(contexts: Contexts, context: np.ndarray, bits: np.ndarray | None) -> np.ndarray:
             return contexts.code(None if truth is None else bits, context, code) != 0
 
-        def wanted() -> np.ndarray:
+        def wanted() -> np.ndarray:  # when decoding anything: it is not used
             return those if truth is None else truth[those].astype(np.int64)
 
         if before is not None:
@@ -132,10 +132,7 @@ class LevelCoder:
         node = np.ones(len(guess), np.int64)  # a bit that is set, and below it those that are known
         for i in range(self._bits):
             bit = None if truth is None else (truth - 1) >> (self._bits - 1 - i) & 1
-            if i < _TREE:
-                bit = self._between.code(bit, guess + node, code)
-            else:
-                bit = self._low.code(bit, np.full(len(guess), i), code)
+            bit = self._between.code(bit, guess + node if i < _TREE else np.full(len(guess), _LOW + i), code)
             node = 2 * node + bit
         values = node - (1 << self._bits) + 1
         if values.max() > self._values - 2:
@@ -171,25 +168,27 @@ class _Grid:
         for plane, of_plane in zip((self.values, self.digits, self.differs), known, strict=True):
             self.at(plane, 0, 0)[:] = np.reshape(of_plane, self.count) if np.ndim(of_plane) else of_plane
 
-    def context(self, plane: np.ndarray, base: int) -> np.ndarray:
-        """What is known around each pixel, a digit for each of eight, (n,)."""
+    def around(self) -> list[tuple[int, int]]:
+        """Where the eight pixels are that tell of those at this place; one that is not known yet is another one."""
         x, y = self.x, self.y
         left = (0, -1) if x else (-1, 0)
         above = (-1, 0) if y else left
         right, below = (0, _BLOCK - x) if x else above, (_BLOCK - y, 0)
-        around = [left, above, (-1, -1), (-1, 1), (-1, 2), (-2, 0) if y > 1 else above, right, below]
         if not y:
-            around = [left] * 6 + [right, left]
+            return [left] * 6 + [right, left]
+        return [left, above, (-1, -1), (-1, 1), (-1, 2), (-2, 0) if y > 1 else above, right, below]
+
+    def context(self, plane: np.ndarray, base: int) -> np.ndarray:
+        """What is known around each pixel, a digit for each of eight, (n,)."""
         total = np.zeros(self.count, np.int32)
-        for power, place in enumerate(around):
+        for power, place in enumerate(self.around()):
             total += self.at(plane, *place) * np.int32(base**power)
         return total.ravel()
 
     def guess(self) -> np.ndarray:
         """What the values are if they go on evenly from the left and from above, int64 (n,)."""
-        places = [(0, -1), (-1, 0), (-1, -1)]
-        left, above, corner = (self.at(self.values, *place).astype(np.int64).ravel() for place in places)
-        return left + above - corner if self.x and self.y else left if self.x else above
+        left, above, corner = (self.at(self.values, *place).astype(np.int64).ravel() for place in self.around()[:3])
+        return left + above - corner
 
 
 def _votes(base: int) -> np.ndarray:
@@ -199,7 +198,3 @@ def _votes(base: int) -> np.ndarray:
     counts = np.stack([2 * _NEAR.sum() - vote, vote]) + 1
     counts[0, 0] = counts[1, -1] = _CERTAIN
     return counts
-
-
-def _even(contexts: int) -> np.ndarray:
-    return np.full((2, contexts), 128)
