@@ -152,8 +152,8 @@ def encode(
 ) -> None:
     """Encode a picture, a video or a folder of frames.
 
-    INPUT is a video or image file, a folder or pattern of frames ("frames/*.png"), or - for y4m on standard input;
-    OUTPUT a .bsq file, or - for standard output.
+    INPUT is a video or image file, a folder or pattern of frames ("frames/*.png"), or - for standard input, which holds
+    an image or y4m; OUTPUT a .bsq file, or - for standard output.
     """
     wanted = _bytes(size) if size else None
     if wanted and options["bpp"]:
@@ -217,7 +217,7 @@ def decode(source: str, target: str | None, threads: int | None, md5: bool, quie
     """Decode a .bsq file.
 
     The suffix of OUTPUT says into what: mp4, mkv, mov (H.264), y4m, png, jpg, webp. A name that ends in / becomes a
-    folder of PNGs, - is y4m on standard output. INPUT may be - for standard input.
+    folder of PNGs, - is standard output, as PNG or, of a video, as y4m. INPUT may be - for standard input.
     """
     if target is None and not md5:
         raise BsqError("say where to: give OUTPUT, or --md5 to have only the checksum")

@@ -88,7 +88,7 @@ def encode_file(
     """Encode a picture, a video, or a folder of frames into a .bsq file.
 
     Args:
-        source, target: as `media.open_source` takes it, and a file; "-" is y4m on standard input, standard output.
+        source, target: as `media.open_source` takes it, and a file; "-" is standard input, standard output.
         settings, model, device: as `Encoder` takes them.
         bpp: bits per pixel to aim at, tracks left out, in place of a quality; images stay below, videos come near.
         size: bytes to aim at, tracks included, in the same way.
@@ -217,7 +217,7 @@ def decode_file(
 
     Args:
         source: a file, or "-" for standard input.
-        target: as `media.open_sink` takes it; "-" is y4m on standard output, None decodes and writes nothing.
+        target: as `media.open_sink` takes it; "-" is standard output, None decodes and writes nothing.
         frames: the first frame and the one after the last; None is the end.
         model, device, max_pixels: as `Decoder` takes them.
         depth: bits of a sample, 8..12 or 16; None: as many as the stream says, or as `target` holds.

@@ -6,6 +6,7 @@ Frames are RGB, of 8 bits from sources, of up to 16 into outputs.
 import glob
 import os
 import re
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -23,14 +24,19 @@ from .transparency import OpaqueSource, colour_of
 from .video import VideoSource
 from .video_sinks import VIDEO_FORMATS, VideoSink, Y4mSink
 
-__all__ = ["Sink", "Source", "max_depth", "open_sink", "open_source"]
+__all__ = ["OUTPUT_SUFFIXES", "Sink", "Source", "max_depth", "open_sink", "open_source"]
+
+OUTPUT_SUFFIXES = (*VIDEO_FORMATS, ".y4m", *STILL_FORMATS)
+_Y4M = b"YUV4MPEG2 "
+_MAX_PIPED = 1 << 30  # bytes of an image on standard input: twice what the largest take uncompressed
 
 
 def open_source(path: str, options: SourceOptions | None = None, **changes: Any) -> Source:
-    """Open a video, a still or animated image, images in a folder (25 per second), or y4m from a pipe.
+    """Open a video, a still or animated image, images in a folder (25 per second), or what a pipe holds.
 
     Args:
-        path: a file, a folder, a pattern such as "frames/*.png", or "-" for y4m on standard input.
+        path: a file, a folder, a pattern such as "frames/*.png", or "-" for standard input, which
+            holds y4m, or a still or animated image of any format.
         options: what is wanted of it.
         changes: fields of SourceOptions, in place of those in `options`.
 
@@ -46,7 +52,9 @@ def open_source(path: str, options: SourceOptions | None = None, **changes: Any)
 def _source(path: str, options: SourceOptions) -> Source:
     """The source at a path, as `open_source` takes it; its frames may have alpha."""
     start, duration = options.start, options.duration
-    if path != "-" and not os.path.exists(path):
+    if path == "-":
+        return _open_pipe(options)
+    if not os.path.exists(path):
         files = glob.glob(path) if glob.has_magic(path) else []
         if not files:
             raise BsqError(f"no file matches {path}" if glob.has_magic(path) else f"no such file: {path}")
@@ -62,15 +70,28 @@ def _source(path: str, options: SourceOptions) -> Source:
     return VideoSource(path, options)
 
 
+def _open_pipe(options: SourceOptions) -> Source:
+    """Standard input: y4m, which is read as it comes, or an image, which is read whole."""
+    begun = sys.stdin.buffer.read(len(_Y4M))
+    if begun == _Y4M:
+        return VideoSource("-", options, begun=begun)
+    data = begun + sys.stdin.buffer.read(_MAX_PIPED - len(begun))
+    if not data:
+        raise BsqError("standard input is empty")
+    if len(data) == _MAX_PIPED:
+        raise BsqError(f"standard input is not a y4m stream, and of an image no more than {_MAX_PIPED} bytes are read")
+    return ImageSource("standard input", None, options.start, options.duration, data)
+
+
 def open_sink(
     path: str, info: MediaInfo, options: SinkOptions | None = None, **changes: Any
 ) -> AbstractContextManager[Sink]:
     """Open an output, in the format that the suffix of `path` names; to be entered by `with`.
 
     .mp4, .mkv, .mov: H.264 (4:2:0, or 4:4:4 if a side is odd) with the audio packets as they are. .y4m, or "-" for
-    standard output: 4:4:4 at the average frame rate, upright. .png, .jpg, .webp: one still image. A folder, or a path
-    that ends with "/": upright images 000000.png, 000001.png, ... Frames of more than 8 bits make H.264 of 10 bits,
-    y4m of 10, 12 or 16, PNGs of 16. Frames with alpha make ProRes 4444 in .mov, FFV1 in .mkv; .mp4, .y4m and .jpg show
+    standard output: 4:4:4 at the average frame rate, upright. .png, .jpg, .webp: one still image; "-" is a PNG where
+    `info` tells of a still image. A folder, or a path that ends with "/": upright images 000000.png, 000001.png, ...
+    Frames of more than 8 bits make H.264 of 10 bits, y4m of 10, 12 or 16, PNGs of 16. Frames with alpha make ProRes 4444 in .mov, FFV1 in .mkv; .mp4, .y4m and .jpg show
     them on a background.
 
     The result gets its name on normal exit; on an exception nothing is left.
@@ -103,7 +124,7 @@ def max_depth(path: str) -> int:
 
 def _sink(path: str, info: MediaInfo, options: SinkOptions) -> Sink:
     suffix = suffix_of(path)
-    if path == "-" or suffix == ".y4m":
+    if suffix == ".y4m":
         return Y4mSink(path, info)
     if path.endswith("/") or os.path.isdir(path):
         return FolderSink(path, info)
@@ -111,9 +132,9 @@ def _sink(path: str, info: MediaInfo, options: SinkOptions) -> Sink:
         return VideoSink(path, info, VIDEO_FORMATS[suffix], options.crf)
     if suffix in STILL_FORMATS:
         return StillSink(path, info, STILL_FORMATS[suffix], options.image_quality)
-    if is_special(path):
-        return Y4mSink(path, info)
-    known = ", ".join([*VIDEO_FORMATS, ".y4m", *STILL_FORMATS])
+    if path == "-" or is_special(path):
+        return StillSink(path, info, "PNG", options.image_quality) if info.image else Y4mSink(path, info)
+    known = ", ".join(OUTPUT_SUFFIXES)
     raise BsqError(f"{path}: the name of an output ends in {known}, or in / for a folder of images")
 
 

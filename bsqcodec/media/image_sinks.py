@@ -1,6 +1,8 @@
 """Outputs for decoded frames that are images, through Pillow: a still image, or a folder of them."""
 
+import contextlib
 import os
+import sys
 from typing import Any
 
 import numpy as np
@@ -44,11 +46,13 @@ class StillSink(Sink):
             exif = Image.Exif()
             exif[ExifTags.Base.Orientation] = _EXIF_ORIENTATION[self._info.rotation]
             options["exif"] = exif
-        with open(self._part, "wb") as file:
+        piped = contextlib.nullcontext(sys.stdout.buffer)
+        with piped if self._part == "-" else open(self._part, "wb") as file:
             if self._info.bit_depth > 8:
                 file.write(_deep_png(frame, self._info, options.get("exif")))
             else:
                 Image.fromarray(frame).save(file, self._format, **options)
+            file.flush()
 
 
 class FolderSink(Sink):

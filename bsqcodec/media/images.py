@@ -1,6 +1,7 @@
 """Images, animations and folders of images as sources of frames, through Pillow."""
 
 import contextlib
+import io
 import itertools
 import math
 from collections.abc import Iterator
@@ -26,12 +27,15 @@ class ImageSource(Source):
     Args:
         path: the image or animation; with `files` the folder or pattern, for messages.
         files: the images of a video in their order; None: `path` is the only file.
+        data: the content of that file, which then need not exist.
         start, duration: seconds from the first frame to the first that is wanted, and seconds wanted; None is all.
 
     Raises BsqError if the first image is broken or not supported, or no frame is wanted.
     """
 
-    def __init__(self, path: str, files: list[str] | None, start: float, duration: float | None):
+    def __init__(
+        self, path: str, files: list[str] | None, start: float, duration: float | None, data: bytes | None = None
+    ):
         super().__init__()
         self._path, self._files = path, files
         self._image: Image.Image | None = None  # the only file, which stays open
@@ -48,7 +52,7 @@ class ImageSource(Source):
             times = list(range(len(files)))
         else:
             with _reading(path):
-                self._image = Image.open(path)
+                self._image = Image.open(path if data is None else io.BytesIO(data))
                 rgb, rotation = self._pixels(self._image, path)
                 durations, transparent = _durations(self._image, path)
                 self._alpha = transparent or rgb.shape[2] == 4
@@ -166,7 +170,7 @@ def _durations(image: Any, path: str) -> tuple[list[int], bool]:
     # the pages of a TIFF are no animation
     count = getattr(image, "n_frames", 1) if image.format != "TIFF" else 1
     durations, transparent = [], False
-    for i in range(count if count > 1 or suffix_of(path) in ANIMATION_SUFFIXES else 0):
+    for i in range(count if count > 1 or image.format == "GIF" or suffix_of(path) in ANIMATION_SUFFIXES else 0):
         image.seek(i)
         image.load()
         durations.append(round(image.info.get("duration", 0)) or _DEFAULT_MILLISECONDS)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 import numpy as np
@@ -30,15 +30,16 @@ _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's names
 
 
 class _Pipe:
-    """A stream for PyAV that cannot seek; it counts its bytes and keeps the first line."""
+    """Standard input for PyAV, after `begun`, what was read of it; it counts its bytes and keeps the first line."""
 
-    def __init__(self, file: BinaryIO):
-        self._file = file
+    def __init__(self, begun: bytes):
+        self._begun = begun
         self.size = 0
         self.head = b""
 
     def read(self, n: int) -> bytes:
-        data = self._file.read(n)
+        data, self._begun = self._begun[:n], self._begun[n:]
+        data += sys.stdin.buffer.read(n - len(data))
         if b"\n" not in self.head:
             self.head += data
         self.size += len(data)
@@ -52,14 +53,15 @@ class VideoSource(Source):
         path: a file; "-" is y4m on standard input.
         options: what is wanted of it; alpha is kept.
         looks_ahead: of formats with alpha, look whether any frame is transparent.
+        begun: bytes of standard input that were read before.
 
     Raises BsqError if it cannot be read, is not supported, or has no frame in the time that is wanted.
     """
 
-    def __init__(self, path: str, options: SourceOptions, looks_ahead: bool = True):
+    def __init__(self, path: str, options: SourceOptions, looks_ahead: bool = True, begun: bytes = b""):
         super().__init__()
         self._name = "standard input" if path == "-" else path
-        self._pipe = _Pipe(sys.stdin.buffer) if path == "-" else None
+        self._pipe = _Pipe(begun) if path == "-" else None
         self._options, self._looks_ahead = options, looks_ahead
         self._start, self._duration = options.start, options.duration
         self._whole = options.start == 0 and options.duration is None
