@@ -1,19 +1,20 @@
 """The command line. What takes long to import is imported by the command that needs it."""
 
 import contextlib
+import functools
 import gc
 import json
 import os
 import signal
 import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import click
 
-from .errors import BsqError
+from .errors import BsqError, explain
+from .report import Report, say
 from .settings import (
     MAX_EFFORT,
     MAX_GOP,
@@ -25,9 +26,6 @@ from .settings import (
     EncodeSettings,
     SinkOptions,
 )
-
-if TYPE_CHECKING:
-    from .transcode import Result
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _DEFAULTS, _SINK = EncodeSettings(), SinkOptions()
@@ -70,7 +68,11 @@ def _stop(*_: Any) -> None:
     raise _Stopped
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(
+    cls=_Lazy,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    epilog="Exit status: 0 all is done, 1 something failed, 2 wrong usage, 130 interrupted.",
+)
 @click.version_option(package_name="bsqcodec")
 def cli() -> None:
     """A learned image and video codec whose files decode to the same bits on every machine."""
@@ -84,10 +86,26 @@ def _device(command: _F) -> _F:
 
 
 def _jobs(command: _F) -> _F:
-    jobs = "Groups of pictures to work on at the same time, each in a process of one thread.  [default: auto]"
+    jobs = (
+        "Groups of pictures, or with --to files, to work on at the same time, each in a process of one thread.  "
+        "[default: as many as are worth it]"
+    )
     dask = "Address of a dask.distributed scheduler to run the groups of pictures on, in place of --jobs."
     command = click.option("--dask", default="", help=dask)(command)
     return click.option("--jobs", type=click.IntRange(1), help=jobs)(command)
+
+
+def _paths(command: _F) -> _F:
+    to = "Folder for the output of each INPUT, NAME.bsq or by --format; is made if it is not there."
+    command = click.option("--to", "folder", metavar="FOLDER", type=click.Path(file_okay=False), help=to)(command)
+    metavar = "INPUT OUTPUT | INPUT... --to FOLDER"
+    return click.argument("paths", metavar=metavar, type=click.Path(), nargs=-1, required=True)(command)
+
+
+def _told(command: _F) -> _F:
+    command = click.option("--quiet", is_flag=True, help="No progress, no summary.")(command)
+    text = "Print a JSON object for each file (on standard error if OUTPUT is -), in place of summary and warnings."
+    return click.option("--json", "as_json", is_flag=True, help=text)(command)
 
 
 def _limit(command: _F) -> _F:
@@ -108,8 +126,7 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
 
 
 @cli.command()
-@click.argument("source", metavar="INPUT")
-@click.argument("target", metavar="OUTPUT")
+@_paths
 @click.option(
     "-q",
     "--quality",
@@ -135,7 +152,7 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
     type=click.IntRange(MIN_QUALITY, MAX_QUALITY),
     help="Quality of transparency; 100 is lossless.  [default: as --quality, but at least 20]",
 )
-@click.option("--model", default=_DEFAULTS.model, show_default=True, help="Name of a packaged model, or a model file.")
+@click.option("--model", type=click.Path(), default=_DEFAULTS.model, help="Name of a packaged model, or a model file.")
 @_device
 @_jobs
 @click.option("--start", type=click.FloatRange(0), default=0.0, help="Seconds of the input to skip.")
@@ -146,40 +163,42 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted encode to OUTPUT.")
 @click.option("--md5", is_flag=True, help="Print the MD5 of the frames as they will be decoded.")
-@click.option("--quiet", is_flag=True, help="No progress, no summary.")
+@_told
 def encode(
-    source: str, target: str, size: str | None, threads: int | None, md5: bool, quiet: bool, **options: Any
-) -> None:
-    """Encode a picture, a video or a folder of frames.
+    paths: Sequence[str], folder: str | None, size: str | None, threads: int | None, md5: bool, as_json: bool,
+    quiet: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Encode pictures, videos and folders of frames.
 
     INPUT is a video or image file, a folder or pattern of frames ("frames/*.png"), or - for standard input, which holds
-    an image or y4m; OUTPUT a .bsq file, or - for standard output.
+    an image or y4m; OUTPUT a .bsq file, or - for standard output. With --to there may be many INPUTs; those that fail
+    are named at the end.
     """
-    wanted = _bytes(size) if size else None
-    if wanted and options["bpp"]:
+    options["size"] = _bytes(size) if size else None
+    if size and options["bpp"]:
         raise BsqError("give --bpp or --size, not both")
     if md5 and options["resume"]:
         raise BsqError("--md5 is of frames that --resume does not make again: print it with decode --md5")
-    from . import transcode
+    report = Report("encode", quiet, as_json, md5)
+    if folder is None:
+        source, target = _pair(paths)
+        if target is None:
+            raise click.UsageError("OUTPUT is missing: give INPUT OUTPUT, or INPUT... --to FOLDER")
+        from . import transcode
+
+        _set_threads(threads)
+        return report.one(source, target, functools.partial(transcode.encode_file, source, target, **options))
+    if options["resume"]:
+        raise BsqError("--resume is for one OUTPUT, not for a folder")
+    from . import batch
 
     _set_threads(threads)
-    began = time.perf_counter()
-    with _bar(quiet, "encode") as progress:
-        result = transcode.encode_file(source, target, size=wanted, progress=progress, **options)
-    _warn(result.warnings)
-    if md5:
-        print(result.md5, file=sys.stderr if target == "-" else sys.stdout)
-    if not quiet:
-        seconds = time.perf_counter() - began
-        low, high = result.qualities
-        asked = f"quality {low}" + (f" to {high}" if high > low else "")
-        kept = f" ({result.kept} from before)" if result.kept else ""
-        _say(f"{source}: {_many(result.frames, 'frame')}{kept}, {_rate(result)}, {asked}, {seconds:.1f} s")
+    _exit(batch.encode_files(paths, folder, report, options))
 
 
 @cli.command()
-@click.argument("source", metavar="INPUT")
-@click.argument("target", metavar="OUTPUT", required=False)
+@_paths
+@click.option("--format", help="Suffix of the outputs in --to.  [default: png for still images, mkv for videos]")
 @click.option("--frames", callback=_frames, help="Only frames A to B-1, counted from 0: A:B, A:, :B or A.")
 @click.option(
     "--crf",
@@ -202,7 +221,7 @@ def encode(
 @click.option(
     "--background", help="Colour behind what is transparent, where OUTPUT holds no transparency.  [default: black]"
 )
-@click.option("--model", help="A model file, if the stream needs one that is not packaged.")
+@click.option("--model", type=click.Path(), help="A model file, if the stream needs one that is not packaged.")
 @click.option("--keep-partial", is_flag=True, help="Keep the frames before the first damage.")
 @click.option(
     "--conceal", is_flag=True, help="Go on after damage, with the last good frame in place of those that are lost."
@@ -212,31 +231,36 @@ def encode(
 @_jobs
 @click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
 @click.option("--md5", is_flag=True, help="Print the MD5 of the decoded frames; OUTPUT may then be left out.")
-@click.option("--quiet", is_flag=True, help="No progress, no summary.")
-def decode(source: str, target: str | None, threads: int | None, md5: bool, quiet: bool, **options: Any) -> None:
-    """Decode a .bsq file.
+@_told
+def decode(
+    paths: Sequence[str], folder: str | None, format: str | None, threads: int | None, md5: bool, as_json: bool,
+    quiet: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Decode .bsq files.
 
     The suffix of OUTPUT says into what: mp4, mkv, mov (H.264), y4m, png, jpg, webp. A name that ends in / becomes a
-    folder of PNGs, - is standard output, as PNG or, of a video, as y4m. INPUT may be - for standard input.
+    folder of PNGs, - is standard output, as PNG or, of a video, as y4m. INPUT may be - for standard input. With --to
+    there may be many INPUTs; those that fail are named at the end.
     """
-    if target is None and not md5:
-        raise BsqError("say where to: give OUTPUT, or --md5 to have only the checksum")
-    from . import transcode
+    report = Report("decode", quiet, as_json, md5)
+    if folder is None:
+        source, target = _pair(paths)
+        if target is None and not md5:
+            raise click.UsageError("say where to: give OUTPUT or --to FOLDER, or --md5 to have only the checksum")
+        if format:
+            raise BsqError("--format is for the outputs in --to; that of OUTPUT is told by its suffix")
+        from . import transcode
+
+        _set_threads(threads)
+        return report.one(source, target, functools.partial(transcode.decode_file, source, target, **options))
+    from . import batch
 
     _set_threads(threads)
-    began = time.perf_counter()
-    with _bar(quiet, "decode") as progress:
-        result = transcode.decode_file(source, target, progress=progress, **options)
-    _warn(result.warnings)
-    if md5:
-        print(result.md5, file=sys.stderr if target == "-" else sys.stdout)
-    if not quiet:
-        seconds = time.perf_counter() - began
-        _say(f"{source}: {_many(result.frames, 'frame')}, {result.frames / seconds:.2f} per second, {seconds:.1f} s")
+    _exit(batch.decode_files(paths, folder, format or "", report, options))
 
 
 @cli.command()
-@click.argument("source", metavar="FILE")
+@click.argument("source", metavar="FILE", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--bits", is_flag=True, help="Show the mean bits per frame of each type too; decodes every symbol.")
 @_limit
@@ -252,19 +276,17 @@ def info(source: str, as_json: bool, bits: bool, max_pixels: int, threads: int |
 
 
 @cli.command()
-@click.argument("source", metavar="FILE")
-@click.option("--model", help="A model file, if the stream needs one that is not packaged.")
+@click.argument("source", metavar="FILE", type=click.Path())
+@click.option("--model", type=click.Path(), help="A model file, if the stream needs one that is not packaged.")
 @_limit
 @_device
-@click.option("--quiet", is_flag=True, help="Print nothing on success.")
-def verify(source: str, model: str | None, max_pixels: int, device: str, threads: int | None, quiet: bool) -> None:
+@_told
+def verify(source: str, threads: int | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Check every checksum of a .bsq file and decode every symbol; the exit status says whether all is well."""
     from . import transcode
 
     _set_threads(threads)
-    frames = sum(1 for _ in transcode.check_stream(source, device, model, max_pixels))
-    if not quiet:
-        click.echo(f"{source}: {_many(frames, 'frame')}, no error")
+    Report("verify", quiet, as_json).one(source, None, functools.partial(transcode.verify_file, source, **options))
 
 
 @cli.command()
@@ -278,6 +300,19 @@ def selftest(device: str, threads: int | None) -> None:
     click.echo("\n".join([*found.differences, found.summary()]))
     if found.differences:
         raise BsqError("this machine does not decode exactly")
+
+
+def _pair(paths: Sequence[str]) -> tuple[str, str | None]:
+    """INPUT and OUTPUT, which may be missing."""
+    if len(paths) > 2:
+        raise click.UsageError(f"{len(paths)} paths without --to: give INPUT OUTPUT, or INPUT... --to FOLDER")
+    return paths[0], paths[1] if len(paths) == 2 else None
+
+
+def _exit(done: bool) -> None:
+    """End with status 1 if not all was `done`, which has been told."""
+    if not done:
+        raise click.exceptions.Exit(1)
 
 
 def _bytes(text: str) -> int:
@@ -298,74 +333,27 @@ def _set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-@contextlib.contextmanager
-def _bar(quiet: bool, what: str) -> Iterator[Any]:
-    """The progress callback for `encode_file` and `decode_file`, or None where nobody looks."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
-
-    with tqdm(desc=what, unit="frame", file=sys.stderr) as bar:
-
-        def progress(result: "Result", total: int | None) -> None:
-            if bar.total != total:
-                bar.total = total
-            if result.size:
-                bits = result.bits or 8 * result.size
-                bar.set_postfix_str(f"{bits / (result.frames * result.info.width * result.info.height):.3f} bpp", False)
-            bar.update(result.frames - bar.n)
-
-        yield progress
-
-
-def _rate(result: "Result") -> str:
-    info = result.info
-    text = f"{result.size} bytes, {8 * result.size / (result.frames * info.width * info.height):.4f} bits per pixel"
-    if info.frame_rate:
-        text += f", {8 * result.size * float(info.frame_rate) / result.frames / 1000:.0f} kbit/s"
-    return text
-
-
-def _many(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
-
-
-def _warn(warnings: list[str]) -> None:
-    for line in warnings:
-        _say(f"warning: {line}")
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
-
-
 def main() -> None:
     """Run the command line; every expected failure is one line on standard error and a status that is not 0."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    status = 1
     try:
-        cli(standalone_mode=False)
+        status = cli(standalone_mode=False) or 0  # what a command returns: nothing, unless click is told to exit
         sys.stdout.flush()
-    except click.exceptions.Exit as e:
-        sys.exit(e.exit_code)
     except click.ClickException as e:
         e.show()
-        sys.exit(e.exit_code)
+        status = e.exit_code
     except (click.Abort, _Stopped):
-        _say("bsqcodec: interrupted")
-        sys.exit(130)
-    except BsqError as e:
-        _say(f"bsqcodec: {e}")
-        sys.exit(1)
-    except (MemoryError, RuntimeError) as e:
-        if isinstance(e, RuntimeError) and "memory" not in str(e):  # torch has no error of its own for the CPU's memory
+        say("bsqcodec: interrupted")
+        status = 130
+    except Exception as e:
+        reason = explain(e)
+        if reason is None:
             raise
-        _say("bsqcodec: not enough memory")
-        sys.exit(1)
-    except OSError as e:
-        _say(f"bsqcodec: {e.strerror or e}" + (f": {e.filename}" if e.filename else ""))
-        sys.exit(1)
+        say(f"bsqcodec: {reason}")
+    if status:
+        sys.exit(status)
 
 
 def process() -> NoReturn:

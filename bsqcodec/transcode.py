@@ -38,9 +38,10 @@ class Result:
         info: attributes of the video.
         frames: number of frames.
         kept: frames of these that were encoded before, by an encode that is now resumed; `md5` does not have them.
-        size: bytes of the .bsq stream.
+        size: bytes of the .bsq stream; of one that is decoded, those that were read, and 0 in the end if only a part
+            was wanted.
         bits: ideal code length of the pictures of an encoded stream.
-        qualities: lowest and highest quality that was asked for.
+        qualities: lowest and highest quality that was asked for, or found by `verify_file`.
         warnings: a line for each thing that was lost.
     """
 
@@ -251,6 +252,7 @@ def decode_file(
                 why = f": {decoder.warnings[0]}" if decoder.warnings else ""
                 raise BsqError(f"{source}: there are no such frames{why}")
         result.warnings += lost + decoder.warnings
+        result.size = decoder.reader.size if frames == (0, None) else 0
     if damage:
         raise FormatError(f"{damage}; what comes before is kept") from damage
     return result
@@ -345,3 +347,25 @@ def check_stream(
     """Verify every checksum and decode every symbol of a file. Raises FormatError for the first that is wrong."""
     with open_input(source) as file:
         yield from Decoder(file, device, model, max_pixels).symbols()
+
+
+def verify_file(
+    source: str,
+    device: str = "auto",
+    model: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    progress: Progress | None = None,
+) -> Result:
+    """What `check_stream` finds, in short: its result has no MD5. Raises BsqError as that does."""
+    with open_input(source) as file:
+        decoder = Decoder(file, device, model, max_pixels)
+        result, total = Result(decoder.info), _count(decoder, (0, None))
+        for stats in decoder.symbols():
+            low, high = result.qualities
+            result.qualities = min(low, stats.quality), max(high, stats.quality)
+            result.frames += 1
+            result.size = decoder.reader.size
+            if progress:
+                progress(result, total)
+        result.size = decoder.reader.size
+    return result

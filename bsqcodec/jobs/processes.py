@@ -19,6 +19,7 @@ from .workers import MAX_GROUP_BYTES, Workers, run
 _MIN_BYTES = 30_000_000  # of frames: to code fewer takes no longer than to start a process
 _PROCESS_BYTES = 500 << 20  # of memory that a process takes before it has frames
 _GROUP_COPIES = 4  # of a group's frames in memory: as they come and as they go, on both sides
+_END_SECONDS = 10  # that a process which is stopped gets to tidy up
 _ASSUMED_MEMORY = 4 << 30  # bytes, where the system does not tell
 
 
@@ -30,29 +31,28 @@ def choose_jobs(frames: int | None, gop: int, frame_bytes: int) -> int:
     """
     if frames is None or frames <= gop or frames * frame_bytes < _MIN_BYTES or gop * frame_bytes > MAX_GROUP_BYTES:
         return 1
-    groups = -(-frames // gop)
+    return choose_processes(-(-frames // gop), _GROUP_COPIES * gop * frame_bytes)
+
+
+def choose_processes(tasks: int, task_bytes: int) -> int:
+    """Number of processes for so many tasks at most, each of so many bytes: at most torch's threads, in at most half
+    the memory."""
     known = hasattr(os, "sysconf")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else _ASSUMED_MEMORY
-    fitting = memory // 2 // (_PROCESS_BYTES + _GROUP_COPIES * gop * frame_bytes)
-    return max(1, min(torch.get_num_threads(), groups, fitting))
+    return max(1, min(torch.get_num_threads(), tasks, memory // 2 // (_PROCESS_BYTES + task_bytes)))
 
 
-class Processes(Workers):
-    """Processes of one thread each.
+class Pool:
+    """Processes of one thread each, that call functions while it is entered.
 
-    Args:
-        jobs: number of processes.
-        load: gives the model; is pickled and called for every group.
-
-    While it is entered, this process too uses one thread: several would only wait for the cores that the others have.
-    Leaving by an exception stops the others at once. One that dies raises BsqError here.
+    Meanwhile this process too uses one thread: several would only wait for the cores that the others have. Leaving by
+    an exception stops the others by SIGTERM, and waits for them to end.
     """
 
-    def __init__(self, jobs: int, load: Callable[[], Model]):
-        super().__init__(jobs, load)
+    def __init__(self, jobs: int):
         self._pool = ProcessPoolExecutor(jobs, get_context("spawn"), _prepare)
 
-    def __enter__(self) -> "Processes":
+    def __enter__(self) -> "Pool":
         self._threads = torch.get_num_threads()
         torch.set_num_threads(1)
         return self
@@ -61,21 +61,54 @@ class Processes(Workers):
         torch.set_num_threads(self._threads)
         # before Python 3.14 a pool has no way of its own to stop its processes
         processes = list((getattr(self._pool, "_processes", None) or {}).values())
+        manager = getattr(self._pool, "_executor_manager_thread", None)
         self._pool.shutdown(wait=kind is None, cancel_futures=True)
         if kind is not None:
             for process in processes:
                 process.terminate()
+            for process in processes:
+                connection.wait([process.sentinel], _END_SECONDS)
+            if manager:
+                manager.join(_END_SECONDS)  # and give its semaphores back
 
-    def _submit(self, task: Callable[..., Any], *arguments: Any) -> Any:
+    def submit(self, task: Callable[..., Any], *arguments: Any) -> Any:
+        """Have a process call `task`; returns the Future."""
         with _deaf():  # workers, which are started here, stay so: Ctrl-C reaches them too, but this process stops them
-            return self._pool.submit(run, self._load, task, *arguments)
+            return self._pool.submit(task, *arguments)
 
     @contextlib.contextmanager
-    def _lost(self) -> Iterator[None]:
+    def lost(self) -> Iterator[None]:
+        """A context that turns what the end of a process makes a Future raise into a BsqError."""
         try:
             yield
         except BrokenProcessPool as e:
-            raise BsqError("a process that was to code a group of pictures has died; try fewer with --jobs") from e
+            raise BsqError("a process that was to code pictures has died; try fewer with --jobs") from e
+
+
+class Processes(Workers):
+    """A pool of processes that code groups of pictures. One that dies raises BsqError here.
+
+    Args:
+        jobs: number of processes.
+        load: gives the model; is pickled and called for every group.
+    """
+
+    def __init__(self, jobs: int, load: Callable[[], Model]):
+        super().__init__(jobs, load)
+        self._pool = Pool(jobs)
+
+    def __enter__(self) -> "Processes":
+        self._pool.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._pool.__exit__(kind, *rest)
+
+    def _submit(self, task: Callable[..., Any], *arguments: Any) -> Any:
+        return self._pool.submit(run, self._load, task, *arguments)
+
+    def _lost(self) -> contextlib.AbstractContextManager[None]:
+        return self._pool.lost()
 
 
 @contextlib.contextmanager

@@ -91,8 +91,8 @@ def open_sink(
     .mp4, .mkv, .mov: H.264 (4:2:0, or 4:4:4 if a side is odd) with the audio packets as they are. .y4m, or "-" for
     standard output: 4:4:4 at the average frame rate, upright. .png, .jpg, .webp: one still image; "-" is a PNG where
     `info` tells of a still image. A folder, or a path that ends with "/": upright images 000000.png, 000001.png, ...
-    Frames of more than 8 bits make H.264 of 10 bits, y4m of 10, 12 or 16, PNGs of 16. Frames with alpha make ProRes 4444 in .mov, FFV1 in .mkv; .mp4, .y4m and .jpg show
-    them on a background.
+    Frames of more than 8 bits make H.264 of 10 bits, y4m of 10, 12 or 16, PNGs of 16. Frames with alpha make ProRes
+    4444 in .mov, FFV1 in .mkv; .mp4, .y4m and .jpg show them on a background.
 
     The result gets its name on normal exit; on an exception nothing is left.
 

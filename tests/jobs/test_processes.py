@@ -124,7 +124,7 @@ def test_an_interrupt_waits_until_a_process_is_started(monkeypatch, interruptibl
         submitted.append(True)
 
     with Processes(1, load_model) as workers:
-        monkeypatch.setattr(workers._pool, "submit", interrupted)
+        monkeypatch.setattr(workers._pool._pool, "submit", interrupted)
         with pytest.raises(KeyboardInterrupt):
             workers.decode(b"", 16, 16, 1, 1)
     assert submitted == [True]
