@@ -187,7 +187,7 @@ def encode(
         from . import transcode
 
         _set_threads(threads)
-        return report.one(source, target, functools.partial(transcode.encode_file, source, target, **options))
+        return report.one(source, target, functools.partial(transcode.encode_file, source, target, md5=md5, **options))
     if options["resume"]:
         raise BsqError("--resume is for one OUTPUT, not for a folder")
     from . import batch

@@ -43,7 +43,7 @@ def encode_image(
 ) -> bytes:
     """One picture, uint8 (H, W, 3) RGB, to a .bsq stream. Takes and raises what `Encoder` does."""
     file, info = io.BytesIO(), MediaInfo(rgb.shape[1], rgb.shape[0])
-    with Encoder(file, info, settings, model=model, device=device, **options) as encoder:
+    with Encoder(file, info, settings, model=model, device=device, decoded=False, **options) as encoder:
         encoder.write(rgb)
     return file.getvalue()
 

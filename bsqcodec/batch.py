@@ -45,7 +45,8 @@ def encode_files(sources: Sequence[str], folder: str, report: Report, options: d
     Raises BsqError, before anything is done, if two outputs would have one name, or the folder cannot be made.
     """
     find_file(options["model"])  # that it is there is found out here, not for each file
-    return _run("encode", _pairs(sources, folder, lambda source: ".bsq"), folder, report, options)
+    pairs = _pairs(sources, folder, lambda source: ".bsq")
+    return _run("encode", pairs, folder, report, options | {"md5": report.md5})
 
 
 def decode_files(sources: Sequence[str], folder: str, format: str, report: Report, options: dict[str, Any]) -> bool:

@@ -36,6 +36,7 @@ class Encoder:
         settings: how to encode.
         model: a model that is loaded, or the name or path of one, in place of that of the settings.
         device: "auto", "cpu" or "cuda"; not used if `model` is loaded already.
+        decoded: whether a still image is returned decoded by `write` or `close`, which takes a third of the time.
         options: fields of EncodeSettings, in place of those in `settings`: `Encoder(file, info, quality=40)`.
 
     Raises ModelError for a model that is not there, ValueError for numbers out of range and an unknown tune, TypeError
@@ -58,10 +59,12 @@ class Encoder:
         *,
         model: Model | str | None = None,
         device: str = "auto",
+        decoded: bool = True,
         **options: Any,
     ):
         self.settings, self.model = choose(settings, model, device, options)
         self.info, self.quality = info, self.settings.quality
+        self._decoded = decoded or not info.image
         self.frames = 0
         self.stats: FrameStats | None = None
         self.tracks_size = 0
@@ -105,7 +108,7 @@ class Encoder:
         self._check_open()
         if self.info.image and self.frames:
             raise ValueError("a still image has one frame")
-        group = self._group or PictureGroupEncoder(self.model, self.info.frame_format, self.settings)
+        group = self._group or PictureGroupEncoder(self.model, self.info.frame_format, self.settings, self._decoded)
         decoded = group.push(rgb, self.quality)  # which may refuse the frame: then there is no group yet
         self._group = group
         self.frames += 1

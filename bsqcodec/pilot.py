@@ -67,7 +67,7 @@ def pilot(
 
 def _picture_bits(frame: Frame, info: MediaInfo, model: Model, settings: EncodeSettings, quality: int) -> float:
     """Bits of the file of a still image."""
-    with Encoder(io.BytesIO(), info, settings, model=model, quality=quality) as encoder:
+    with Encoder(io.BytesIO(), info, settings, model=model, decoded=False, quality=quality) as encoder:
         encoder.write(*frame)
     return 8.0 * encoder.size
 

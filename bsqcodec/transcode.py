@@ -61,7 +61,7 @@ class Result:
 
     @property
     def md5(self) -> str:
-        """MD5 of all decoded frames, `packed` RGB, one after the other."""
+        """MD5 of all decoded frames, `packed` RGB, one after the other. A still image may be encoded without it."""
         return self._digest.hexdigest()
 
 
@@ -79,6 +79,7 @@ def encode_file(
     size: int | None = None,
     force: bool = False,
     resume: bool = False,
+    md5: bool = True,
     jobs: int | None = 1,
     dask: str = "",
     model: Model | str | None = None,
@@ -95,6 +96,7 @@ def encode_file(
         size: bytes to aim at, tracks included, in the same way.
         force: replace `target` if it is there.
         resume: go on with what a killed encode to `target` left, to the same bytes; leave as much if interrupted.
+        md5: whether the result of a still image has its MD5, without which that takes two thirds of the time.
         jobs: groups of pictures to encode at the same time, to the same bytes, in processes of one thread (so that the
             main module must be importable, as for all of `multiprocessing`); None: as many as are worth it. Not with a
             rate, and not on a GPU.
@@ -119,7 +121,7 @@ def encode_file(
             items, rate = pilot(opened, reopen, items, loaded, settings, bpp, size)
             settings = replace(settings, quality=rate.quality)
         unfinished = Unfinished(file, settings.gop) if resume else None
-        encoder = Encoder(unfinished.output if unfinished else file, opened.info, settings, model=loaded)
+        encoder = Encoder(unfinished.output if unfinished else file, opened.info, settings, model=loaded, decoded=md5)
         work = _Encoding(encoder, opened, rate, progress)
         if unfinished:
             work.go_on(unfinished.again(encoder, items))
@@ -164,6 +166,9 @@ class _Encoding:
         if not self._encoder.frames:
             raise BsqError(f"{source}: there are no frames")
         self._add(self._encoder.close())
+        if not self.result.frames:  # a still image that is not decoded
+            self.result.frames = self._encoder.frames
+            self._tell()
         self.result.bits, self.result.size = self._encoder.bits, self._encoder.size
 
     def _add(self, pictures: list[np.ndarray]) -> None:

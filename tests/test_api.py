@@ -253,6 +253,21 @@ def test_every_setting_is_an_option_with_the_same_default():
         assert options[setting.name] == setting.default
 
 
+def test_a_still_image_need_not_be_decoded(tiny):
+    """The same bytes, and nothing given back; a video is decoded all the same."""
+    frames, streams = moving(2, 24, 32), []
+    for info in (MediaInfo(32, 24), MediaInfo(32, 24, frame_rate=Fraction(25))):
+        for decoded in (True, False):
+            file = io.BytesIO()
+            with Encoder(file, info, model=tiny, decoded=decoded) as encoder:
+                given = encoder.write(frames[0])
+                given += encoder.write(frames[1], 1) if info.frame_rate else []
+                given += encoder.close()
+            streams.append(file.getvalue())
+            assert len(given) == encoder.frames * (decoded or not info.image) and encoder.stats.bits > 0
+    assert streams[0] == streams[1] != streams[2] == streams[3]
+
+
 def test_options_stand_in_for_settings(tiny):
     picture = moving(1, 24, 32)[0]
     plain = encode_image(picture, EncodeSettings(30, tune="psnr"), model=tiny)

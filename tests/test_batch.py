@@ -47,7 +47,9 @@ def test_many_files_become_what_each_alone_becomes(photos, capsys):
     out, err = capsys.readouterr()
     assert err.startswith("3 of 3 files, 6 frames, ") and err.count("\n") == 1
     for line, name in zip(out.splitlines(), ("0.png", "1.png", "moving.gif"), strict=True):
+        assert exit_status("encode", name, "quick.bsq", "-f", "-q", 40, "--quiet") == 0  # a still image not decoded
         assert exit_status("encode", name, "alone.bsq", "-f", "-q", 40, "--md5", "--quiet") == 0
+        assert (photos / "quick.bsq").read_bytes() == (photos / "alone.bsq").read_bytes()
         assert line == f"{capsys.readouterr().out.strip()}  {name}"
         assert (photos / "alone.bsq").read_bytes() == (photos / "out" / f"{name[:-4]}.bsq").read_bytes()
     assert sorted(os.listdir("out")) == ["0.bsq", "1.bsq", "moving.bsq"]

@@ -39,6 +39,7 @@ class GopEncoder:
         settings: how to encode; the quality comes with each frame.
         mini_gop: frames from one anchor to the next, 1..16; else the encoder chooses, or `settings.low_delay` says 1.
         depth: bits of a sample of the decoded frames that are returned, as `decode_gop` takes it.
+        decoded: if False, there is one frame, which is not decoded: that takes a third of its time.
 
     Raises ValueError for another length of the mini-GOPs.
 
@@ -48,8 +49,9 @@ class GopEncoder:
 
     def __init__(
         self, model: Model, height: int, width: int, settings: EncodeSettings, mini_gop: int | None = None,
-        depth: int = 8,
+        depth: int = 8, decoded: bool = True,
     ):  # fmt: skip
+        self._decoded = decoded
         self._mini_gop = 1 if settings.low_delay and mini_gop is None else mini_gop
         if self._mini_gop is not None and not 1 <= self._mini_gop <= MAX_MINI_GOP:
             raise ValueError(f"mini-GOPs of {mini_gop} frames; they may have 1 to {MAX_MINI_GOP}")
@@ -133,11 +135,11 @@ class GopEncoder:
         # what the next anchor may be filtered with stays, and the frames that wait
         for number in [n for n in self._sources if n <= anchor - self._lookahead]:
             del self._sources[number]
-        return [picture for _, picture in sorted(decoded.items())]
+        return [picture for _, picture in sorted(decoded.items()) if picture is not None]
 
     @torch.inference_mode()
-    def _encode_frame(self, place: Place) -> np.ndarray:
-        """Encode a frame at the quality that is asked for, or at less; returns it decoded."""
+    def _encode_frame(self, place: Place) -> np.ndarray | None:
+        """Encode a frame at the quality that is asked for, or at less; returns it decoded, if that is wanted."""
         quality = self._asked[place.number]
         x = self._sources[place.number].float()
         if place.after is None and self._lookahead:
@@ -160,6 +162,8 @@ class GopEncoder:
         bits, side_bits = self._coder.bits - middle, middle - start
         frame_type = place.frame_type(predicted)
         self.stats.append(FrameStats(frame_type, quality, bits, side_bits, self._coder.count - count))
+        if not self._decoded:
+            return None
         decoded = self._references.reconstruct(place, coefficients, context, condition)
         self._error = (x - self._references.frames[place.number]).abs().mean()
         return decoded

@@ -19,15 +19,17 @@ class PictureGroupEncoder:
         model: a model that `load_model` gives.
         frame_format: of all frames.
         settings: how to encode; the quality comes with each frame.
+        decoded: if False, there is one frame, which is not returned decoded.
 
     Attributes:
         stats: of the colour of every frame encoded so far, in the order of coding.
     """
 
-    def __init__(self, model: Model, frame_format: FrameFormat, settings: EncodeSettings):
+    def __init__(self, model: Model, frame_format: FrameFormat, settings: EncodeSettings, decoded: bool = True):
         height, width = frame_format.height, frame_format.width
         self._format = frame_format
-        self._colour = GopEncoder(model, height, width, settings, depth=frame_format.bit_depth)
+        self._colour = GopEncoder(model, height, width, settings, depth=frame_format.bit_depth, decoded=decoded)
+        self._decoded = decoded
         self._alpha = AlphaEncoder(model, height, width, settings) if frame_format.alpha else None
         self._waiting: list[np.ndarray] = []  # decoded colour that waits for its alpha
         self._alpha_body = b""
@@ -57,6 +59,8 @@ class PictureGroupEncoder:
         if self._alpha is None:
             return decoded
         self._alpha_body, planes = self._alpha.finish()
+        if not self._decoded:
+            return []
         depth = self._format.bit_depth
         return [_joined(rgb, alpha, depth) for rgb, alpha in zip([*self._waiting, *decoded], planes, strict=True)]
 
