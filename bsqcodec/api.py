@@ -41,8 +41,8 @@ def encode_image(
     device: str = "auto",
     **options: Any,
 ) -> bytes:
-    """One picture, uint8 (H, W, 3) RGB, to a .bsq stream. Takes and raises what `Encoder` does."""
-    file, info = io.BytesIO(), MediaInfo(rgb.shape[1], rgb.shape[0])
+    """One picture, uint8 RGB (H, W, 3) or RGBA (H, W, 4), to a .bsq stream. Takes and raises what `Encoder` does."""
+    file, info = io.BytesIO(), MediaInfo(rgb.shape[1], rgb.shape[0], alpha=rgb.shape[2:] == (4,))
     with Encoder(file, info, settings, model=model, device=device, decoded=False, **options) as encoder:
         encoder.write(rgb)
     return file.getvalue()
@@ -52,7 +52,7 @@ def decode_image(
     data: bytes, device: str = "auto", model: Model | str | None = None, max_pixels: int = MAX_PIXELS,
     depth: int | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Decode the first picture of a stream, (H, W, 3), uint8, or uint16 of more than 8 bits.
+    """Decode the first picture of a stream, (H, W, 3), with alpha (H, W, 4), uint8, or uint16 of more than 8 bits.
 
     Takes and raises what `Decoder` does, and FormatError if there is no picture.
     """

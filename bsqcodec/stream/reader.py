@@ -146,7 +146,11 @@ class StreamReader:
                     raise FormatError(f"it begins with frame {gop.first}, another group of pictures is missing")
                 if self._end is not None and gop.pts[0] - self._end <= missing:
                     raise FormatError("it begins before the end of the group before")
-                return gop if alpha is None else replace(gop, offset=alpha[0], alpha=alpha[1])
+                if alpha is None:
+                    return gop
+                if not alpha[1]:
+                    raise FormatError("the chunk of its alpha is empty")
+                return replace(gop, offset=alpha[0], alpha=alpha[1])
             if chunk_type in (AUDIO_PACKETS, PACKETS):
                 return self._packets(chunk_type, body, gap > 0)
             if chunk_type == END:
