@@ -23,7 +23,7 @@ from bsqcodec.stream.reader import StreamReader
 from bsqcodec.types import Packet, Track, packed
 from helpers import photo
 
-REFERENCE, NETWORKS = (Path(__file__).parent / f"reference_{name}.py" for name in ("decoder", "networks"))
+REFERENCE, *PARTS = (Path(__file__).parent / f"reference_{name}.py" for name in ("decoder", "networks", "alpha"))
 MODELS = Path(__file__).parent.parent / "models"
 
 
@@ -42,8 +42,9 @@ def check(data: bytes, folder: Path, *words: str) -> None:
 
 
 def test_it_needs_numpy_only():
-    found = re.findall(r"^\s*(?:import|from) (\w+)", REFERENCE.read_text() + NETWORKS.read_text(), re.MULTILINE)
-    assert set(found) - sys.stdlib_module_names == {"numpy", NETWORKS.stem}
+    whole = "".join(path.read_text() for path in (REFERENCE, *PARTS))
+    found = re.findall(r"^\s*(?:import|from) (\w+)", whole, re.MULTILINE)
+    assert set(found) - sys.stdlib_module_names == {"numpy", *(path.stem for path in PARTS)}
 
 
 def test_the_annotated_file(tmp_path):
@@ -114,3 +115,20 @@ def test_damage_is_refused(tmp_path):
     for at, why in ((4, "version"), (10, "checksum"), (len(good) // 2, "checksum"), (len(good) - 1, "checksum")):
         path.write_bytes(good[:at] + bytes([good[at] ^ 64]) + good[at + 1 :])
         assert why in reference(path)
+
+
+@pytest.mark.parametrize("depth", [8, 10])
+def test_alpha(depth, tmp_path):
+    """An edge, a slope, and a group that is opaque."""
+    file, whole = io.BytesIO(), skdata.astronaut()
+    info = bsqcodec.MediaInfo(33, 30, frame_rate=Fraction(25), alpha=True, bit_depth=depth)
+    edge, slope = np.zeros((30, 33), np.uint8), np.broadcast_to(np.arange(0, 231, 7), (30, 33)).astype(np.uint8)
+    edge[4:20, 5:22], edge[20, 5:22] = 255, 100
+    planes = [edge, np.roll(edge, 1, 1), slope, slope, edge | 255, edge | 255]
+    with bsqcodec.Encoder(file, info, quality=40, gop=2) as encoder:
+        for t, plane in enumerate(planes):
+            encoder.write(np.dstack([whole[100 + t :, 200:][:30, :33], plane]), t)
+    data = file.getvalue()
+    groups = [chunk for chunk in StreamReader(io.BytesIO(data)).chunks() if isinstance(chunk, Gop)]
+    assert [group.alpha[:1] for group in groups] == [b"\2", b"\1", b""]
+    check(data, tmp_path)
