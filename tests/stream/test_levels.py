@@ -11,7 +11,7 @@ from bsqcodec.errors import FormatError
 from bsqcodec.stream.levels import LevelCoder
 from bsqcodec.stream.range_coder import BitDecoder, BitEncoder
 
-SIZES = [(1, 1), (1, 2), (2, 1), (1, 300), (17, 33), (16, 16), (48, 32)]
+SIZES = [(1, 1), (2, 1), (1, 300), (17, 33), (16, 16)]
 
 
 def encode(frames: list[np.ndarray], values: int) -> tuple[bytes, BitEncoder]:
@@ -44,7 +44,7 @@ def drawn(width: int, height: int, smooth: bool = False) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("values", [2, 3, 4, 20, 256])
+@pytest.mark.parametrize("values", [2, 3, 256])
 def test_pictures_come_back(size, values):
     rng = np.random.default_rng(values)
     y, x = np.mgrid[: size[0], : size[1]]
@@ -54,12 +54,12 @@ def test_pictures_come_back(size, values):
     slope = ((x + 2 * y) % values).astype(np.uint8)
     flat, full = np.zeros(size, np.uint8), np.full(size, values - 1, np.uint8)
     checkerboard = ((x + y) % 2 * (values - 1)).astype(np.uint8)
-    check([noise, noise, part, slope, flat, full, full, checkerboard], values)
+    check([noise, noise, part, slope, full, flat, checkerboard], values)
 
 
 def test_masks_are_small():
     """Against what a mask takes as packed bits in zlib, and as PNG and lossless WebP."""
-    mask = (drawn(640, 360) > 127).astype(np.uint8)
+    mask = (drawn(480, 270) > 127).astype(np.uint8)
     size, others = check([mask], 2), [len(zlib.compress(np.packbits(mask), 9))]
     for picture, options in ((Image.fromarray(mask > 0), {"format": "png"}), (Image.fromarray(mask * 255), {})):
         file = io.BytesIO()
@@ -67,17 +67,17 @@ def test_masks_are_small():
             file, **(options or {"format": "webp", "lossless": True, "quality": 100})
         )
         others.append(file.tell())
-    assert size < 400 and 2.5 * size < min(others)
+    assert size < 350 and 2.5 * size < min(others)
 
 
 def test_what_stays_costs_nothing_and_what_changes_little():
-    mask = (drawn(320, 180) > 127).astype(np.uint8)
+    mask = (drawn(160, 96) > 127).astype(np.uint8)
     changed = mask.copy()
     changed[20:24, 30:60] ^= 1
     one = check([mask], 2)
-    assert check([mask] * 9, 2) <= one + 2
+    assert check([mask] * 5, 2) <= one + 2
     assert check([mask, changed, mask, changed], 2) < one + 90
-    edges = drawn(320, 180, smooth=True)
+    edges = drawn(160, 96, smooth=True)
     values, levels = np.unique(edges, return_inverse=True)
     levels = levels.reshape(edges.shape).astype(np.uint8)
     changed = levels.copy()
@@ -90,11 +90,11 @@ def test_what_stays_costs_nothing_and_what_changes_little():
 def test_hostile_bytes_are_refused_or_give_values(values):
     rng = np.random.default_rng(values)
     refused = 0
-    for n in range(24):
-        data = [rng.bytes(10 * n), bytes([7 * n]) * 80, b"\xff" * n][n % 3]
+    for n in range(9):
+        data = [rng.bytes(30 * n), bytes([27 * n]) * 80, b"\xff" * n][n % 3]
         decoder, coder = BitDecoder(data), LevelCoder(17, 40, values)
         try:
-            for _ in range(3):
+            for _ in range(2):
                 frame = coder.decode(decoder)
                 assert frame.shape == (17, 40) and frame.max() < values
         except FormatError:
