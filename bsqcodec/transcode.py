@@ -115,10 +115,8 @@ def encode_file(
         opened = stack.enter_context(media.open_source(source, **wanted))
         items, rate = iter(opened), None
         if bpp is not None or size is not None:
-            reopen = (
-                None if source == "-" else functools.partial(media.open_source, source, **wanted | {"audio": False})
-            )
-            items, rate = pilot(opened, reopen, items, loaded, settings, bpp, size)
+            again = functools.partial(media.open_source, source, **wanted | {"audio": False})
+            items, rate = pilot(opened, again if source != "-" else None, items, loaded, settings, bpp, size)
             settings = replace(settings, quality=rate.quality)
         unfinished = Unfinished(file, settings.gop) if resume else None
         encoder = Encoder(unfinished.output if unfinished else file, opened.info, settings, model=loaded, decoded=md5)
