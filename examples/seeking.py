@@ -20,7 +20,7 @@ def main() -> None:
     options = parser.parse_args()
     stop = options.start + 5 if options.stop is None else options.stop
 
-    with options.file.open("rb") as file, Decoder(file) as decoder:
+    with options.file.open("rb") as file, Decoder(file, depth=8) as decoder:
         info = decoder.info
         rate = f"{float(info.frame_rate):.2f} frames per second" if info.frame_rate else "a still image"
         print(f"{info.width}x{info.height}, {rate}")

@@ -253,6 +253,8 @@ def test_b_frames_are_the_same_on_a_device():
         there = on_device()
         assert coded(there)[0] == payload
         assert same_pictures(decode_gop(there, payload, 57, 75, 4), decoded)
+        shown = list(decode_gop(there, payload, 57, 75, 4, 10))
+    assert same_pictures(decode_gop(random_model(), payload, 57, 75, 4, 10), shown)
 
 
 def test_arrays_and_streams_are_the_same_on_a_device():

@@ -79,7 +79,7 @@ def _media_frames(path: Path) -> Iterator[np.ndarray]:
 
 def _bsq_frames(path: Path) -> Iterator[np.ndarray]:
     with path.open("rb") as file:
-        for frame in Decoder(file).frames():
+        for frame in Decoder(file, depth=8).frames():
             yield frame.rgb
 
 

@@ -76,7 +76,7 @@ def _encode(job: Job, model: Model, clock: Clock) -> None:
 def _decode(job: Job, model: Model, clock: Clock) -> None:
     _, stream_path, output_path = job.paths
     with open(stream_path, "rb") as file, contextlib.ExitStack() as output:
-        decoder = Decoder(file, model=model)
+        decoder = Decoder(file, model=model, depth=8)
         with clock.part("write"):
             sink = output.enter_context(open_sink(output_path, decoder.info))
         for frame in decoder.frames():

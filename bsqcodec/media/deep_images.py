@@ -2,22 +2,34 @@
 
 import struct
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 
 from ..types import rescaled
-from . import colour
+from . import colour, hdr
 
 _PNG_START = 33  # bytes of the signature and of IHDR, after which other chunks may come
 
 
-def read_8_bits(path: str) -> tuple[np.ndarray, int, int] | None:
-    """An image of 16 bits as the nearest 8, uint8 (H, W, 3) RGB or (H, W, 4) RGBA, and its colours; None for others.
+class DeepImage(NamedTuple):
+    """An image of 16 bits a sample.
 
-    The colours are primaries and transfer of ITU-T H.273, as a PNG's cICP tells them, else unspecified.
+    Attributes:
+        rgb: the nearest of 8 bits, uint8 (H, W, 3) RGB or (H, W, 4) RGBA.
+        primaries, transfer: of ITU-T H.273, as a PNG's cICP tells them; 2 if it does not.
+        metadata: of HDR, as `hdr.read` gives them.
     """
+
+    rgb: np.ndarray
+    primaries: int
+    transfer: int
+    metadata: dict[str, bytes]
+
+
+def read(path: str) -> DeepImage | None:
+    """An image of 16 bits a sample in colour; None for one of another kind."""
     try:
         with av.open(f"file:{path}") as file:
             frame = next(file.decode(video=0))
@@ -25,7 +37,8 @@ def read_8_bits(path: str) -> tuple[np.ndarray, int, int] | None:
         return None
     if not frame.format.name.startswith(("rgb48", "rgba64")):
         return None
-    return rescaled(frame.to_ndarray(), 16, 8), int(frame.color_primaries), int(frame.color_trc)
+    rgb = rescaled(frame.to_ndarray(), 16, 8)
+    return DeepImage(rgb, int(frame.color_primaries), int(frame.color_trc), hdr.read(frame))
 
 
 def png(frame: np.ndarray, depth: int, primaries: int, transfer: int, chunks: dict[bytes, bytes]) -> bytes:

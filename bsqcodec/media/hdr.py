@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from .base import side_data
+
 MASTERING, LIGHT = "mdcv", "clli"  # keys of what is kept
 _MDCV, _CLLI = ">8H2I", ">2H"
 _XY, _LUMINANCE = 50_000, 10_000  # units in 1, and in 1 cd/m²
@@ -19,8 +21,7 @@ _DYNAMIC = {"DYNAMIC_HDR_PLUS", "DYNAMIC_HDR_VIVID", "DOVI_RPU_BUFFER", "DOVI_ME
 
 def read(frame: Any) -> dict[str, bytes]:
     """What an `av.VideoFrame` tells, by MASTERING and LIGHT; what it does not tell is left out."""
-    sides = {data.type.name: bytes(data) for data in frame.side_data}
-    found = {}
+    sides, found = side_data(frame), {}
     # the structures of FFmpeg: numerator and denominator of each number, red, green, blue; white; lowest and highest
     if len(side := sides.get("MASTERING_DISPLAY_METADATA", b"")) >= 88:
         *pairs, has_primaries, has_luminance = np.frombuffer(side[:88], np.int32).tolist()
@@ -36,9 +37,19 @@ def read(frame: Any) -> dict[str, bytes]:
     return found
 
 
+def png_chunks(metadata: Mapping[str, bytes]) -> dict[bytes, bytes]:
+    """The same as ancillary chunks of a PNG, by type; what has another length than it must have is left out."""
+    chunks = {}
+    if len(data := metadata.get(MASTERING, b"")) == struct.calcsize(_MDCV):
+        chunks[b"mDCV"] = data[8:12] + data[:8] + data[12:]  # red comes first
+    if len(data := metadata.get(LIGHT, b"")) == struct.calcsize(_CLLI):
+        chunks[b"cLLI"] = struct.pack(">2I", *(_LUMINANCE * level for level in struct.unpack(_CLLI, data)))
+    return chunks
+
+
 def is_dynamic(frame: Any) -> bool:
     """Whether an `av.VideoFrame` has metadata of its own scene, such as HDR10+ or Dolby Vision, which are not kept."""
-    return any(data.type.name in _DYNAMIC for data in frame.side_data)
+    return bool(_DYNAMIC & side_data(frame).keys())
 
 
 def x264_params(metadata: Mapping[str, bytes]) -> str:

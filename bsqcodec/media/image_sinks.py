@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 
 from ..errors import BsqError
 from ..types import MediaInfo
-from . import colour
+from . import colour, hdr
 from .base import EXIF_ROTATION
 from .deep_images import png
 from .sinks import NO_HDR, Sink, upright
@@ -82,5 +82,7 @@ class FolderSink(Sink):
 
 def _deep_png(frame: np.ndarray, info: MediaInfo, exif: Image.Exif | None = None) -> bytes:
     """A PNG of a frame of more than 8 bits."""
-    chunks = {b"eXIf": exif.tobytes().removeprefix(b"Exif\0\0")} if exif else {}
+    chunks = hdr.png_chunks(info.metadata) if info.transfer in colour.HDR_TRANSFERS else {}
+    if exif:
+        chunks[b"eXIf"] = exif.tobytes().removeprefix(b"Exif\0\0")
     return png(frame, info.bit_depth, info.primaries, info.transfer, chunks)

@@ -41,6 +41,7 @@ class ImageSource(Source):
         self._image: Image.Image | None = None  # the only file, which stays open
         self._animated = False
         self._colours = colour.BT709, colour.SRGB  # primaries, transfer
+        self._hdr: dict[str, bytes] = {}
         self._depth = 8  # bits of a sample that decoded frames shall have
         self._alpha = False  # shall frames have alpha?
         rate: Fraction | None = DEFAULT_RATE
@@ -77,6 +78,7 @@ class ImageSource(Source):
             transfer=self._colours[1],
             matrix=colour.IDENTITY,
             color_range=colour.FULL_RANGE,
+            metadata=self._hdr,
             bit_depth=self._depth,
             alpha=self._alpha,
         )
@@ -141,13 +143,12 @@ class ImageSource(Source):
 
     def _rounded(self, image: Any, name: str) -> Any:
         """An image of 16 bits rounded to 8, of which Pillow would keep the upper ones; the same if it is gray."""
-        found = deep_images.read_8_bits(name) if image.mode in ("RGB", "RGBA") else None
-        if found is None or found[0].shape[1::-1] != image.size:
+        found = deep_images.read(name) if image.mode in ("RGB", "RGBA") else None
+        if found is None or found.rgb.shape[1::-1] != image.size:
             return image
-        picture, primaries, transfer = found
-        if transfer in colour.HDR_TRANSFERS:
-            self._colours = primaries, transfer
-        rounded = Image.fromarray(picture)
+        if found.transfer in colour.HDR_TRANSFERS:
+            self._colours, self._hdr = (found.primaries, found.transfer), found.metadata
+        rounded = Image.fromarray(found.rgb)
         rounded.info |= {k: value for k, value in image.info.items() if k != "transparency"}  # which it has by now
         rounded.getexif().update(image.getexif())
         return rounded

@@ -19,7 +19,7 @@ from ..errors import BsqError
 from ..settings import SourceOptions
 from ..types import Frame, MediaInfo, Packet, Track
 from . import colour, hdr
-from .base import DEFAULT_RATE, MAX_DEPTH, Source, coded_from_8_bits, reason_of, ticks
+from .base import DEFAULT_RATE, MAX_DEPTH, Source, coded_from_8_bits, reason_of, side_data, ticks
 
 # Seconds by which a seek aims too early: FFmpeg seeks by decoding time, which is before presentation time where frames
 # are reordered.
@@ -371,11 +371,10 @@ def _has_transparency(frame: av.VideoFrame, matrix: int) -> bool:
 
 def _display(frame: av.VideoFrame) -> tuple[bool, int]:
     """Returns (mirrored, clockwise rotation in degrees): what a player does to show a frame, in this order."""
-    sides: Any = frame.side_data
-    data = next((d for d in sides if d.type.name == "DISPLAYMATRIX"), None)
+    data = side_data(frame).get("DISPLAYMATRIX")
     if data is None:
         return False, 0
-    a, b, _, c, d = np.frombuffer(bytes(data), "<i4")[:5].astype(float)
+    a, b, _, c, d = np.frombuffer(data, "<i4")[:5].astype(float)
     mirrored = a * d - b * c < 0
     if mirrored:
         a, b = -a, -b

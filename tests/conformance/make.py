@@ -57,6 +57,8 @@ def contents() -> dict[str, tuple[list[np.ndarray], list[int], int]]:
     restless = np.repeat(cat[None, 60:92, 120:168], 13, axis=0)
     restless[9:, :, 32:] = np.random.default_rng(1).integers(0, 256, (4, 32, 16, 3))
     found["mini-gops-q45"] = (list(restless), [45] * 13, 32)  # of 8 frames, then of 2
+    found["10-bits-q30"] = (walk[:4], [30] * 4, 4)
+    found["12-bits-q90"] = ([cat[60:101, 120:173]], [90], 1)
     found["many-qualities"] = (pan(cat[50:], 34, 16, 32), list(range(1, 101, 3)), 20)
     return found
 
@@ -78,7 +80,10 @@ def make(model: Model) -> list[dict[str, Any]]:
         file = io.BytesIO()
         height, width = frames[0].shape[:2]
         rate = None if len(frames) == 1 else Fraction(25)
-        info, low_delay = MediaInfo(width, height, frame_rate=rate), name.startswith("low-delay")
+        low_delay, depth = name.startswith("low-delay"), 8
+        if "-bits" in name:
+            depth = int(name.partition("-")[0])
+        info = MediaInfo(width, height, frame_rate=rate, bit_depth=depth)
         tune = "psnr" if name.startswith("psnr") else "perceptual"
         encoder = bsqcodec.Encoder(file, info, model=model, gop=gop, low_delay=low_delay, tune=tune)
         for pts, (frame, quality) in enumerate(zip(frames, qualities, strict=True)):

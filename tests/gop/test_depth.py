@@ -11,7 +11,7 @@ from bsqcodec.gop.decoder import decode_gop
 from bsqcodec.gop.encoder import GopEncoder
 from bsqcodec.jobs import workers
 from bsqcodec.settings import EncodeSettings
-from bsqcodec.types import Frame, rescaled
+from bsqcodec.types import Frame, FrameFormat, rescaled
 from helpers import moving, same_pictures
 
 
@@ -51,8 +51,9 @@ def test_black_and_white_are_the_ends_of_the_range(model):
 
 def test_workers_give_as_many_bits_as_are_asked_for(tiny):
     frames = [Frame(rgb, t) for t, rgb in enumerate(moving(3, 32, 48))]
-    group = workers._encode(tiny, frames, EncodeSettings(), 10)
-    pictures, error = workers._decode(tiny, group.payload, 32, 48, 3, 3, 10)
+    deep = FrameFormat(32, 48, bit_depth=10)
+    group = workers._encode(tiny, frames, EncodeSettings(), deep)
+    pictures, error = workers._decode(tiny, group.payload, b"", deep, 3, 3)
     assert not error and pictures[0].dtype == np.uint16 and same_pictures(pictures, group.decoded)
 
 
@@ -85,7 +86,7 @@ def test_what_is_lost_is_gray_of_as_many_bits(stream, tiny):
     data[60] ^= 1
     decoder = Decoder(io.BytesIO(data), model=tiny)
     first = next(decoder.frames(conceal=True)).rgb
-    assert first.dtype == np.uint16 and (first == 512).all()
+    assert first.dtype == np.uint16 and (first == 514).all()
 
 
 def test_rescaled_is_the_nearest():

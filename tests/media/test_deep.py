@@ -163,6 +163,8 @@ def test_png_of_16_bits(tmp_path, name, depth):
     assert np.array_equal(frame.to_ndarray(), rescaled(upright, depth, 16))
     found, [again], _ = read_media(path)
     assert (found.bit_depth, found.rotation, found.primaries, found.transfer) == (12, 90 * (name == "a.png"), 9, 16)
+    if name != "a.png":  # beside EXIF, PyAV tells of no other side data
+        assert {key: found.metadata.get(key) for key in HDR} == HDR
     assert np.array_equal(again.rgb, rescaled(rescaled(upright, depth, 16), 16, 8))
 
 
