@@ -21,6 +21,7 @@ from .settings import (
     MAX_PIXELS,
     MAX_QUALITY,
     MIN_QUALITY,
+    SCALES,
     TUNES,
     TUNES_HELP,
     EncodeSettings,
@@ -219,6 +220,9 @@ def encode(
     help="Bits of a sample of the output.  [default: as in the source, as far as OUTPUT holds them]",
 )
 @click.option(
+    "--scale", type=click.Choice(list(map(str, SCALES))), default="1", help="Size of OUTPUT, sides rounded up."
+)
+@click.option(
     "--background", help="Colour behind what is transparent, where OUTPUT holds no transparency.  [default: black]"
 )
 @click.option("--model", type=click.Path(), help="A model file, if the stream needs one that is not packaged.")
@@ -230,7 +234,7 @@ def encode(
 @_device
 @_jobs
 @click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
-@click.option("--md5", is_flag=True, help="Print the MD5 of the decoded frames; OUTPUT may then be left out.")
+@click.option("--md5", is_flag=True, help="Print the MD5 of the frames, in full size; OUTPUT may be left out.")
 @_told
 def decode(
     paths: Sequence[str], folder: str | None, format: str | None, threads: int | None, md5: bool, as_json: bool,

@@ -5,6 +5,7 @@ Imports neither torch nor numpy, so that the command line can list them at once.
 
 import operator
 from dataclasses import dataclass
+from fractions import Fraction
 
 MIN_QUALITY, MAX_QUALITY = 1, 100
 MAX_GOP = 65535
@@ -12,6 +13,7 @@ MAX_EFFORT = 1000
 TUNES = ("perceptual", "psnr")  # the index of a name is its number in a stream
 TUNES_HELP = "perceptual: texture and sharpness as people see them (MS-SSIM); psnr: the smallest squared error."
 DEFAULT_MODEL = "bsq1"  # the packaged model that encodes unless another is asked for
+SCALES = tuple(Fraction(1, 2**k) for k in range(5))  # of what decoded frames are written in
 MAX_SIDE = 65535  # of a frame, in pixels
 MAX_PIXELS = 1 << 26  # of a frame; a reader refuses larger ones before it allocates anything
 
@@ -84,11 +86,13 @@ class SinkOptions:
         crf: quality of H.264 output, x264's constant rate factor, 0..51; 14 looks lossless.
         image_quality: of JPEG and WebP output, 1..100.
         background: colour as Pillow names it, behind frames with alpha where the output holds none; None is black.
+        scale: of what is written, one of SCALES, as a number or text; sides are rounded up.
     """
 
     crf: int = 14
     image_quality: int = 95
     background: str | None = None
+    scale: Fraction | float | str = 1
 
 
 def check_quality(quality: int) -> None:

@@ -19,6 +19,7 @@ from ..types import MediaInfo
 from .base import Source, suffix_of
 from .image_sinks import STILL_FORMATS, FolderSink, StillSink
 from .images import ImageSource
+from .resample import reduced_info, reduction
 from .sinks import Sink
 from .transparency import OpaqueSource, colour_of
 from .video import VideoSource
@@ -97,16 +98,18 @@ def open_sink(
     The result gets its name on normal exit; on an exception nothing is left.
 
     Args:
-        info: what the frames are; `bit_depth` is at most `max_depth` of the path.
+        info: what the frames are, in full size; `bit_depth` is at most `max_depth` of the path.
         options: how to write them.
         changes: fields of SinkOptions, in place of those in `options`.
 
     Raises:
-        BsqError: unknown suffix, missing folder, folder with files in it, audio that does not fit into the container;
-            on exit, no frame was written, or the result cannot be.
+        BsqError: unknown suffix or scale, missing folder, folder with files in it, audio that does not fit into the
+            container; on exit, no frame was written, or the result cannot be.
     """
     options = replace(options or SinkOptions(), **changes)
-    sink = _sink(path, info, options)
+    factor = reduction(options.scale)
+    sink = _sink(path, reduced_info(info, factor), options)
+    sink.factor = factor
     sink.background = colour_of(options.background or "black")
     return sink.opened()
 

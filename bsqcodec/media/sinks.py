@@ -11,6 +11,7 @@ from ..errors import BsqError
 from ..output import replacing
 from ..types import MediaInfo, Packet
 from .base import reason_of
+from .resample import reduced
 from .transparency import Colour, composited
 
 NO_ALPHA = "transparency is left out, which this output cannot hold; a background may be chosen"
@@ -24,10 +25,12 @@ class Sink:
         max_depth: most bits of a sample that the output holds.
         warnings: one line for each thing that the output cannot hold.
         background: what frames with alpha are composited on, where the output holds none.
+        factor: by what the sides of the frames are to be divided first.
         duration: of the last frame, in units of MediaInfo's time_base; 0 if unknown. May be set until `opened` ends.
     """
 
     max_depth = 16
+    factor = 1
 
     def __init__(self, path: str, info: MediaInfo, holds_alpha: bool = False):
         assert info.bit_depth <= self.max_depth
@@ -57,7 +60,7 @@ class Sink:
                 raise
 
     def write(self, frame: np.ndarray, pts: int, duration: int = 0) -> None:
-        """Append a frame of MediaInfo's `frame_format`; `pts` in its time_base, rising strictly.
+        """Append a frame of MediaInfo's `frame_format`, sides times `factor`; `pts` in its time_base, rising strictly.
 
         duration: of the last frame, if it is known.
 
@@ -65,6 +68,7 @@ class Sink:
             BsqError: it cannot be written.
             BrokenPipeError: nobody reads the pipe any more.
         """
+        frame = reduced(frame, self.factor)
         if self._flatten:
             frame = self._flattened(frame)
         assert frame.shape == self._info.frame_format.shape
