@@ -161,6 +161,7 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--audio/--no-audio", default=True, help="Copy the audio track.")
 @click.option("--alpha/--no-alpha", default=True, help="Keep transparency.")
 @click.option("--background", help="Colour to put behind what is transparent, such as white or #ff8000.")
+@click.option("--preview", default="", help="Write what decode will give of OUTPUT too: to .png, .mp4, frames/ ...")
 @click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted encode to OUTPUT.")
 @click.option("--md5", is_flag=True, help="Print the MD5 of the frames as they will be decoded.")
@@ -189,8 +190,8 @@ def encode(
 
         _set_threads(threads)
         return report.one(source, target, functools.partial(transcode.encode_file, source, target, md5=md5, **options))
-    if options["resume"]:
-        raise BsqError("--resume is for one OUTPUT, not for a folder")
+    if options["resume"] or options["preview"]:
+        raise BsqError("--resume and --preview are for one OUTPUT, not for a folder")
     from . import batch
 
     _set_threads(threads)

@@ -81,6 +81,8 @@ def output_file(path: str, force: bool, resume: bool = False) -> Iterator[Binary
         return
     check_free(path, force)
     final, part = _final_and_part(path)
+    if os.path.isdir(final):
+        raise BsqError(f"cannot write {path}: it is a folder")
     if part == final and resume:
         raise BsqError(f"only a file can be resumed, and {path} is none")
     try:

@@ -29,21 +29,23 @@ def pilot(
     settings: EncodeSettings,
     bpp: float | None,
     size: int | None,
-) -> tuple[Items, RateControl]:
+) -> tuple[Items, RateControl | None]:
     """Find the quality for a rate, from a whole still image or from some frames of a video.
 
     Args:
         opened, reopen: the input, and what opens it once more, to look at it in several places; None for a pipe.
         items: what is still to come of `opened`.
         settings: how to encode, but for the quality.
-        bpp, size: bits per pixel, or bytes of the whole stream; one of them is None.
+        bpp, size: bits per pixel, or bytes of the whole stream; one of them is None, or both.
 
     Returns:
-        The items, none missing, and the control to go on with, whose quality is the first.
+        The items, none missing, and the control to go on with, whose quality is the first; None if no rate is given.
 
     Raises BsqError for a size of a video whose number of frames is not known.
     """
     info = opened.info
+    if bpp is None and size is None:
+        return items, None
     if size is None:
         assert bpp is not None
         target = bpp * info.width * info.height

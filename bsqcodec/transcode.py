@@ -24,6 +24,7 @@ from .network.weights import Model, device_of
 from .output import check_free, open_input, output_file
 from .pilot import pilot
 from .prefetch import read_ahead
+from .preview import Preview, check_preview, previewing
 from .rate import RateControl
 from .resume import Unfinished
 from .settings import MAX_PIXELS, EncodeSettings, SourceOptions
@@ -77,6 +78,7 @@ def encode_file(
     *,
     bpp: float | None = None,
     size: int | None = None,
+    preview: str = "",
     force: bool = False,
     resume: bool = False,
     md5: bool = True,
@@ -91,40 +93,39 @@ def encode_file(
 
     Args:
         source, target: as `media.open_source` takes it, and a file; "-" is standard input, standard output.
-        settings, model, device: as `Encoder` takes them.
-        bpp: bits per pixel to aim at, tracks left out, in place of a quality; images stay below, videos come near.
-        size: bytes to aim at, tracks included, in the same way.
-        force: replace `target` if it is there.
+        settings, model, device, options: as `Encoder` takes them; options may also be fields of SourceOptions.
+        bpp, size: bits per pixel without tracks, or bytes of all, to aim at in place of a quality; images stay below.
+        preview: also write the frames as they will be decoded, with the tracks, as `media.open_sink` takes it.
+        force: replace `target` and `preview` if they are there.
         resume: go on with what a killed encode to `target` left, to the same bytes; leave as much if interrupted.
         md5: whether the result of a still image has its MD5, without which that takes two thirds of the time.
         jobs: groups of pictures to encode at the same time, to the same bytes, in processes of one thread (so that the
             main module must be importable, as for all of `multiprocessing`); None: as many as are worth it. Not with a
             rate, and not on a GPU.
         dask: address of a dask.distributed scheduler, whose workers, which need the model file too, encode instead.
-        options: fields of EncodeSettings and of SourceOptions.
 
-    Raises BsqError in one line for all that can go wrong with files, ValueError as `Encoder` does. Nothing is left of a
-    file that was not finished, but for `resume`.
+    Raises BsqError for all that can go wrong with files, ValueError as `Encoder`; then only `resume` leaves anything.
     """
     wanted = {f.name: options.pop(f.name) for f in fields(SourceOptions) if f.name in options}
+    check_preview(preview, target, force, resume)
+    md5 = md5 or preview != ""  # which needs the frames, too
     settings, loaded = choose(settings, model, device, options)
     alone = isinstance(model, Model) or bpp is not None or size is not None or loaded.device.type != "cpu"
     _check_jobs(jobs, dask, alone, "a quality in place of a rate, the CPU, and a model by its name")
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(output_file(target, force, resume))
         opened = stack.enter_context(media.open_source(source, **wanted))
-        items, rate = iter(opened), None
-        if bpp is not None or size is not None:
-            again = functools.partial(media.open_source, source, **wanted | {"audio": False})
-            items, rate = pilot(opened, again if source != "-" else None, items, loaded, settings, bpp, size)
-            settings = replace(settings, quality=rate.quality)
+        reopen = None if source == "-" else functools.partial(media.open_source, source, **wanted | {"audio": False})
+        items, rate = pilot(opened, reopen, iter(opened), loaded, settings, bpp, size)
+        settings = replace(settings, quality=rate.quality) if rate else settings
         unfinished = Unfinished(file, settings.gop) if resume else None
         encoder = Encoder(unfinished.output if unfinished else file, opened.info, settings, model=loaded, decoded=md5)
-        work = _Encoding(encoder, opened, rate, progress)
+        work = _Encoding(encoder, opened, rate, progress, stack.enter_context(previewing(preview, opened.info)))
         if unfinished:
             work.go_on(unfinished.again(encoder, items))
         if source != "-" and not opened.info.image:  # reading from a pipe cannot be stopped from here
             items = stack.enter_context(read_ahead(items, 4))
+        items = work.preview.watch(items)
         workers = _encoding_workers(opened, loaded, settings, jobs, dask, alone)
         frame_format = opened.info.frame_format
         work.encode(stack.enter_context(workers).encode(items, settings, frame_format) if workers else items)
@@ -135,8 +136,15 @@ def encode_file(
 class _Encoding:
     """One encode: its items to the encoder, its account to the progress, its rate under control."""
 
-    def __init__(self, encoder: Encoder, opened: media.Source, rate: RateControl | None, progress: Progress | None):
-        self.result = Result(opened.info, warnings=opened.warnings)
+    def __init__(
+        self,
+        encoder: Encoder,
+        opened: media.Source,
+        rate: RateControl | None,
+        progress: Progress | None,
+        preview: Preview,
+    ):
+        self.result, self.preview = Result(opened.info, warnings=opened.warnings), preview
         self._encoder, self._total, self._rate, self._progress = encoder, opened.total, rate, progress
 
     def go_on(self, groups: Iterable[Any]) -> None:
@@ -167,11 +175,13 @@ class _Encoding:
         if not self.result.frames:  # a still image that is not decoded
             self.result.frames = self._encoder.frames
             self._tell()
+        self.result.warnings += self.preview.warnings
         self.result.bits, self.result.size = self._encoder.bits, self._encoder.size
 
     def _add(self, pictures: list[np.ndarray]) -> None:
         for picture in pictures:
             self.result.add(picture)
+            self.preview.add(picture)
             self._tell()
 
     def _tell(self) -> None:
