@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..errors import BsqError
+from ..output import check_free, replacing
 from ..settings import MAX_GOP, MAX_SIDE, TUNES, TUNES_HELP, EncodeSettings
 
 DEFAULT_METRICS = "psnr,psnr-yuv,ms-ssim,ssim"
@@ -219,7 +220,9 @@ def _joined(values: tuple[str | float, ...]) -> str:
 @click.argument("second", metavar="B", type=click.Path())
 @click.option("--metrics", callback=_names, default=DEFAULT_METRICS, show_default=True, help="Metrics.")
 @click.option("--frames", type=click.IntRange(0), default=0, help="Frames to compare at most; 0 is all.")
-def compare(first: str, second: str, metrics: tuple[str, ...], frames: int) -> None:
+@click.option("--html", type=click.Path(dir_okay=False), help="Page to write, with a slider between the pictures.")
+@click.option("-f", "--force", is_flag=True, help="Replace the page if it exists.")
+def compare(first: str, second: str, metrics: tuple[str, ...], frames: int, html: str | None, force: bool) -> None:
     """Measure the quality of image or video B against A, frame by frame; either may be a .bsq file."""
     from . import metrics as library
     from .frames import frames_of
@@ -227,7 +230,16 @@ def compare(first: str, second: str, metrics: tuple[str, ...], frames: int) -> N
     names, skipped = library.select(metrics)
     for line in skipped:
         click.echo(line, err=True)
-    values = library.measure(frames_of(Path(first), frames or None), frames_of(Path(second), frames or None), names)
+    paths = Path(first), Path(second)
+    if html:
+        from .compare_page import write_page
+
+        check_free(html, force)
+        with replacing(html) as part:
+            values = write_page(Path(part), *paths, names, frames or None)
+    else:
+        a, b = (frames_of(path, frames or None) for path in paths)
+        values = library.measure(a, b, names)
     for key, value in values.items():
         metric = library.BY_KEY[key]
         decibels = f"  ({metric.quality(value):.3f} dB)" if metric.decibels else ""

@@ -23,20 +23,24 @@ _DEFAULT_RAW_RATE = "25"
 _SAMPLES_PER_PIXEL = {"420": 1.5, "422": 2, "444": 3}
 
 
-def frames_of(path: Path, limit: int | None = None) -> Iterator[np.ndarray]:
+def frames_of(path: Path, limit: int | None = None, start: int = 0) -> Iterator[np.ndarray]:
     """Frames of an image, a video, a folder of images, or a .bsq file.
 
     Args:
         path: of the file or folder.
         limit: largest number of frames; None is all.
+        start: number of the first frame; of a .bsq file none before is decoded that is not needed.
 
     Raises:
         BsqError: the file cannot be read, or its frames differ in size.
     """
     if not path.exists():
         raise BsqError(f"no such file: {path}")
-    readers = {".bsq": _bsq_frames, RAW_SUFFIX: _raw_frames}
-    return islice(readers.get(path.suffix.lower(), _media_frames)(path), limit)
+    suffix = path.suffix.lower()
+    if suffix == ".bsq":
+        return islice(_bsq_frames(path, start), limit)
+    frames = _raw_frames(path) if suffix == RAW_SUFFIX else _media_frames(path)
+    return islice(frames, start, None if limit is None else start + limit)
 
 
 def frame_rate(path: Path) -> float:
@@ -77,9 +81,9 @@ def _media_frames(path: Path) -> Iterator[np.ndarray]:
         raise BsqError(str(error).replace(str(path), path.name)) from None
 
 
-def _bsq_frames(path: Path) -> Iterator[np.ndarray]:
+def _bsq_frames(path: Path, start: int) -> Iterator[np.ndarray]:
     with path.open("rb") as file:
-        for frame in Decoder(file, depth=8).frames():
+        for frame in Decoder(file, depth=8).frames(start):
             yield frame.rgb
 
 

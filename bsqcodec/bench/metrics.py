@@ -148,7 +148,14 @@ def _missing_vmaf() -> str:
 
 
 class Accumulator(Protocol):
-    """A metric of two videos, computed frame by frame."""
+    """A metric of two videos, computed frame by frame.
+
+    Attributes:
+        last: the metric of the last frame alone; NaN if there is none.
+    """
+
+    @property
+    def last(self) -> float: ...
 
     def add(self, source: np.ndarray, decoded: np.ndarray) -> None:
         """Take the next frame of both, uint8 (H, W, 3)."""
@@ -167,12 +174,18 @@ class _Mean:
     def add(self, source: np.ndarray, decoded: np.ndarray) -> None:
         self.values.append(self.function(source, decoded))
 
+    @property
+    def last(self) -> float:
+        return self.values[-1] if self.values else math.nan
+
     def value(self) -> float:
         return float(np.mean(self.values))
 
 
 class _Vmaf:
     """VMAF by ffmpeg, which compares both videos as 4:2:0 BT.709; they wait as raw RGB in a temporary folder."""
+
+    last = math.nan  # its library looks at all frames at once
 
     def __init__(self) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="bsqcodec-vmaf-")
@@ -263,12 +276,18 @@ def select(names: Iterable[str]) -> tuple[tuple[str, ...], list[str]]:
     return tuple(chosen), skipped
 
 
-def measure(source: Iterable[np.ndarray], decoded: Iterable[np.ndarray], names: Iterable[str]) -> dict[str, float]:
+Look = Callable[[np.ndarray, np.ndarray, dict[str, float]], None]
+
+
+def measure(
+    source: Iterable[np.ndarray], decoded: Iterable[np.ndarray], names: Iterable[str], look: Look | None = None
+) -> dict[str, float]:
     """Compare two sequences of frames.
 
     Args:
         source, decoded: uint8 (H, W, 3) RGB each.
         names: keys of METRICS.
+        look: called with each frame of both, and its own metrics; NaN for those that a frame alone does not have.
 
     Returns:
         Key in result files to value; NaN where frames are too small for a metric.
@@ -284,6 +303,8 @@ def measure(source: Iterable[np.ndarray], decoded: Iterable[np.ndarray], names: 
                 raise BsqError(f"sizes differ: {a.shape[1]}x{a.shape[0]} and {b.shape[1]}x{b.shape[0]}")
             for metric in running.values():
                 metric.add(a, b)
+            if look:
+                look(a, b, {key: metric.last for key, metric in running.items()})
             count += 1
     except ValueError as error:
         if "zip()" not in str(error):
