@@ -235,7 +235,7 @@ class Metric:
     def quality(self, value: float) -> float:
         """`value` on the scale for plots and BD-rate, where higher is better."""
         if self.decibels:
-            return -10 * math.log10(1 - value) if value < 1 else math.inf
+            return math.inf if value >= 1 else -10 * math.log10(1 - value)
         return -value if self.lower_is_better else value
 
 
