@@ -119,7 +119,7 @@ def slider(shown: Slider, number: int) -> str:
         '<input type="range" min="0" max="100" value="50" aria-label="divide between left and right">'
         f'<div class="choice"><label>left <select class="pick-left">{_menu(names, shown.left)}</select></label> '
         f'<label>right <select class="pick-right">{_menu(names, shown.right)}</select></label> '
-        f'<label><input type="checkbox" class="difference"> difference, 8 times as strong</label> {whole}</div>'
+        f'<label><input type="checkbox" class="difference"> difference, 8-fold</label> {whole}</div>'
         f'<div class="stored" hidden>{stored}</div></figure>'
     )
 

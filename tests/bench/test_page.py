@@ -30,6 +30,8 @@ pick.selectedIndex = 0; pick.dispatchEvent(new Event('input'));
 found.switched = left.src !== first && left.src.startsWith('data:image/png');
 found.curves = [...document.querySelectorAll('[id^=curve-] path')].map(p => p.closest('[id^=curve-]').id);
 found.size = [left.naturalWidth, left.naturalHeight];
+crop.querySelector('.difference').click();
+found.blend = getComputedStyle(left).mixBlendMode;
 document.body.setAttribute('data-found', JSON.stringify(found));
 </script>"""
 
@@ -62,5 +64,5 @@ def test_page_in_chromium(page, tmp_path):
     found = json.loads(re.search(r'data-found="([^"]*)"', dom)[1].replace("&quot;", '"'))
     assert found["errors"] == []
     assert "50%" in found["before"][0] and "80%" in found["after"][0] and found["before"][1] != found["after"][1]
-    assert found["switched"]
+    assert found["switched"] and found["blend"] == "difference"
     assert {"curve-psnr-rgb-webp", "curve-psnr-rgb-jpeg"} <= set(found["curves"])
