@@ -16,10 +16,12 @@ from ..api import Decoder
 from ..errors import BsqError
 from ..media import colour, open_source
 from ..media.base import reason_of
+from ..media.transparency import colour_of, composited
 from ..types import Frame
 
 RAW_SUFFIX = ".yuv"
 _DEFAULT_RAW_RATE = "25"
+_BACKGROUND = "black"  # behind what is transparent
 _SAMPLES_PER_PIXEL = {"420": 1.5, "422": 2, "444": 3}
 
 
@@ -73,7 +75,7 @@ def raw_format(path: Path) -> dict[str, str]:
 
 def _media_frames(path: Path) -> Iterator[np.ndarray]:
     try:
-        with open_source(str(path), audio=False) as source:
+        with open_source(str(path), audio=False, background=_BACKGROUND) as source:
             for item in source:
                 if isinstance(item, Frame):
                     yield item.rgb
@@ -84,7 +86,7 @@ def _media_frames(path: Path) -> Iterator[np.ndarray]:
 def _bsq_frames(path: Path, start: int) -> Iterator[np.ndarray]:
     with path.open("rb") as file:
         for frame in Decoder(file, depth=8).frames(start):
-            yield frame.rgb
+            yield composited(frame.rgb, colour_of(_BACKGROUND)) if frame.rgb.shape[2] == 4 else frame.rgb
 
 
 def _raw_frames(path: Path) -> Iterator[np.ndarray]:

@@ -136,3 +136,15 @@ def test_a_page_is_replaced_only_by_force_and_nothing_is_left_of_one_that_failed
     assert [path.name for path in tmp_path.iterdir()] == ["out.html"] and page.read_text() == "mine"
     assert "folder" in run(*base[:-1], tmp_path / "nowhere/out.html")[1]
     assert run(*base, "-f")[0] == 0 and len(shown(page)) == 1
+
+
+def test_transparent_pictures_are_compared_on_black(pictures, tmp_path):
+    rgba = np.asarray(Image.open(pictures / "one.png").convert("RGBA")).copy()
+    rgba[:, :90, 3] = 0
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    bsqcodec.encode_file(str(tmp_path / "a.png"), str(tmp_path / "a.bsq"), quality=60)
+    page = tmp_path / "out.html"
+    assert run("compare", tmp_path / "a.png", tmp_path / "a.bsq", "--html", page)[0] == 0
+    ((_, both),) = shown(page)
+    assert all(picture.shape == (192, 208, 3) and picture[:, :80].max() < 20 for picture in both)
+    assert np.array_equal(both[0][:, 90:], rgba[:, 90:, :3])
