@@ -190,8 +190,9 @@ def encode(
 
         _set_threads(threads)
         return report.one(source, target, functools.partial(transcode.encode_file, source, target, md5=md5, **options))
-    if options["resume"] or options["preview"]:
-        raise BsqError("--resume and --preview are for one OUTPUT, not for a folder")
+    for name in ("resume", "preview"):
+        if options[name]:
+            raise BsqError(f"--{name} is for one OUTPUT, not for a folder")
     from . import batch
 
     _set_threads(threads)

@@ -107,6 +107,7 @@ def test_refused_before_anything_is_done(photos, capsys):
     fails(capsys, "encode", "0.png", "--to", "no/out", match="cannot make the folder no/out")
     fails(capsys, "encode", "0.png", "--to", "1.png", match="is a file", code=2)
     fails(capsys, "encode", "0.png", "--to", "out", "--resume", match="--resume is for one OUTPUT")
+    fails(capsys, "encode", "0.png", "--to", "out", "--preview", "a.png", match="--preview is for one OUTPUT")
     fails(capsys, "encode", "0.png", "--to", "out", "--model", "huge", match="no model 'huge'")
     fails(capsys, "encode", "0.png", "--to", "out", "--jobs", 2, "--dask", "x", match="--jobs or --dask, not both")
     fails(capsys, "decode", "0.bsq", "--to", "out", "--format", "xyz", match="'xyz' is not one of mp4, mkv")
