@@ -66,7 +66,7 @@ class SourceOptions:
     Attributes:
         start: seconds from the first frame to the first that is wanted.
         duration: seconds wanted; None is all that is left.
-        audio: keep the sound.
+        audio, subtitles: keep these.
         alpha: keep transparency; else it is dropped, and what is transparent shows the colour that it has.
         background: composite on this colour instead, as Pillow names it: "white", "#rrggbb".
     """
@@ -74,6 +74,7 @@ class SourceOptions:
     start: float = 0.0
     duration: float | None = None
     audio: bool = True
+    subtitles: bool = True
     alpha: bool = True
     background: str | None = None
 

@@ -99,9 +99,8 @@ def encode_file(
         force: replace `target` and `preview` if they are there.
         resume: go on with what a killed encode to `target` left, to the same bytes; leave as much if interrupted.
         md5: whether the result of a still image has its MD5, without which that takes two thirds of the time.
-        jobs: groups of pictures to encode at the same time, to the same bytes, in processes of one thread (so that the
-            main module must be importable, as for all of `multiprocessing`); None: as many as are worth it. Not with a
-            rate, and not on a GPU.
+        jobs: groups of pictures to encode at once, to the same bytes, in processes of one thread (so the main module
+            must be importable, as `multiprocessing` needs it); None: as many as are worth it. Not with a rate or a GPU.
         dask: address of a dask.distributed scheduler, whose workers, which need the model file too, encode instead.
 
     Raises BsqError for all that can go wrong with files, ValueError as `Encoder`; then only `resume` leaves anything.
@@ -115,7 +114,8 @@ def encode_file(
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(output_file(target, force, resume))
         opened = stack.enter_context(media.open_source(source, **wanted))
-        reopen = None if source == "-" else functools.partial(media.open_source, source, **wanted | {"audio": False})
+        pictures = wanted | {"audio": False, "subtitles": False}
+        reopen = None if source == "-" else functools.partial(media.open_source, source, **pictures)
         items, rate = pilot(opened, reopen, iter(opened), loaded, settings, bpp, size)
         settings = replace(settings, quality=rate.quality) if rate else settings
         unfinished = Unfinished(file, settings.gop) if resume else None

@@ -62,7 +62,7 @@ class Packet:
     """Some compressed sound, or a subtitle.
 
     Attributes:
-        pts: presentation time in units of the track's time base; negative before the first frame.
+        pts: presentation time in units of the track's time base; negative of what is before the begin.
         duration: in the same units.
         data: as the codec made it.
         track: number of the track in `MediaInfo.tracks`.

@@ -16,14 +16,14 @@ from ..output import is_special
 from ..settings import SinkOptions, SourceOptions
 from ..suffixes import ANIMATION_SUFFIXES, IMAGE_SUFFIXES
 from ..types import MediaInfo
-from .base import Source, suffix_of
+from .base import VIDEO_FORMATS, Source, suffix_of
 from .image_sinks import STILL_FORMATS, FolderSink, StillSink
 from .images import ImageSource
 from .resample import reduced_info, reduction
 from .sinks import Sink
 from .transparency import OpaqueSource, colour_of
 from .video import VideoSource
-from .video_sinks import VIDEO_FORMATS, VideoSink, Y4mSink
+from .video_sinks import VideoSink, Y4mSink
 
 __all__ = ["OUTPUT_SUFFIXES", "Sink", "Source", "max_depth", "open_sink", "open_source"]
 
@@ -89,9 +89,10 @@ def open_sink(
 ) -> AbstractContextManager[Sink]:
     """Open an output, in the format that the suffix of `path` names; to be entered by `with`.
 
-    .mp4, .mkv, .mov: H.264 (4:2:0, or 4:4:4 if a side is odd) with the audio packets as they are. .y4m, or "-" for
-    standard output: 4:4:4 at the average frame rate, upright. .png, .jpg, .webp: one still image; "-" is a PNG where
-    `info` tells of a still image. A folder, or a path that ends with "/": upright images 000000.png, 000001.png, ...
+    .mp4, .mkv, .mov: H.264 (4:2:0, or 4:4:4 if a side is odd) with the packets of sound and subtitles as they are, or
+    text subtitles in the format it takes. .y4m, or "-" for standard output: 4:4:4 at the average frame rate, upright.
+    .png, .jpg, .webp: one still image; "-" is a PNG where `info` tells of a still image. A folder, or a path that ends
+    with "/": upright images 000000.png, 000001.png, ...
     Frames of more than 8 bits make H.264 of 10 bits, y4m of 10, 12 or 16, PNGs of 16. Frames with alpha make ProRes
     4444 in .mov, FFV1 in .mkv; .mp4, .y4m and .jpg show them on a background.
 
@@ -103,8 +104,8 @@ def open_sink(
         changes: fields of SinkOptions, in place of those in `options`.
 
     Raises:
-        BsqError: unknown suffix or scale, missing folder, folder with files in it, audio that does not fit into the
-            container; on exit, no frame was written, or the result cannot be.
+        BsqError: unknown suffix or scale, missing folder, folder with files in it, audio that needs another container;
+            on exit, no frame was written, or the result cannot be.
     """
     options = replace(options or SinkOptions(), **changes)
     factor = reduction(options.scale)

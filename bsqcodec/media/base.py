@@ -13,6 +13,7 @@ from ..types import Frame, MediaInfo, Packet
 
 DEFAULT_RATE = Fraction(25)  # frames per second where nothing tells, as in a folder of images
 MAX_DEPTH = 12  # bits of a sample that a stream keeps
+VIDEO_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}  # FFmpeg's names of outputs by suffix
 EXIF_ROTATION = {1: 0, 6: 90, 3: 180, 8: 270}  # degrees clockwise of the EXIF orientations without a mirror
 
 if av.logging.get_level() is None:
@@ -23,8 +24,8 @@ if av.logging.get_level() is None:
 class Source:
     """An open input: a context manager, and an iterable (once) of Frame and Packet in the order of the file.
 
-    The first frame has pts 0, pts rise strictly. Iterating raises BsqError where the input turns out to be broken, or
-    to hold what is not supported.
+    The first frame has pts 0, or its time after the first sound of a video that begins with sound; pts rise strictly.
+    Iterating raises BsqError where the input turns out to be broken, or to hold what is not supported.
 
     Attributes:
         info: what the input holds.

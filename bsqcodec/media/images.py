@@ -18,6 +18,7 @@ from . import colour, deep_images
 from .base import DEFAULT_RATE, EXIF_ROTATION, MAX_DEPTH, Source, coded_from_8_bits, reason_of, suffix_of, ticks
 
 OPAQUE = 255
+_PAGES = {"TIFF", "MPO"}  # formats, as Pillow names them, of pictures that are no animation
 _DEFAULT_MILLISECONDS = 100  # what browsers show a frame of an animation for that gives 0
 
 
@@ -50,24 +51,27 @@ class ImageSource(Source):
             with _reading(files[0]), Image.open(files[0]) as image:
                 rgb, rotation = self._pixels(image, files[0])
             self._alpha = any(map(_may_be_transparent, files))
-            times = list(range(len(files)))
+            durations = [1] * len(files)
         else:
             with _reading(path):
                 self._image = Image.open(path if data is None else io.BytesIO(data))
                 rgb, rotation = self._pixels(self._image, path)
                 durations, transparent = _durations(self._image, path)
                 self._alpha = transparent or rgb.shape[2] == 4
+                self._tell_pages(self._image)
             self._animated = bool(durations)
-            times = list(itertools.accumulate(durations[:-1], initial=0))
             rate = None
             if durations:
                 time_base, rate = Fraction(1, 1000), Fraction(1000 * len(durations), sum(durations))
         low = ticks(start, time_base)
         high = low + ticks(duration, time_base) if duration is not None else math.inf
+        times = list(itertools.accumulate(durations[:-1], initial=0))
         self._wanted = [(i, t) for i, t in enumerate(times) if low <= t < high]
         if not self._wanted:
             raise BsqError(f"{path}: no frame in the time that is wanted")
         self.total = len(self._wanted)
+        last, time = self._wanted[-1]
+        self._last_duration = int(min(durations[last], high - time)) if durations else 0
         self.info = MediaInfo(
             width=rgb.shape[1],
             height=rgb.shape[0],
@@ -107,7 +111,13 @@ class ImageSource(Source):
                     rgb, _ = self._pixels(self._image, self._path)
             if self._alpha and rgb.shape[2] == 3:
                 rgb = np.concatenate([rgb, np.full_like(rgb[..., :1], OPAQUE)], axis=2)
-            yield Frame(rgb, time - origin)
+            yield Frame(rgb, time - origin, self._last_duration if i == self._wanted[-1][0] else 0)
+
+    def _tell_pages(self, image: Any) -> None:
+        """Warn of the pages of a TIFF, and of the further pictures in the photographs of some cameras."""
+        count = getattr(image, "n_frames", 1)
+        if count > 1 and image.format in _PAGES:
+            self._warn(f"{self._path} holds {count} pictures, of which only the first is encoded")
 
     def _pixels(self, image: Any, name: str) -> tuple[np.ndarray, int]:
         """The current frame of `image`, and by how many degrees it is to be turned clockwise.
@@ -168,8 +178,7 @@ def _durations(image: Any, path: str) -> tuple[list[int], bool]:
 
     Of a still image there are no durations.
     """
-    # the pages of a TIFF are no animation
-    count = getattr(image, "n_frames", 1) if image.format != "TIFF" else 1
+    count = getattr(image, "n_frames", 1) if image.format not in _PAGES else 1
     durations, transparent = [], False
     for i in range(count if count > 1 or image.format == "GIF" or suffix_of(path) in ANIMATION_SUFFIXES else 0):
         image.seek(i)

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import math
 import os
-import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,32 +17,14 @@ from av.stream import Disposition
 from ..errors import BsqError
 from ..settings import SourceOptions
 from ..types import Frame, MediaInfo, Packet, Track
-from . import colour, hdr
+from . import colour, hdr, times, tracks, y4m
 from .base import DEFAULT_RATE, MAX_DEPTH, Source, coded_from_8_bits, reason_of, side_data, ticks
 
 # Seconds by which a seek aims too early: FFmpeg seeks by decoding time, which is before presentation time where frames
 # are reordered.
 _SEEK_MARGIN = 1
 
-
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's names
-
-
-class _Pipe:
-    """Standard input for PyAV, after `begun`, what was read of it; it counts its bytes and keeps the first line."""
-
-    def __init__(self, begun: bytes):
-        self._begun = begun
-        self.size = 0
-        self.head = b""
-
-    def read(self, n: int) -> bytes:
-        data, self._begun = self._begun[:n], self._begun[n:]
-        data += sys.stdin.buffer.read(n - len(data))
-        if b"\n" not in self.head:
-            self.head += data
-        self.size += len(data)
-        return data
 
 
 class VideoSource(Source):
@@ -61,7 +42,7 @@ class VideoSource(Source):
     def __init__(self, path: str, options: SourceOptions, looks_ahead: bool = True, begun: bytes = b""):
         super().__init__()
         self._name = "standard input" if path == "-" else path
-        self._pipe = _Pipe(begun) if path == "-" else None
+        self._pipe = y4m.Pipe(begun) if path == "-" else None
         self._options, self._looks_ahead = options, looks_ahead
         self._start, self._duration = options.start, options.duration
         self._whole = options.start == 0 and options.duration is None
@@ -73,7 +54,7 @@ class VideoSource(Source):
             expected = "a y4m stream" if self._pipe else "a media file that can be read"
             raise BsqError(f"{self._name} is not {expected}: {reason_of(error)}") from None
         try:
-            self._prepare(options.audio)
+            self._prepare()
         except BaseException:
             self.close()
             raise
@@ -82,24 +63,30 @@ class VideoSource(Source):
         """Close the container."""
         self._container.close()
 
-    def _prepare(self, audio: bool) -> None:
+    def _prepare(self) -> None:
         """Choose the streams, go to the start, and decode the first frame, which tells what the container may not."""
         self._choose_video()
-        self._audio = self._container.streams.best("audio") if audio else None
-        track = self._track()
-        self._tell_left_out(audio)
+        found = tracks.find(self._container, self._video, self._options, self._warn)
+        self._streams = [stream for stream, _ in found]
+        self._found = tuple(track for _, track in found)
+        self._numbers = {stream.index: number for number, stream in enumerate(self._streams)}
         self._time_base = self._video.time_base or 1 / DEFAULT_RATE
         self._rate = self._video.average_rate or self._video.guessed_rate or DEFAULT_RATE
 
         self._packets = self._packet_size = self._yielded = 0
+        self._packet_pts: int | None = None  # of the last packet
         self._key_seen = False
         self._last: int | None = None  # pts of the last frame
+        self._after: int | None = None  # pts of the first frame after those that are wanted
         self._error: Exception | None = None  # the last one of those that were passed over
         # pts of the first frame that is wanted, and of the first after it that is not; known with the first of the file
         self._low: int | None = None
         self._high: int | None = None
-        if self._video.start_time is not None:
-            self._set_limits(self._video.start_time)
+        if self._start > 0:
+            stays = self._pipe or not os.path.isfile(self._name)
+            begin = self._video.start_time if stays else times.first_time(self._container, self._video)
+            if begin is not None:
+                self._set_limits(begin)
         if self._start > 0 and self._low is not None and not self._pipe:
             with contextlib.suppress(av.FFmpegError):
                 margin = round(_SEEK_MARGIN / self._time_base)
@@ -107,18 +94,18 @@ class VideoSource(Source):
         self._items = self._read()
         self._pending: deque[Any] = deque()  # what was read to reach the first frame
         first = self._first_frame()
-        self._origin = first.pts or 0
-        self.info = self._describe(first, track)
+        self._origin = (first.pts or 0) - (0 if self._start else times.lead(first, self._streams, self._time_base))
+        self.info = self._describe(first, self._found)
         self.total = self._count()
 
     def _choose_video(self) -> None:
         # the cover of a music file is a video stream too; "tty" is how FFmpeg shows text files
         streams = self._container.streams
-        self._videos = [s for s in streams.video if not s.disposition & Disposition.attached_pic]
-        if not self._videos or self._container.format.name == "tty":
+        videos = [s for s in streams.video if not s.disposition & Disposition.attached_pic]
+        if not videos or self._container.format.name == "tty":
             raise BsqError(f"{self._name} has no video stream")
         best = streams.best("video")
-        self._video = best if best in self._videos else self._videos[0]
+        self._video = best if best in videos else videos[0]
         if self._video.codec_context is None:
             raise BsqError(f"{self._name}: its video is of a kind that FFmpeg cannot decode")
         context = self._video.codec_context
@@ -144,40 +131,7 @@ class VideoSource(Source):
                 return item
         raise BsqError(f"{self._name}: no frame" + ("" if self._whole else " in the time that is wanted"))
 
-    def _track(self) -> Track | None:
-        """What is known of the audio track, if it can be copied."""
-        if self._audio is None:
-            return None
-        context = self._audio.codec_context
-        if context is None or self._audio.time_base is None:
-            self._audio = None
-            self._warn("the audio track is left out: FFmpeg does not know its format")
-            return None
-        layout = context.layout.name
-        if layout.endswith("channels"):  # their places are not told
-            layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}.get(context.layout.nb_channels, layout)
-        return Track(
-            context.codec.canonical_name,
-            self._audio.time_base,
-            context.sample_rate,
-            layout,
-            bytes(context.extradata or b""),
-        )
-
-    def _tell_left_out(self, audio: bool) -> None:
-        """Warn of the tracks that are not read."""
-        streams = self._container.streams
-        rest = {
-            "video": len(self._videos) - 1,
-            "audio": len(streams.audio) - (self._audio is not None) if audio else 0,
-            "subtitle": len(streams.subtitles),
-            "data": len(streams.data),
-        }
-        for content, count in rest.items():
-            if count > 0:
-                self._warn(f"{count} {content} track{'s are' if count > 1 else ' is'} left out")
-
-    def _describe(self, frame: av.VideoFrame, track: Track | None) -> MediaInfo:
+    def _describe(self, frame: av.VideoFrame, found: tuple[Track, ...]) -> MediaInfo:
         """All that the stream and its first frame tell. Raises BsqError if their colours are not supported."""
         bits = colour.bits_of(frame.format)
         depth = min(max(bits, 8), MAX_DEPTH)
@@ -205,7 +159,7 @@ class VideoSource(Source):
             transfer=int(frame.color_trc),
             matrix=matrix,
             color_range=colour.FULL_RANGE if rgb else int(frame.color_range),
-            tracks=(track,) if track else (),
+            tracks=found,
             metadata=hdr.read(frame),
             bit_depth=depth,
             alpha=colour.has_alpha(frame.format) and not self._is_opaque(frame),
@@ -217,7 +171,7 @@ class VideoSource(Source):
             return False
         if self._pipe or not self._looks_ahead:
             return True
-        other = VideoSource(self._name, replace(self._options, audio=False), looks_ahead=False)
+        other = VideoSource(self._name, replace(self._options, audio=False, subtitles=False), looks_ahead=False)
         with other:
             return not any(_has_transparency(frame, self._matrix) for frame in other.decoded())
 
@@ -242,30 +196,40 @@ class VideoSource(Source):
         return max(1, round(length * self._rate))
 
     def _read(self) -> Iterator[Any]:
-        """Frames that are wanted, with pts as in the file, and packets of audio, as they come."""
-        video_ended, audio_ended = False, self._audio is None
+        """Frames that are wanted, with pts as in the file, and packets of the tracks, as they come."""
+        video_ended, sounds = False, {s.index for s in self._streams if s.type == "audio"}
         for packet in self._demux():
             if packet.stream.index != self._video.index:
-                if packet.size and packet.pts is not None:
-                    time, length = packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base
-                    audio_ended = self._high is not None and time >= self._high * self._time_base
-                    if not self._is_early(time + length):
-                        yield packet
+                time = self._place_packet(packet) if packet.size else None
+                if time is not None and self._high is not None and time >= self._high * self._time_base:
+                    sounds.discard(packet.stream.index)
+                elif time is not None and not self._is_early(time + (packet.duration or 0) * packet.time_base):
+                    yield packet
             elif not video_ended:
                 for frame in self._decode(packet):
                     pts = self._place(frame)
                     if self._high is not None and pts >= self._high:
-                        video_ended = True
+                        video_ended, self._after = True, pts
                         break
                     if self._low is not None and pts >= self._low:
                         self._yielded += 1
                         yield frame
-            if video_ended and audio_ended:
+            if video_ended and not sounds:
                 return
         if not self._yielded and self._error:
             raise BsqError(f"{self._name} is broken: {reason_of(self._error)}")
         if not video_ended:
             self._check_end()
+
+    def _place_packet(self, packet: av.Packet) -> Fraction | None:
+        """Make sure that a packet of a track has a pts; returns it in seconds, None if nothing tells it."""
+        if packet.pts is None:
+            packet.pts = packet.dts
+        if packet.pts is None:
+            track = self._found[self._numbers[packet.stream.index]]
+            self._warn(f"what has no time in {tracks.name(track)} is left out")
+            return None
+        return packet.pts * packet.time_base
 
     def _is_early(self, time: Fraction) -> bool:
         """Whether nothing is wanted before `time`, seconds of the file, as far as that is known."""
@@ -302,13 +266,14 @@ class VideoSource(Source):
         return pts
 
     def _demux(self) -> Iterator[av.Packet]:
-        """The packets of both streams. Raises BsqError where FFmpeg meets damage."""
+        """The packets of all streams that are read. Raises BsqError where FFmpeg meets damage."""
         try:
-            for packet in self._container.demux([s for s in (self._video, self._audio) if s is not None]):
+            for packet in self._container.demux([self._video, *self._streams]):
                 if packet.stream.index == self._video.index:
                     if packet.is_corrupt:
                         raise BsqError(f"{self._name} is cut off or broken at frame {self._yielded}")
                     self._packets += packet.size > 0
+                    self._packet_pts = packet.pts if packet.size else self._packet_pts
                     self._packet_size = packet.size or self._packet_size
                 yield packet
         except (av.FFmpegError, OSError) as error:
@@ -322,39 +287,54 @@ class VideoSource(Source):
         if self._whole and "mp4" in format:
             cut |= self._packets < len(self._video.index_entries)
         if self._whole and format == "yuv4mpegpipe":
-            cut |= self._y4m_is_cut()
+            cut |= y4m.is_cut(self._pipe or self._name, self._packets, self._packet_size)
         if cut:
             raise BsqError(f"{self._name} is cut off at frame {self._yielded}")
 
-    def _y4m_is_cut(self) -> bool:
-        """Whether the bytes after the first line are not just the frames that were read."""
-        if self._pipe:
-            head, size = self._pipe.head, self._pipe.size
-        elif os.path.isfile(self._name):
-            size = os.path.getsize(self._name)
-            with open(self._name, "rb") as file:
-                head = file.readline()
-        else:
-            return False
-        frames = size - head.find(b"\n") - 1
-        return frames > 0 and frames != self._packets * (len(b"FRAME\n") + self._packet_size)
-
     def __iter__(self) -> Iterator[Frame | Packet]:
+        held: Frame | None = None  # until it is known whether it is the last
         index = 0
         while True:
-            item = self._pending.popleft() if self._pending else next(self._items, None)
+            try:
+                item = self._pending.popleft() if self._pending else next(self._items, None)
+            except BsqError:
+                if held:
+                    yield held
+                raise
             if item is None:
-                return
-            if isinstance(item, av.VideoFrame):
-                yield Frame(self._rgb(item, index), (item.pts or 0) - self._origin)
-                index += 1
+                break
+            if not isinstance(item, av.VideoFrame):
+                packet = self._packet(item)
+                if packet:
+                    yield packet
                 continue
-            ratio = self._time_base / item.time_base
-            pts, length = item.pts - round(self._origin * ratio), item.duration or 0
-            before = self._start > 0 and pts + length <= 0
-            after = self._high is not None and pts >= (self._high - self._origin) * ratio
-            if not before and not after:
-                yield Packet(pts, length, bytes(item))
+            if item.interlaced_frame:
+                how = f"ffmpeg -i {self._name} -vf bwdif OUTPUT"
+                self._warn(f"{self._name} is interlaced; deinterlace it first, for example with: {how}")
+            if held:
+                yield held
+            held = Frame(self._rgb(item, index), (item.pts or 0) - self._origin)
+            last = item
+            index += 1
+        if held and self._after is not None and self._high is not None:
+            yield held._replace(duration=min(self._after, self._high) - self._origin - held.pts)
+        elif held:
+            in_order = last.pts == self._packet_pts
+            duration = times.last_duration(last, in_order, self._container, self._video, self._rate)
+            yield held._replace(duration=duration)
+
+    def _packet(self, item: av.Packet) -> Packet | None:
+        """A packet of a track, in its time after the first frame; None if it is outside of the time that is wanted."""
+        ratio = self._time_base / item.time_base
+        pts, length = (item.pts or 0) - round(self._origin * ratio), item.duration or 0
+        before = self._start > 0 and pts + length <= 0
+        after = self._high is not None and pts >= (self._high - self._origin) * ratio
+        if before or after:
+            return None
+        number = self._numbers[item.stream.index]
+        if self._found[number].kind == "subtitle" and pts < 0:  # nothing to show it on
+            pts, length = 0, max(0, length + pts)
+        return Packet(pts, length, bytes(item), number)
 
     def _rgb(self, frame: av.VideoFrame, index: int) -> np.ndarray:
         """uint8 RGB (H, W, 3), or RGBA (H, W, 4), of a frame. Raises BsqError if it has another size than the first."""

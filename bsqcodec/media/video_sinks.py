@@ -9,13 +9,10 @@ import numpy as np
 
 from ..errors import BsqError
 from ..output import is_special
-from ..types import MediaInfo, Packet, Track
-from . import colour, hdr
-from .base import DEFAULT_RATE, reason_of
+from ..types import MediaInfo, Packet
+from . import colour, hdr, tracks
+from .base import DEFAULT_RATE
 from .sinks import NO_HDR, Sink, upright
-
-VIDEO_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}  # FFmpeg's names by suffix
-
 
 # FFmpeg's names of codec and pixel format, and options, for frames with alpha: what editors read; without loss
 ALPHA_CODECS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -33,6 +30,9 @@ class VideoSink(Sink):
         super().__init__(path, info, holds_alpha=format in ALPHA_CODECS)
         self._format, self._crf = format, crf
         self._matrix, self._full = _yuv(info, colour.BT709)
+        self._span = 0, 0  # pts of the first and of the last frame
+        self._begin: int | None = None  # dts of the first packet
+        self._held: list[av.Packet] = []  # the last packet so far, whose duration may change
 
     def _open(self, part: str) -> None:
         if self._format != "matroska" and is_special(part):
@@ -40,7 +40,9 @@ class VideoSink(Sink):
         with self._writing():
             self._container = av.open(f"file:{part}", "w", format=self._format)
             self._open_video()
-            self._tracks = [self._open_audio(track) for track in self._info.tracks]
+            self._tracks = [
+                tracks.add(self._container, track, self._path, self.warnings.append) for track in self._info.tracks
+            ]
             self._container.start_encoding()
 
     def _open_video(self) -> None:
@@ -71,27 +73,6 @@ class VideoSink(Sink):
             stream.set_display_rotation(-info.rotation)
         context.open()
 
-    def _open_audio(self, track: Track) -> Any:
-        """A stream to copy packets to.
-
-        PyAV can only describe one by an encoder, so that one is opened for its description and never fed.
-        """
-        try:
-            stream = self._container.add_stream(track.codec, track.sample_rate)
-            context: Any = stream.codec_context
-            context.layout = track.layout
-            context.options = {"strict": "experimental"}  # Vorbis
-            context.open()
-            context.extradata = track.extradata or None
-            stream.time_base = track.time_base
-            self._container.start_encoding()
-            return stream
-        except OSError:
-            raise
-        except (av.FFmpegError, ValueError) as error:
-            other = "" if self._path.lower().endswith(".mkv") else "; try .mkv"
-            raise BsqError(f"{self._path} cannot hold {track.codec} audio ({reason_of(error)}){other}") from None
-
     def _write(self, frame: np.ndarray, pts: int) -> None:
         picture = _picture(frame, self._info, self._pixel_format, self._matrix, self._full)
         context = self._video.codec_context
@@ -99,20 +80,36 @@ class VideoSink(Sink):
         picture.color_primaries, picture.color_trc = context.color_primaries, context.color_trc
         picture.colorspace, picture.color_range = context.colorspace, context.color_range
         picture.pts, picture.time_base = pts, self._info.time_base
-        self._container.mux(self._video.encode(picture))
+        packets = self._held + self._video.encode(picture)
+        if packets and self._begin is None:
+            self._begin = packets[0].dts
+        self._held = packets[-1:]
+        self._container.mux(packets[:-1])
+
+    def write(self, frame: np.ndarray, pts: int, duration: int = 0) -> None:
+        """Append a frame. Raises as `Sink.write` does."""
+        super().write(frame, pts, duration)
+        self._span = self._span[0] if self._frames > 1 else pts, pts
 
     def write_packet(self, packet: Packet) -> None:
         """Append a packet of MediaInfo's tracks, as it is. Raises as `write` does."""
-        copy = av.Packet(packet.data)
-        copy.pts = copy.dts = packet.pts
-        copy.duration = packet.duration
-        copy.time_base, copy.stream = self._info.tracks[packet.track].time_base, self._tracks[packet.track]
-        copy.is_keyframe = True
-        with self._writing():
-            self._container.mux(copy)
+        track = self._tracks[packet.track]
+        copy = track.packet(packet) if track else None
+        if copy:
+            with self._writing():
+                self._container.mux(copy)
 
     def _finish(self) -> None:
-        self._container.mux(self._video.encode(None))
+        # the last frame is the last packet, or is among those that the encoder has kept to look ahead
+        packets: Any = self._held + self._video.encode(None)
+        begin = packets[0].dts if self._begin is None else self._begin
+        (first, last), end = self._span, self._span[1] + self.duration
+        for packet in packets if self.duration else ():
+            if packet.pts == last:
+                packet.duration = self.duration
+            elif packet is packets[-1]:  # MP4 adds intervals from one packet to the next, and this
+                packet.duration = max(1, min(end - packet.pts, end - first - (packet.dts - begin)))
+        self._container.mux(packets)
         self._container.close()
 
     def _abandon(self) -> None:

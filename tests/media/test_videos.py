@@ -89,7 +89,7 @@ def test_audio_is_copied_bit_for_bit(tmp_path, codec, container, outputs):
         assert read_media(path, audio=False)[0].tracks == ()
     refused = {"mp4", "mkv", "mov"} - set(outputs.split())
     for suffix in refused:
-        with pytest.raises(BsqError, match=r"cannot hold .* audio .*; try \.mkv"):
+        with pytest.raises(BsqError, match=r"cannot hold .* audio .*; try .*\.mkv"):
             write_media(tmp_path / f"b.{suffix}", waves(1), replace(CLIP, tracks=(track,)))
         assert not list(tmp_path.glob("*b.*"))
 
@@ -109,29 +109,3 @@ def test_cut(tmp_path):
     assert len(read_media(tmp_path / "a.mp4", start=1.9)[1]) == 2
     with pytest.raises(BsqError, match="no frame in the time"):
         open_source(str(tmp_path / "a.mp4"), start=5)
-
-
-def test_first_frame_is_time_zero(tmp_path):
-    track, packets = sound()
-    path = tmp_path / "a.mkv"
-    write_media(path, waves(3), replace(CLIP, tracks=(track,)), times=[5, 6, 9], audio=packets)
-    info, frames, audio = read_media(path)
-    assert [f.pts * info.time_base for f in frames] == [0, Fraction(1, 25), Fraction(4, 25)]
-    assert abs(audio[1].pts * info.tracks[0].time_base + Fraction(1, 5)) <= Fraction(1, 1000)
-
-
-def test_more_tracks_are_left_out(tmp_path):
-    with av.open(str(tmp_path / "a.mkv"), "w") as output:
-        video = output.add_stream("libx264", 25, width=48, height=32)
-        sounds = [output.add_stream("pcm_s16le", 8000, layout="mono") for _ in range(2)]
-        for i, picture in enumerate(waves(3)):
-            frame = colour.to_yuv(picture, "yuv420p")
-            frame.pts, frame.time_base = i, Fraction(1, 25)
-            output.mux(video.encode(frame))
-        for stream in sounds:
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
-            frame.sample_rate = 8000
-            output.mux(stream.encode(frame))
-        output.mux(video.encode(None))
-    with open_source(str(tmp_path / "a.mkv")) as source:
-        assert source.warnings == ["1 audio track is left out"]

@@ -1,0 +1,220 @@
+"""Sound and subtitles of a video: what FFmpeg knows of them, and tracks of an output to copy them to."""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import av
+from av.stream import Discard, Disposition
+
+from ..errors import BsqError
+from ..settings import SourceOptions
+from ..types import Packet, Track
+from .base import VIDEO_FORMATS, reason_of
+
+_LANGUAGE = re.compile("[A-Za-z0-9-]{1,40}")
+# Begin of an ASS file, without which FFmpeg opens no encoder of text
+_ASS = b"[Script Info]\r\n"
+_Warn = Callable[[str], None]
+
+
+def find(container: Any, video: Any, options: SourceOptions, warn: _Warn) -> list[tuple[Any, Track]]:
+    """The streams of an input that can be copied, sound first, with what is known of each; warns of the others.
+
+    video: the stream that is decoded.
+    """
+    found: list[tuple[Any, Track]] = []
+    left: Counter[str] = Counter()
+    for stream in sorted(container.streams, key=lambda s: s.type == "subtitle"):
+        if stream.index == video.index or stream.discard == Discard.all:  # FFmpeg has read the chapters' own track
+            continue
+        if stream.disposition & Disposition.attached_pic:
+            left["attached picture"] += 1
+        elif stream.type == "attachment":
+            left["attachment"] += 1
+        elif stream.type not in ("audio", "subtitle"):
+            left[f"{stream.type} track"] += 1
+        elif options.audio if stream.type == "audio" else options.subtitles:
+            if stream.codec_context is None or stream.time_base is None:
+                warn(f"the {stream.type} track number {stream.index} is left out: FFmpeg does not know its format")
+            else:
+                found.append((stream, _describe(stream)))
+    for what, count in left.items():
+        warn(f"{count} {what}s are left out" if count > 1 else f"1 {what} is left out")
+    return found
+
+
+def _describe(stream: Any) -> Track:
+    context, tags, rate, layout = stream.codec_context, stream.metadata, 0, ""
+    if stream.type == "audio":
+        rate, layout = context.sample_rate, context.layout.name
+        if layout.endswith("channels"):  # their places are not told
+            layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}.get(context.layout.nb_channels, layout)
+    language = tags.get("language", "")
+    return Track(
+        codec=context.codec.canonical_name,
+        time_base=stream.time_base,
+        sample_rate=rate,
+        layout=layout,
+        extradata=bytes(context.extradata or b""),
+        kind=stream.type,
+        language=language if _LANGUAGE.fullmatch(language) and language != "und" else "",
+        disposition=int(stream.disposition),
+        title=tags.get("title") or tags.get("name", ""),  # the second is that of MP4
+    )
+
+
+class CopiedTrack:
+    """A track of an output, for packets as they are, or for text that is converted to the format the output takes.
+
+    Raises BsqError for sound that the output cannot hold while another can.
+    """
+
+    def __init__(self, stream: Any, track: Track, container: Any, convert: "_TextConverter | None", warn: _Warn):
+        self._stream, self._track, self._convert, self._warn = stream, track, convert, warn
+        strict = container.format.name != "matroska" and track.kind == "audio"
+        self._step = int(strict)  # units of time from a packet to the next, at least
+        self._next: int | None = None
+
+    def packet(self, packet: Packet) -> av.Packet | None:
+        """A packet as FFmpeg writes it; None for one that holds nothing."""
+        data = packet.data
+        if self._convert:
+            try:
+                data = self._convert(data)
+            except av.FFmpegError:
+                self._warn("subtitles that FFmpeg cannot read are left out")
+                return None
+            if not data:
+                return None
+        pts = packet.pts
+        if self._next is not None and pts < self._next:
+            self._warn(f"time stamps of {name(self._track)} that do not rise are moved")
+            pts = self._next
+        self._next = pts + self._step
+        copy = av.Packet(data)
+        copy.pts = copy.dts = pts
+        copy.duration, copy.time_base, copy.stream = packet.duration, self._track.time_base, self._stream
+        copy.is_keyframe = True
+        return copy
+
+
+def add(container: Any, track: Track, path: str, warn: _Warn) -> CopiedTrack | None:
+    """Add a track to an output that is not yet begun; None, with a warning, if it cannot be held.
+
+    Raises BsqError for sound that this output cannot hold while another can: a video that has lost its sound is
+    nothing that one expects.
+    """
+    format = container.format.name
+    encoder, reason = _way(format, track)
+    if format != "matroska" and track.language and not re.fullmatch("[a-z]{3}", track.language):
+        warn(f"the language of {name(track)} is left out, which this output cannot hold")
+    if not reason:
+        return CopiedTrack(_add(container, track, encoder), track, container, None, warn)
+    if _is_text(track.codec):
+        convert = _TextConverter(track, "subrip" if format == "matroska" else "mov_text")
+        warn(f"{name(track)} becomes {convert.track.codec}, which may lose styles")
+        return CopiedTrack(_add(container, convert.track, True), track, container, convert, warn)
+    others = [suffix for suffix, other in VIDEO_FORMATS.items() if not _way(other, track)[1]]
+    hint = f"; try {' or '.join(others)}" if others else ""
+    if track.kind == "audio" and others:
+        raise BsqError(f"{path} cannot hold {track.codec} audio ({reason}){hint}")
+    warn(f"{name(track)} is left out, which this output cannot hold{hint}")
+    return None
+
+
+def name(track: Track) -> str:
+    """A track in a message."""
+    return f"the {track.kind} track ({', '.join(filter(None, (track.codec, track.language, track.title)))})"
+
+
+class _TextConverter:
+    """Makes subtitles of one text format those of another.
+
+    Attributes:
+        track: what it makes of the track it is given.
+    """
+
+    def __init__(self, track: Track, codec: str):
+        decoder: Any = av.CodecContext.create(track.codec, "r")
+        decoder.extradata = track.extradata or None
+        decoder.open()
+        encoder: Any = av.CodecContext.create(codec, "w")
+        encoder.subtitle_header = decoder.subtitle_header
+        encoder.open()
+        self._decoder, self._encoder = decoder, encoder
+        self.track = replace(track, codec=codec, extradata=bytes(encoder.extradata or b""))
+
+    def __call__(self, data: bytes) -> bytes:
+        """A packet's data in the other format; none of a packet without text. Raises av.FFmpegError if it is broken."""
+        packet = av.Packet(data)
+        packet.pts, packet.time_base = 0, self.track.time_base
+        found = self._decoder.decode2(packet)
+        return bytes(self._encoder.encode_subtitle(found)) if found else b""
+
+
+def _is_text(codec: str) -> bool:
+    try:
+        return av.Codec(codec, "r").text_sub
+    except ValueError:
+        return False
+
+
+def _way(format: str, track: Track) -> tuple[bool, str]:
+    """Whether a stream for `track` is described by an encoder; why there can be none in `format`, or ""."""
+    reasons = []
+    for encoder in (True, False):
+        try:
+            with av.open(io.BytesIO(), "w", format=format) as scratch:
+                _add(scratch, track, encoder)
+                scratch.start_encoding()
+            return encoder, ""
+        except av.codec.codec.UnknownCodecError:  # of this kind
+            continue
+        except (av.FFmpegError, ValueError) as error:
+            reasons.append(reason_of(error))
+    return False, next(iter(reasons), "unknown to FFmpeg")
+
+
+def _add(container: Any, track: Track, encoder: bool) -> Any:
+    """A stream to copy packets to.
+
+    PyAV can describe one only by a codec's context. An encoder is opened for the sake of what it tells of its delay and
+    the size of its frames, and never fed; where there is none, or none for this sound, a decoder has to do.
+    """
+    if encoder:
+        stream = container.add_stream(track.codec, track.sample_rate or None)
+        context: Any = stream.codec_context
+    else:
+        stream = container.add_stream_from_template(_read_back(track))
+        context = stream.codec_context
+    if track.kind == "audio":
+        context.layout, context.sample_rate = track.layout, track.sample_rate
+    if encoder and track.kind == "audio":
+        context.options = {"strict": "experimental"}  # Vorbis
+        context.open()
+    elif encoder:
+        context.subtitle_header = _ASS
+        context.open()
+    context.extradata = track.extradata or None
+    stream.time_base, stream.disposition = track.time_base, track.disposition
+    stream.metadata.update({k: v for k, v in (("language", track.language), ("title", track.title)) if v})
+    return stream
+
+
+def _read_back(track: Track) -> Any:
+    """A stream of the track's codec, from a file that holds one packet of nonsense."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as output:
+        stream = output.add_mux_stream(track.codec, track.sample_rate or None)
+        stream.time_base = Fraction(1, 1000)
+        packet = av.Packet(b"0")
+        packet.pts = packet.dts = 0
+        packet.time_base, packet.stream = stream.time_base, stream
+        output.mux(packet)
+    file.seek(0)
+    return av.open(file).streams[0]
