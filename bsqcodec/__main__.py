@@ -97,7 +97,7 @@ def _jobs(command: _F) -> _F:
 
 
 def _paths(command: _F) -> _F:
-    to = "Folder for the output of each INPUT, NAME.bsq or by --format; is made if it is not there."
+    to = "Folder for the output of each INPUT, which keeps its name but for the suffix; is made if it is not there."
     command = click.option("--to", "folder", metavar="FOLDER", type=click.Path(file_okay=False), help=to)(command)
     metavar = "INPUT OUTPUT | INPUT... --to FOLDER"
     return click.argument("paths", metavar=metavar, type=click.Path(), nargs=-1, required=True)(command)
