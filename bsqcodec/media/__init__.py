@@ -16,6 +16,7 @@ from ..output import is_special
 from ..settings import SinkOptions, SourceOptions
 from ..suffixes import ANIMATION_SUFFIXES, IMAGE_SUFFIXES
 from ..types import MediaInfo
+from .animation_sinks import ANIMATION_FORMATS, AnimationSink
 from .base import VIDEO_FORMATS, Source, suffix_of
 from .image_sinks import STILL_FORMATS, FolderSink, StillSink
 from .images import ImageSource
@@ -27,7 +28,7 @@ from .video_sinks import VideoSink, Y4mSink
 
 __all__ = ["OUTPUT_SUFFIXES", "Sink", "Source", "max_depth", "open_sink", "open_source"]
 
-OUTPUT_SUFFIXES = (*VIDEO_FORMATS, ".y4m", *STILL_FORMATS)
+OUTPUT_SUFFIXES = (*VIDEO_FORMATS, ".y4m", *STILL_FORMATS, *ANIMATION_FORMATS)
 _Y4M = b"YUV4MPEG2 "
 _MAX_PIPED = 1 << 30  # bytes of an image on standard input: twice what the largest take uncompressed
 
@@ -91,8 +92,9 @@ def open_sink(
 
     .mp4, .mkv, .mov: H.264 (4:2:0, or 4:4:4 if a side is odd) with the packets of sound and subtitles as they are, or
     text subtitles in the format it takes. .y4m, or "-" for standard output: 4:4:4 at the average frame rate, upright.
-    .png, .jpg, .webp: one still image; "-" is a PNG where `info` tells of a still image. A folder, or a path that ends
-    with "/": upright images 000000.png, 000001.png, ...
+    .png, .jpg: one still image; "-" is a PNG where `info` tells of a still image. .gif, .webp, .apng, .avif: an
+    animation, upright, held in memory, 1 GiB at most; a still image if there is one frame. A folder, or a path that
+    ends with "/": upright images 000000.png, 000001.png, ...
     Frames of more than 8 bits make H.264 of 10 bits, y4m of 10, 12 or 16, PNGs of 16. Frames with alpha make ProRes
     4444 in .mov, FFV1 in .mkv; .mp4, .y4m and .jpg show them on a background.
 
@@ -134,6 +136,8 @@ def _sink(path: str, info: MediaInfo, options: SinkOptions) -> Sink:
         return FolderSink(path, info)
     if suffix in VIDEO_FORMATS:
         return VideoSink(path, info, VIDEO_FORMATS[suffix], options.crf)
+    if suffix in ANIMATION_FORMATS:
+        return AnimationSink(path, info, ANIMATION_FORMATS[suffix], options.image_quality)
     if suffix in STILL_FORMATS:
         return StillSink(path, info, STILL_FORMATS[suffix], options.image_quality)
     if path == "-" or is_special(path):

@@ -15,7 +15,7 @@ from .base import EXIF_ROTATION
 from .deep_images import png
 from .sinks import NO_HDR, Sink, upright
 
-STILL_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # Pillow's names by suffix
+STILL_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}  # Pillow's names by suffix
 
 _EXIF_ORIENTATION = {degrees: orientation for orientation, degrees in EXIF_ROTATION.items()}
 _PNG_LEVEL = 3  # of zlib; takes half the time of 6, for files of about the same size
@@ -36,12 +36,20 @@ class StillSink(Sink):
 
     def _write(self, frame: np.ndarray, pts: int) -> None:
         if self._frames:
-            raise BsqError(f"{self._path} holds one image; for more frames give a folder, as in frames/, or a video")
-        options: dict[str, Any] = {"quality": self._quality}
+            raise BsqError(
+                f"{self._path} holds one image; for more frames give a folder, as in frames/, an animation such as "
+                ".apng or .webp, or a video"
+            )
+        self._save(frame)
+
+    def _options(self) -> dict[str, Any]:
+        """What Pillow's `save` is told of an image, upright."""
         if self._format == "PNG":
-            options = {"compress_level": _PNG_LEVEL}
-        if self._format == "JPEG":
-            options["subsampling"] = "4:4:4"
+            return {"compress_level": _PNG_LEVEL}
+        return {"quality": self._quality, "subsampling": "4:4:4"}  # each format ignores what it does not know
+
+    def _save(self, frame: np.ndarray) -> None:
+        options = self._options()
         if self._info.rotation:
             exif = Image.Exif()
             exif[ExifTags.Base.Orientation] = _EXIF_ORIENTATION[self._info.rotation]

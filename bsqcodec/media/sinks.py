@@ -95,6 +95,11 @@ class Sink:
             tracks = f"{count} {kind} tracks are" if count > 1 else f"the {kind} track is"
             self.warnings.append(f"{tracks} left out, which this output cannot hold")
 
+    def _warn(self, line: str) -> None:
+        """Add a warning, once."""
+        if line not in self.warnings:
+            self.warnings.append(line)
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """Turns what FFmpeg, Pillow and the system raise into a BsqError of one line."""
