@@ -214,7 +214,7 @@ def encode(
     "--image-quality",
     type=click.IntRange(1, 100),
     default=_SINK.image_quality,
-    help="Quality of JPEG and WebP output.",
+    help="Quality of JPEG, WebP and AVIF output.",
 )
 @click.option(
     "--depth",
@@ -245,9 +245,9 @@ def decode(
 ) -> None:  # fmt: skip
     """Decode .bsq files.
 
-    The suffix of OUTPUT says into what: mp4, mkv, mov (H.264), y4m, png, jpg, webp. A name that ends in / becomes a
-    folder of PNGs, - is standard output, as PNG or, of a video, as y4m. INPUT may be - for standard input. With --to
-    there may be many INPUTs; those that fail are named at the end.
+    The suffix of OUTPUT says into what: mp4, mkv, mov (H.264), y4m, png, jpg, or, still or animated, gif, webp, apng,
+    avif. A name that ends in / becomes a folder of PNGs, - is standard output, as PNG or, of a video, as y4m. INPUT may
+    be - for standard input. With --to there may be many INPUTs; those that fail are named at the end.
     """
     report = Report("decode", quiet, as_json, md5)
     if folder is None:

@@ -85,7 +85,7 @@ class SinkOptions:
 
     Attributes:
         crf: quality of H.264 output, x264's constant rate factor, 0..51; 14 looks lossless.
-        image_quality: of JPEG and WebP output, 1..100.
+        image_quality: of JPEG, WebP and AVIF output, 1..100.
         background: colour as Pillow names it, behind frames with alpha where the output holds none; None is black.
         scale: of what is written, one of SCALES, as a number or text; sides are rounded up.
     """

@@ -25,6 +25,7 @@ FORBIDDEN = {
     "bsqcodec.train": {"av", "constriction", "bsqcodec.api", "bsqcodec.media"},
     "bsqcodec.api": {"av", "bsqcodec.media", "bsqcodec.transcode"},
     "bsqcodec.describe": {"torch", "av"},
+    "bsqcodec.pillow": {"torch", "av", "constriction", "bsqcodec.network", "bsqcodec.gop", "bsqcodec.media"},
     "bsqcodec.settings": {"torch", "numpy", "av", "constriction"},
     "bsqcodec.__main__": {"torch", "numpy", "av", "constriction"},
 }
@@ -126,6 +127,7 @@ def test_files_and_functions_are_short(folder):
         ("import bsqcodec; bsqcodec.EncodeSettings(quality=40)", "torch numpy av"),
         ("import bsqcodec.api", "av"),
         ("import bsqcodec.train.trainer", "av constriction"),
+        ("import bsqcodec.pillow; from PIL import Image; Image.open(stream)", "torch av"),
         ("from bsqcodec.describe import describe; describe(stream)", "torch av"),
     ],
 )

@@ -123,7 +123,7 @@ def max_depth(path: str) -> int:
     if path != "-" and not path.endswith("/") and not os.path.isdir(path):
         if suffix in VIDEO_FORMATS:
             return VideoSink.max_depth
-        if STILL_FORMATS.get(suffix, "PNG") != "PNG":
+        if suffix in ANIMATION_FORMATS or STILL_FORMATS.get(suffix, "PNG") != "PNG":
             return 8
     return Sink.max_depth
 
