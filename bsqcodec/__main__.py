@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NoReturn, TypeVar
 
@@ -163,6 +164,7 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--alpha/--no-alpha", default=True, help="Keep transparency.")
 @click.option("--background", help="Colour to put behind what is transparent, such as white or #ff8000.")
 @click.option("--preview", default="", help="Write what decode will give of OUTPUT too: to .png, .mp4, frames/ ...")
+@click.option("--strip", is_flag=True, help="Leave out EXIF, XMP, chapters, tags and titles.")
 @click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted encode to OUTPUT.")
 @click.option("--md5", is_flag=True, help="Print the MD5 of the frames as they will be decoded.")
@@ -342,6 +344,7 @@ def _set_threads(threads: int | None) -> None:
 
 def main() -> None:
     """Run the command line; every expected failure is one line on standard error and a status that is not 0."""
+    warnings.filterwarnings("ignore", module="PIL")  # of what is broken in EXIF: images.py says it in one line
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     status = 1

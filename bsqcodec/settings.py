@@ -69,6 +69,7 @@ class SourceOptions:
         audio, subtitles: keep these.
         alpha: keep transparency; else it is dropped, and what is transparent shows the colour that it has.
         background: composite on this colour instead, as Pillow names it: "white", "#rrggbb".
+        strip: leave out EXIF, XMP, chapters, tags and titles, but not what decides how it looks, or is played.
     """
 
     start: float = 0.0
@@ -77,6 +78,7 @@ class SourceOptions:
     subtitles: bool = True
     alpha: bool = True
     background: str | None = None
+    strip: bool = False
 
 
 @dataclass(frozen=True)

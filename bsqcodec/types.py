@@ -113,11 +113,12 @@ class MediaInfo:
         primaries, transfer, matrix: code points of ITU-T H.273; 2 is unspecified.
         color_range: 0 unspecified, 1 limited, 2 full.
         tracks: sound and subtitles.
-        metadata: what else is kept, by name: "icc", "exif" and "xmp" of a picture as image files hold them, the exif
-            without its orientation; "loop", how often an animation is shown, a decimal number, 0 for ever; "mdcv" and
-            "clli", the mastering display and the content light level, as in the SEI messages of ITU-T H.265;
-            "chapters", a line "START END TITLE" in milliseconds for each; "tag:title" and the like, tags of a video.
-            Text is UTF-8.
+        metadata: what else is kept, by name: "icc" and "xmp" of a picture as image files hold them; "exif", a TIFF
+            structure with orientation 1 and without a thumbnail; "png:gAMA" and "png:cHRM", colours that `primaries`
+            and `transfer` cannot express, as in these chunks; "loop", how often an animation is shown, a decimal
+            number, 0 for ever; "mdcv" and "clli", the mastering display and the content light level, as in the SEI
+            messages of ITU-T H.265; "chapters", a line "START END TITLE" in milliseconds for each; "language" of the
+            pictures, for example "eng"; "tag:title" and the like, tags of a video and text of an image. Text is UTF-8.
         bit_depth: bits of a sample of decoded frames, 8..12, or 16 if they were asked for.
         alpha: whether the frames have an alpha channel.
     """

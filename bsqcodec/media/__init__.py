@@ -20,6 +20,7 @@ from .animation_sinks import ANIMATION_FORMATS, AnimationSink
 from .base import VIDEO_FORMATS, Source, suffix_of
 from .image_sinks import STILL_FORMATS, FolderSink, StillSink
 from .images import ImageSource
+from .metadata import stripped
 from .resample import reduced_info, reduction
 from .sinks import Sink
 from .transparency import OpaqueSource, colour_of
@@ -48,6 +49,7 @@ def open_source(path: str, options: SourceOptions | None = None, **changes: Any)
     options = replace(options or SourceOptions(), **changes)
     colour = colour_of(options.background) if options.background else None
     source = _source(path, options)
+    source.info = stripped(source.info) if options.strip else source.info
     return source if not source.info.alpha or (options.alpha and not colour) else OpaqueSource(source, colour)
 
 
@@ -97,6 +99,8 @@ def open_sink(
     ends with "/": upright images 000000.png, 000001.png, ...
     Frames of more than 8 bits make H.264 of 10 bits, y4m of 10, 12 or 16, PNGs of 16. Frames with alpha make ProRes
     4444 in .mov, FFV1 in .mkv; .mp4, .y4m and .jpg show them on a background.
+
+    All hold of `info.metadata` what their formats can; `Sink.warnings` has a line on what they cannot.
 
     The result gets its name on normal exit; on an exception nothing is left.
 

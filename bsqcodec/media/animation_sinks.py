@@ -1,14 +1,17 @@
 """Outputs for decoded frames that are animations, through Pillow: GIF, WebP, APNG and AVIF; stills of one frame."""
 
+import io
 import struct
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from ..errors import BsqError
 from ..types import MediaInfo
+from .image_metadata import held, save_options
 from .image_sinks import StillSink
+from .png_chunks import chunks_of, with_chunks
 from .sinks import upright
 
 # Of the frames as they are held, for they are written when the last one is there; Pillow then takes twice as much more.
@@ -38,7 +41,6 @@ ANIMATION_FORMATS = {  # by suffix
     ".apng": AnimationFormat("PNG", 1, 1, 65535, 4),
     ".avif": AnimationFormat("AVIF", 1, 1, (1 << 31) - 1, 4),
 }
-_OPTIONS = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp"}  # of Pillow, by the name of the metadata
 _MAX_LOOP = 65535  # of GIF and WebP
 _OPAQUE = 128  # alpha from which on a pixel of a GIF is opaque
 _COLOURS = 255  # of a frame of a GIF, and one that is transparent
@@ -78,7 +80,8 @@ class AnimationSink(StillSink):
             self._save(self._first)
             return
         options = self._options() | {"save_all": True, "append_images": self._pictures[1:], **_EFFORT}
-        options |= self._metadata()
+        metadata = held(self._format, self._info.metadata, orientation=1)
+        options |= {} if self._format == "PNG" else save_options(metadata)
         if durations := self._durations():
             options["duration"] = durations if len(durations) > 1 else durations[0]
         if (loop := self._loop()) is not None:
@@ -86,23 +89,15 @@ class AnimationSink(StillSink):
         if self._format == "GIF" and self._info.alpha:
             options["disposal"] = 2  # what was opaque may become transparent
         try:
-            with open(self._part, "wb") as file:
-                self._pictures[0].save(file, self._format, **options)
+            file = io.BytesIO()
+            self._pictures[0].save(file, self._format, **options)
         except (struct.error, OverflowError):  # of a picture that stays, whose durations are added up
             raise ValueError(f"a picture stays longer than {self._animation.longest / 1000} s") from None
-
-    def _metadata(self) -> dict[str, Any]:
-        """Colour profile, EXIF and XMP as Pillow's `save` takes them, as far as the format holds them."""
-        kept = {name: self._info.metadata[name] for name in ("icc", "exif", "xmp") if name in self._info.metadata}
-        if self._format == "GIF":
-            if kept:
-                self.warnings.append(f"left out, for GIF cannot hold it: {', '.join(kept)}")
-            return {}
-        options: dict[str, Any] = {_OPTIONS[name]: value for name, value in kept.items()}
-        if self._format == "PNG" and "xmp" in kept:
-            options["pnginfo"] = PngImagePlugin.PngInfo()
-            options["pnginfo"].add_itxt("XML:com.adobe.xmp", kept["xmp"].decode(errors="replace"))
-        return options
+        content = file.getvalue()
+        if self._format == "PNG":
+            content = with_chunks(content, chunks_of(self._info, metadata))
+        with open(self._part, "wb") as output:
+            output.write(content)
 
     def _loop(self) -> int | None:
         """How often the animation is shown, as the format counts it; None: not told."""

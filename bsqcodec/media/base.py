@@ -10,6 +10,7 @@ import av
 
 from ..errors import first_line
 from ..types import Frame, MediaInfo, Packet
+from .metadata import MAX_BYTES, size
 
 DEFAULT_RATE = Fraction(25)  # frames per second where nothing tells, as in a folder of images
 MAX_DEPTH = 12  # bits of a sample that a stream keeps
@@ -55,6 +56,13 @@ class Source:
         """Add a warning, once."""
         if line not in self.warnings:
             self.warnings.append(line)
+
+    def _if_small(self, metadata: dict[str, bytes]) -> dict[str, bytes]:
+        """The metadata; nothing, with a warning, if it is too much to go into memory and streams as a whole."""
+        if size(metadata) <= MAX_BYTES:
+            return metadata
+        self._warn(f"the metadata is left out: it has more than {MAX_BYTES // 1_000_000} MB")
+        return {}
 
 
 def coded_from_8_bits(name: str, bits: int, depth: int) -> str:

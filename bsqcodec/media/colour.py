@@ -11,7 +11,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Interpolation
 
-from ..types import rescaled
+from ..types import MediaInfo, rescaled
 
 BT709, UNSPECIFIED = 1, 2  # primaries, transfer and matrix
 IDENTITY, RESERVED, FCC, BT470BG, BT601, SMPTE240M, BT2020 = 0, 3, 4, 5, 6, 7, 9  # matrices; 5 and 6 are the same
@@ -20,9 +20,11 @@ MATRICES = {
     BT709: (0.2126, 0.0722), FCC: (0.30, 0.11), BT470BG: (0.299, 0.114), BT601: (0.299, 0.114),
     SMPTE240M: (0.212, 0.087), BT2020: (0.2627, 0.0593),
 }  # fmt: skip
-SRGB = 13  # transfer
+GAMMA_22, SRGB = 4, 13  # transfers
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 LIMITED_RANGE, FULL_RANGE = 1, 2  # as in `MediaInfo.color_range`
+# what is shown well enough as if it were sRGB: of television and of nobody knows what
+_COMMON_PRIMARIES, _COMMON_TRANSFERS = (1, 2, 5, 6, 7), (1, 2, 6, 7, 13, 14, 15)
 
 # without the FULL_CHR flags swscale drops every other chroma sample of RGB: 5 dB of the round trip through 4:2:0
 _FLAGS = (
@@ -37,6 +39,11 @@ _FLAGS = (
 def is_rgb(frame: Any) -> bool:
     """Whether an `av.VideoFrame` holds RGB, if only in a palette."""
     return frame.format.is_rgb or frame.format.has_palette
+
+
+def looks_like_srgb(info: MediaInfo) -> bool:
+    """Whether colours are right, or nearly so, where nothing tells what they are."""
+    return info.primaries in _COMMON_PRIMARIES and info.transfer in _COMMON_TRANSFERS
 
 
 def to_yuv(rgb: np.ndarray, pixel_format: str, matrix: int = BT709, full: bool = False) -> Any:

@@ -37,16 +37,6 @@ def read(frame: Any) -> dict[str, bytes]:
     return found
 
 
-def png_chunks(metadata: Mapping[str, bytes]) -> dict[bytes, bytes]:
-    """The same as ancillary chunks of a PNG, by type; what has another length than it must have is left out."""
-    chunks = {}
-    if len(data := metadata.get(MASTERING, b"")) == struct.calcsize(_MDCV):
-        chunks[b"mDCV"] = data[8:12] + data[:8] + data[12:]  # red comes first
-    if len(data := metadata.get(LIGHT, b"")) == struct.calcsize(_CLLI):
-        chunks[b"cLLI"] = struct.pack(">2I", *(_LUMINANCE * level for level in struct.unpack(_CLLI, data)))
-    return chunks
-
-
 def is_dynamic(frame: Any) -> bool:
     """Whether an `av.VideoFrame` has metadata of its own scene, such as HDR10+ or Dolby Vision, which are not kept."""
     return bool(_DYNAMIC & side_data(frame).keys())

@@ -1,19 +1,22 @@
 """Outputs for decoded frames that are images, through Pillow: a still image, or a folder of them."""
 
 import contextlib
+import functools
+import io
 import os
 import sys
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from ..errors import BsqError
 from ..types import MediaInfo
-from . import colour, hdr
+from . import deep_images
 from .base import EXIF_ROTATION
-from .deep_images import png
-from .sinks import NO_HDR, Sink, upright
+from .image_metadata import held, holds, save_options
+from .png_chunks import chunks_of, with_chunks
+from .sinks import Sink, upright
 
 STILL_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}  # Pillow's names by suffix
 
@@ -27,8 +30,7 @@ class StillSink(Sink):
     def __init__(self, path: str, info: MediaInfo, format: str, quality: int):
         super().__init__(path, info, holds_alpha=format != "JPEG")
         self._leave_out_tracks()
-        if info.transfer in colour.HDR_TRANSFERS and info.bit_depth == 8:
-            self.warnings.append(NO_HDR)
+        self._leave_out_metadata(functools.partial(holds, format), colours=format == "PNG")
         self._format, self._quality = format, quality
 
     def _open(self, part: str) -> None:
@@ -43,23 +45,17 @@ class StillSink(Sink):
         self._save(frame)
 
     def _options(self) -> dict[str, Any]:
-        """What Pillow's `save` is told of an image, upright."""
-        if self._format == "PNG":
-            return {"compress_level": _PNG_LEVEL}
+        """What Pillow's `save` is told of an image."""
         return {"quality": self._quality, "subsampling": "4:4:4"}  # each format ignores what it does not know
 
     def _save(self, frame: np.ndarray) -> None:
-        options = self._options()
-        if self._info.rotation:
-            exif = Image.Exif()
-            exif[ExifTags.Base.Orientation] = _EXIF_ORIENTATION[self._info.rotation]
-            options["exif"] = exif
+        metadata = held(self._format, self._info.metadata, _EXIF_ORIENTATION[self._info.rotation])
         piped = contextlib.nullcontext(sys.stdout.buffer)
         with piped if self._part == "-" else open(self._part, "wb") as file:
-            if self._info.bit_depth > 8:
-                file.write(_deep_png(frame, self._info, options.get("exif")))
+            if self._format == "PNG":
+                file.write(with_chunks(_png(frame, self._info.bit_depth), chunks_of(self._info, metadata)))
             else:
-                Image.fromarray(frame).save(file, self._format, **options)
+                Image.fromarray(frame).save(file, self._format, **self._options(), **save_options(metadata))
             file.flush()
 
 
@@ -71,8 +67,8 @@ class FolderSink(Sink):
         if os.path.exists(self._path) and (not os.path.isdir(self._path) or os.listdir(self._path)):
             raise BsqError(f"{self._path} is not an empty folder; give another name")
         self._leave_out_tracks()
-        if info.transfer in colour.HDR_TRANSFERS and info.bit_depth == 8:
-            self.warnings.append(NO_HDR)
+        self._leave_out_metadata(functools.partial(holds, "PNG"), colours=True)
+        self._chunks = chunks_of(info, held("PNG", info.metadata, 1))
 
     def _open(self, part: str) -> None:
         self._part = part
@@ -80,17 +76,15 @@ class FolderSink(Sink):
             os.mkdir(part)
 
     def _write(self, frame: np.ndarray, pts: int) -> None:
-        picture = upright(frame, self._info.rotation)
         with open(os.path.join(self._part, f"{self._frames:06d}.png"), "wb") as file:
-            if self._info.bit_depth > 8:
-                file.write(_deep_png(picture, self._info))
-            else:
-                Image.fromarray(picture).save(file, "PNG", compress_level=_PNG_LEVEL)
+            picture = upright(frame, self._info.rotation)
+            file.write(with_chunks(_png(picture, self._info.bit_depth), self._chunks))
 
 
-def _deep_png(frame: np.ndarray, info: MediaInfo, exif: Image.Exif | None = None) -> bytes:
-    """A PNG of a frame of more than 8 bits."""
-    chunks = hdr.png_chunks(info.metadata) if info.transfer in colour.HDR_TRANSFERS else {}
-    if exif:
-        chunks[b"eXIf"] = exif.tobytes().removeprefix(b"Exif\0\0")
-    return png(frame, info.bit_depth, info.primaries, info.transfer, chunks)
+def _png(frame: np.ndarray, depth: int) -> bytes:
+    """A frame of `depth` bits as a PNG, without metadata."""
+    if depth > 8:
+        return deep_images.png(frame, depth)
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "PNG", compress_level=_PNG_LEVEL)
+    return file.getvalue()

@@ -9,16 +9,19 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from ..errors import BsqError
 from ..suffixes import ANIMATION_SUFFIXES
 from ..types import Frame, MediaInfo, Packet
 from . import colour, deep_images
 from .base import DEFAULT_RATE, EXIF_ROTATION, MAX_DEPTH, Source, coded_from_8_bits, reason_of, suffix_of, ticks
+from .image_metadata import as_rgb, icc_of, metadata_of, orientation_of, upright
+from .png_chunks import colours, hdr_metadata, read_colour_chunks
 
 OPAQUE = 255
-_PAGES = {"TIFF", "MPO"}  # formats, as Pillow names them, of pictures that are no animation
+# formats of pages, or of pictures beside the one to show such as a map of its brightness, which are no animation
+_SEVERAL = ("TIFF", "MPO")
 _DEFAULT_MILLISECONDS = 100  # what browsers show a frame of an animation for that gives 0
 
 
@@ -41,8 +44,6 @@ class ImageSource(Source):
         self._path, self._files = path, files
         self._image: Image.Image | None = None  # the only file, which stays open
         self._animated = False
-        self._colours = colour.BT709, colour.SRGB  # primaries, transfer
-        self._hdr: dict[str, bytes] = {}
         self._depth = 8  # bits of a sample that decoded frames shall have
         self._alpha = False  # shall frames have alpha?
         rate: Fraction | None = DEFAULT_RATE
@@ -50,6 +51,7 @@ class ImageSource(Source):
         if files:
             with _reading(files[0]), Image.open(files[0]) as image:
                 rgb, rotation = self._pixels(image, files[0])
+                primaries, transfer, metadata = self._metadata(image, files[0])
             self._alpha = any(map(_may_be_transparent, files))
             durations = [1] * len(files)
         else:
@@ -58,8 +60,8 @@ class ImageSource(Source):
                 rgb, rotation = self._pixels(self._image, path)
                 durations, transparent = _durations(self._image, path)
                 self._alpha = transparent or rgb.shape[2] == 4
-                self._tell_pages(self._image)
-            self._animated = bool(durations)
+                self._animated = bool(durations)
+                primaries, transfer, metadata = self._metadata(self._image, path, data)
             rate = None
             if durations:
                 time_base, rate = Fraction(1, 1000), Fraction(1000 * len(durations), sum(durations))
@@ -78,11 +80,11 @@ class ImageSource(Source):
             time_base=time_base,
             frame_rate=rate,
             rotation=rotation,
-            primaries=self._colours[0],
-            transfer=self._colours[1],
+            primaries=primaries,
+            transfer=transfer,
             matrix=colour.IDENTITY,
             color_range=colour.FULL_RANGE,
-            metadata=self._hdr,
+            metadata=self._if_small(metadata),
             bit_depth=self._depth,
             alpha=self._alpha,
         )
@@ -99,6 +101,8 @@ class ImageSource(Source):
                 name = self._files[i]
                 with _reading(name), Image.open(name) as image:
                     rgb, _ = self._pixels(image, name)
+                    if icc_of(image) != self.info.metadata.get("icc"):
+                        self._warn(f"{name}: its ICC profile is not that of the images before it, and left out")
                 if rgb.shape[:2] != (self.info.height, self.info.width):
                     size = f"{rgb.shape[1]}x{rgb.shape[0]}, not {self.info.width}x{self.info.height}"
                     raise BsqError(f"{name} is {size} like the images before it")
@@ -113,11 +117,18 @@ class ImageSource(Source):
                 rgb = np.concatenate([rgb, np.full_like(rgb[..., :1], OPAQUE)], axis=2)
             yield Frame(rgb, time - origin, self._last_duration if i == self._wanted[-1][0] else 0)
 
-    def _tell_pages(self, image: Any) -> None:
-        """Warn of the pages of a TIFF, and of the further pictures in the photographs of some cameras."""
-        count = getattr(image, "n_frames", 1)
-        if count > 1 and image.format in _PAGES:
-            self._warn(f"{self._path} holds {count} pictures, of which only the first is encoded")
+    def _metadata(self, image: Any, name: str, data: bytes | None = None) -> tuple[int, int, dict[str, bytes]]:
+        """Primaries and transfer of H.273 and metadata of `image`; only colours of one of many images."""
+        chunks = read_colour_chunks(io.BytesIO(data) if data else name) if image.format == "PNG" else {}
+        primaries, transfer, raw = colours(chunks)
+        if image.format in _SEVERAL and image.n_frames > 1:
+            self._warn(f"{name}: of {image.n_frames} pictures all but the first are left out")
+        metadata = metadata_of(image, self._animated, self._warn)
+        if self._files:
+            if metadata.keys() - {"icc"}:
+                self._warn("EXIF, XMP and text of the images are left out, which are of each for itself")
+            metadata = {key: value for key, value in metadata.items() if key == "icc"}
+        return primaries, transfer, metadata | raw | hdr_metadata(chunks)
 
     def _pixels(self, image: Any, name: str) -> tuple[np.ndarray, int]:
         """The current frame of `image`, and by how many degrees it is to be turned clockwise.
@@ -128,14 +139,15 @@ class ImageSource(Source):
         depth = str(image.tile[0].args) if image.tile else ""
         premultiplied = "RGBa" in depth
         image.load()
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        if self._depth > 8 or image.mode.startswith(("I", "F")) or ";16" in depth or "65535" in depth:
+        deep = self._depth > 8 or image.mode.startswith(("I", "F")) or ";16" in depth or "65535" in depth
+        image, orientation = as_rgb(image, self._warn), orientation_of(image)
+        if deep:
             self._depth = MAX_DEPTH
             self._warn(coded_from_8_bits(self._path, 16, MAX_DEPTH))
             image = image if self._animated else self._rounded(image, name)
         rotation = EXIF_ROTATION.get(orientation, 0)
         if self._files or orientation not in EXIF_ROTATION:
-            image, rotation = ImageOps.exif_transpose(image), 0
+            image, rotation = upright(image, orientation), 0
         if image.has_transparency_data:
             rgba = np.array(image.convert("RGBA"))
             if rgba[..., 3].min() < OPAQUE:
@@ -153,15 +165,8 @@ class ImageSource(Source):
 
     def _rounded(self, image: Any, name: str) -> Any:
         """An image of 16 bits rounded to 8, of which Pillow would keep the upper ones; the same if it is gray."""
-        found = deep_images.read(name) if image.mode in ("RGB", "RGBA") else None
-        if found is None or found.rgb.shape[1::-1] != image.size:
-            return image
-        if found.transfer in colour.HDR_TRANSFERS:
-            self._colours, self._hdr = (found.primaries, found.transfer), found.metadata
-        rounded = Image.fromarray(found.rgb)
-        rounded.info |= {k: value for k, value in image.info.items() if k != "transparency"}  # which it has by now
-        rounded.getexif().update(image.getexif())
-        return rounded
+        picture = deep_images.read_8_bits(name) if image.mode in ("RGB", "RGBA") else None
+        return image if picture is None or picture.shape[1::-1] != image.size else Image.fromarray(picture)
 
 
 def _may_be_transparent(name: str) -> bool:
@@ -178,7 +183,7 @@ def _durations(image: Any, path: str) -> tuple[list[int], bool]:
 
     Of a still image there are no durations.
     """
-    count = getattr(image, "n_frames", 1) if image.format not in _PAGES else 1
+    count = getattr(image, "n_frames", 1) if image.format not in _SEVERAL else 1
     durations, transparent = [], False
     for i in range(count if count > 1 or image.format == "GIF" or suffix_of(path) in ANIMATION_SUFFIXES else 0):
         image.seek(i)

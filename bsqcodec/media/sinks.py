@@ -1,7 +1,7 @@
 """What all outputs for decoded frames share."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import av
@@ -11,11 +11,11 @@ from ..errors import BsqError
 from ..output import replacing
 from ..types import MediaInfo, Packet
 from .base import reason_of
+from .metadata import left_out
 from .resample import reduced
 from .transparency import Colour, composited
 
 NO_ALPHA = "transparency is left out, which this output cannot hold; a background may be chosen"
-NO_HDR = "the output does not tell that its colours are HDR"
 
 
 class Sink:
@@ -94,6 +94,11 @@ class Sink:
             count = sum(track.kind == kind for track in self._info.tracks)
             tracks = f"{count} {kind} tracks are" if count > 1 else f"the {kind} track is"
             self.warnings.append(f"{tracks} left out, which this output cannot hold")
+
+    def _leave_out_metadata(self, holds: Callable[[str, bytes], bool], colours: bool = False) -> None:
+        """Warn of the metadata that the output does not hold, as `left_out` has it."""
+        if line := left_out(self._info, holds, colours):
+            self._warn(line)
 
     def _warn(self, line: str) -> None:
         """Add a warning, once."""

@@ -19,6 +19,7 @@ from ..settings import SourceOptions
 from ..types import Frame, MediaInfo, Packet, Track
 from . import colour, hdr, times, tracks, y4m
 from .base import DEFAULT_RATE, MAX_DEPTH, Source, coded_from_8_bits, reason_of, side_data, ticks
+from .video_metadata import metadata_of
 
 # Seconds by which a seek aims too early: FFmpeg seeks by decoding time, which is before presentation time where frames
 # are reordered.
@@ -49,7 +50,9 @@ class VideoSource(Source):
         self._errors_before = av.logging.get_last_error()[0]
         try:
             # "file:", or a colon in the name would be taken for the end of a protocol's name
-            self._container: Any = av.open(self._pipe or f"file:{path}", format="yuv4mpegpipe" if self._pipe else None)
+            self._container: Any = av.open(
+                self._pipe or f"file:{path}", format="yuv4mpegpipe" if self._pipe else None, metadata_errors="replace"
+            )
         except (av.FFmpegError, OSError, ValueError) as error:
             expected = "a y4m stream" if self._pipe else "a media file that can be read"
             raise BsqError(f"{self._name} is not {expected}: {reason_of(error)}") from None
@@ -148,6 +151,8 @@ class VideoSource(Source):
         self._matrix = matrix if matrix in colour.MATRICES else colour.assumed_matrix(frame.width, frame.height)
         self._mirrored, rotation = _display(frame)
         shape = self._video.sample_aspect_ratio or Fraction(0)
+        start = self._origin * self._time_base
+        end = None if self._high is None else self._high * self._time_base
         return MediaInfo(
             width=frame.width,
             height=frame.height,
@@ -160,7 +165,7 @@ class VideoSource(Source):
             matrix=matrix,
             color_range=colour.FULL_RANGE if rgb else int(frame.color_range),
             tracks=found,
-            metadata=hdr.read(frame),
+            metadata=self._if_small(hdr.read(frame) | metadata_of(self._container, self._video, start, end)),
             bit_depth=depth,
             alpha=colour.has_alpha(frame.format) and not self._is_opaque(frame),
         )

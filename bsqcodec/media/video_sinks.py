@@ -12,7 +12,8 @@ from ..output import is_special
 from ..types import MediaInfo, Packet
 from . import colour, hdr, tracks
 from .base import DEFAULT_RATE
-from .sinks import NO_HDR, Sink, upright
+from .sinks import Sink, upright
+from .video_metadata import container_options, holds, write_metadata
 
 # FFmpeg's names of codec and pixel format, and options, for frames with alpha: what editors read; without loss
 ALPHA_CODECS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -28,6 +29,7 @@ class VideoSink(Sink):
 
     def __init__(self, path: str, info: MediaInfo, format: str, crf: int):
         super().__init__(path, info, holds_alpha=format in ALPHA_CODECS)
+        self._leave_out_metadata(holds, colours=True)
         self._format, self._crf = format, crf
         self._matrix, self._full = _yuv(info, colour.BT709)
         self._span = 0, 0  # pts of the first and of the last frame
@@ -38,8 +40,10 @@ class VideoSink(Sink):
         if self._format != "matroska" and is_special(part):
             raise BsqError(f"{self._path}: only .mkv and .y4m can be written to a pipe or a device")
         with self._writing():
-            self._container = av.open(f"file:{part}", "w", format=self._format)
+            options = container_options(self._format, self._info.metadata)
+            self._container = av.open(f"file:{part}", "w", format=self._format, container_options=options)
             self._open_video()
+            write_metadata(self._container, self._video, self._info.metadata)
             self._tracks = [
                 tracks.add(self._container, track, self._path, self.warnings.append) for track in self._info.tracks
             ]
@@ -122,6 +126,7 @@ class Y4mSink(Sink):
     def __init__(self, path: str, info: MediaInfo):
         super().__init__(path, info)
         self._leave_out_tracks()
+        self._leave_out_metadata(lambda name, value: False)
         width, height = info.width, info.height
         (across, down), rate = info.sample_aspect_ratio, info.frame_rate or DEFAULT_RATE
         if info.rotation % 180:
@@ -131,8 +136,6 @@ class Y4mSink(Sink):
         self._matrix, self._full = _yuv(info, colour.assumed_matrix(width, height))
         bits = next(bits for bits in (8, 10, 12, 16) if bits >= info.bit_depth)
         self._pixel_format, kind = ("yuv444p", "444") if bits == 8 else (f"yuv444p{bits}le", f"444p{bits}")
-        if info.transfer in colour.HDR_TRANSFERS:
-            self.warnings.append(NO_HDR)
         self._head = (
             f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A{across}:{down} C{kind} "
             f"XCOLORRANGE={'FULL' if self._full else 'LIMITED'}\n"

@@ -211,10 +211,12 @@ def test_hdr_comes_back(tmp_path, transfer):
 
 
 def test_outputs_that_do_not_tell_of_hdr_say_so(tmp_path):
-    line = ["the output does not tell that its colours are HDR"]
+    lost = "HDR (PQ), mastering display and content light level"
+    line = [f"metadata left out, which this output cannot hold: {lost}"]
     assert write(tmp_path / "a.y4m", PQ, [ramp(10)]) == line
-    for name in ("a.jpg", "a.webp", "a.png"):
+    for name in ("a.jpg", "a.webp"):
         assert write(tmp_path / name, replace(PQ, bit_depth=8), waves(1, 64, 32)) == line
+    assert write(tmp_path / "a.png", replace(PQ, bit_depth=8), waves(1, 64, 32)) == []
 
 
 def test_dynamic_metadata_are_left_out_with_a_warning(tmp_path, monkeypatch):
