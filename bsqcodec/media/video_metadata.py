@@ -10,6 +10,11 @@ from .hdr import LIGHT, MASTERING
 from .metadata import TAG
 
 LANGUAGE = "language"  # of the pictures, for example "eng"
+_MOV_LANGUAGES = {  # that MOV has by another code of ISO 639-2 only, or by one of Apple's
+    "deu": "ger", "fre": "fra", "nld": "dut", "zho": "chi", "ell": "gre", "fas": "per", "isl": "ice", "sqi": "alb",
+    "eus": "baq", "hye": "arm", "kat": "geo", "mkd": "mac", "msa": "may", "mya": "bur", "cym": "wel", "bod": "tib",
+    "swe": "sve",
+}  # fmt: skip
 _MILLISECOND = Fraction(1, 1000)
 _OF_THE_FILE = {  # tags that tell how the old file was made
     "encoder", "encoder_options", "encoding_tool", "major_brand", "minor_version", "compatible_brands", "handler_name",
@@ -69,12 +74,17 @@ def container_options(format: str, metadata: Mapping[str, bytes]) -> dict[str, s
     return {"movflags": "use_metadata_tags"} if plain and not tags <= plain else {}
 
 
+def language_code(format: str, language: str) -> str:
+    """The code of a language, ISO 639-2, that FFmpeg's muxer of this name can write."""
+    return _MOV_LANGUAGES.get(language, language) if format == "mov" else language
+
+
 def write_metadata(container: Any, video: Any, metadata: Mapping[str, bytes]) -> None:
     """Set tags, chapters and the language of the pictures of an `av` container that is not begun yet."""
     text = {name: value.decode(errors="replace") for name, value in metadata.items() if holds(name, value)}
     container.metadata.update({k.removeprefix(TAG): value for k, value in text.items() if k.startswith(TAG)})
     if LANGUAGE in text:
-        video.metadata[LANGUAGE] = text[LANGUAGE]
+        video.metadata[LANGUAGE] = language_code(container.format.name, text[LANGUAGE])
     found: list[dict[str, Any]] = []
     for line in text.get("chapters", "").split("\n"):
         if match := re.fullmatch(r"([0-9]{1,15}) ([0-9]{1,15}) ?(.*)", line):

@@ -47,6 +47,12 @@ def test_tags_and_chapters_round_trip(tmp_path, suffix, more):
         assert container.streams.video[0].metadata["language"] == "spa"
 
 
+@pytest.mark.parametrize(("suffix", "found"), [("mkv", "deu"), ("mp4", "deu"), ("mov", "ger")])
+def test_languages_get_the_code_that_the_container_has(tmp_path, suffix, found):
+    written(tmp_path / f"a.{suffix}", {"language": b"deu"}, 3)
+    assert opened(tmp_path / f"a.{suffix}")[0] == {"language": found.encode()}
+
+
 def test_tags_of_the_old_file_are_not_kept(tmp_path):
     with av.open(str(tmp_path / "a.mkv"), "w") as out:
         out.metadata.update(
