@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MODEL: "Model | str | None" = None
 DEVICE = "auto"
 
+_EXIF_PREFIX = b"Exif\0\0"  # as Pillow has EXIF, but not `MediaInfo.metadata`
 _ORIENTATION = {0: 1, 90: 6, 180: 3, 270: 8}  # of EXIF, by degrees clockwise
 _TURNED_OVER = {  # orientations that are no rotation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -208,7 +209,7 @@ def _oriented_exif(info: MediaInfo) -> bytes:
     """EXIF as Pillow holds it, with the orientation that `info` has; empty if there is nothing."""
     kept = info.metadata.get("exif", b"")
     if not info.rotation:
-        return kept
+        return _EXIF_PREFIX + kept if kept else b""
     exif = _exif(kept)
     exif[ExifTags.Base.Orientation] = _ORIENTATION[info.rotation]
     return exif.tobytes()
@@ -306,9 +307,9 @@ def _split_exif(exif: Image.Exif | bytes | None) -> tuple[int, bytes]:
     data = exif.tobytes() if isinstance(exif, Image.Exif) else exif or b""
     tags = _exif(data)
     if ExifTags.Base.Orientation not in tags:
-        return 1, data if tags else b""
+        return 1, data.removeprefix(_EXIF_PREFIX) if tags else b""
     orientation = tags.pop(ExifTags.Base.Orientation)
-    return orientation, tags.tobytes() if tags else b""
+    return orientation, tags.tobytes().removeprefix(_EXIF_PREFIX) if tags else b""
 
 
 def _metadata(image: Image.Image, options: Mapping[str, Any]) -> dict[str, bytes]:

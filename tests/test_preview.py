@@ -100,7 +100,7 @@ def test_what_a_preview_cannot_hold_is_told(folder, tmp_path, capsys):
     [
         (("--preview", "a.png", "--resume"), "--preview is of frames that --resume does not make again"),
         (("--preview", "-"), "a preview needs the name of a file or a folder"),
-        (("--preview", "a.gif"), "the name of an output ends in"),
+        (("--preview", "a.xyz"), "the name of an output ends in"),
         (("--preview", "a.png"), "holds one image"),  # of a video
         (("--preview", "a.bsq"), "is both the output and its preview"),
         (("--preview", "nowhere/a.mkv"), "does not exist"),

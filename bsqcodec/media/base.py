@@ -70,17 +70,6 @@ def coded_from_8_bits(name: str, bits: int, depth: int) -> str:
     return f"{name}: of the {bits} bits of a sample 8 are coded; decoded it has {depth} bits again"
 
 
-def side_data(frame: Any) -> dict[str, bytes]:
-    """What an `av.VideoFrame` carries beside its samples, by FFmpeg's names, such as "DISPLAYMATRIX".
-
-    Nothing if it carries a kind that PyAV does not know, as EXIF: then it gives none of them.
-    """
-    try:
-        return {data.type.name: bytes(data) for data in frame.side_data}
-    except ValueError:
-        return {}
-
-
 def suffix_of(path: str) -> str:
     """The suffix of a path in lower case, with its dot; an empty string if there is none."""
     return os.path.splitext(path)[1].lower()

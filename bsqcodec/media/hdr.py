@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from .base import side_data
-
 MASTERING, LIGHT = "mdcv", "clli"  # keys of what is kept
 _MDCV, _CLLI = ">8H2I", ">2H"
 _XY, _LUMINANCE = 50_000, 10_000  # units in 1, and in 1 cd/m²
@@ -35,6 +33,17 @@ def read(frame: Any) -> dict[str, bytes]:
     if len(side := sides.get("CONTENT_LIGHT_LEVEL", b"")) >= 8:
         found[LIGHT] = struct.pack(_CLLI, *np.frombuffer(side[:8], np.uint32).clip(0, 65535).tolist())
     return found
+
+
+def side_data(frame: Any) -> dict[str, bytes]:
+    """What an `av.VideoFrame` carries beside its samples, by FFmpeg's names, such as "DISPLAYMATRIX".
+
+    Nothing if it carries a kind that PyAV does not know, as EXIF: then it gives none of them.
+    """
+    try:
+        return {data.type.name: bytes(data) for data in frame.side_data}
+    except ValueError:
+        return {}
 
 
 def is_dynamic(frame: Any) -> bool:

@@ -18,7 +18,7 @@ from ..errors import BsqError
 from ..settings import SourceOptions
 from ..types import Frame, MediaInfo, Packet, Track
 from . import colour, hdr, times, tracks, y4m
-from .base import DEFAULT_RATE, MAX_DEPTH, Source, coded_from_8_bits, reason_of, side_data, ticks
+from .base import DEFAULT_RATE, MAX_DEPTH, Source, coded_from_8_bits, reason_of, ticks
 from .video_metadata import metadata_of
 
 # Seconds by which a seek aims too early: FFmpeg seeks by decoding time, which is before presentation time where frames
@@ -356,7 +356,7 @@ def _has_transparency(frame: av.VideoFrame, matrix: int) -> bool:
 
 def _display(frame: av.VideoFrame) -> tuple[bool, int]:
     """Returns (mirrored, clockwise rotation in degrees): what a player does to show a frame, in this order."""
-    data = side_data(frame).get("DISPLAYMATRIX")
+    data = hdr.side_data(frame).get("DISPLAYMATRIX")
     if data is None:
         return False, 0
     a, b, _, c, d = np.frombuffer(data, "<i4")[:5].astype(float)

@@ -135,4 +135,4 @@ def test_pictures_behind_the_first(tmp_path, name):
     pictures[0].save(tmp_path / name, format, save_all=True, append_images=pictures[1:])
     with open_source(f"{tmp_path}/{name}") as source:
         assert len(list(source)) == 1 and source.info.image
-    assert source.warnings == [f"{tmp_path}/{name} holds 3 pictures, of which only the first is encoded"]
+    assert source.warnings == [f"{tmp_path}/{name}: of 3 pictures all but the first are left out"]
