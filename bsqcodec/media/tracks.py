@@ -111,13 +111,13 @@ def add(container: Any, track: Track, path: str, warn: _Warn) -> CopiedTrack | N
     """
     format = container.format.name
     encoder, reason = _way(format, track)
-    if format != "matroska" and track.language and not re.fullmatch("[a-z]{3}", track.language):
-        warn(f"the language of {name(track)} is left out, which this output cannot hold")
     if not reason:
+        _tell_lost(format, track, warn)
         return CopiedTrack(_add(container, track, encoder), track, container, None, warn)
-    if _is_text(track.codec):
+    if track.kind == "subtitle" and _is_text(track.codec):
         convert = _TextConverter(track, "subrip" if format == "matroska" else "mov_text")
         warn(f"{name(track)} becomes {convert.track.codec}, which may lose styles")
+        _tell_lost(format, track, warn)
         return CopiedTrack(_add(container, convert.track, True), track, container, convert, warn)
     others = [suffix for suffix, other in VIDEO_FORMATS.items() if not _way(other, track)[1]]
     hint = f"; try {' or '.join(others)}" if others else ""
@@ -125,6 +125,17 @@ def add(container: Any, track: Track, path: str, warn: _Warn) -> CopiedTrack | N
         raise BsqError(f"{path} cannot hold {track.codec} audio ({reason}){hint}")
     warn(f"{name(track)} is left out, which this output cannot hold{hint}")
     return None
+
+
+def _tell_lost(format: str, track: Track, warn: _Warn) -> None:
+    """Warn of what a format cannot hold of a track that it holds."""
+    lost = {
+        "language": format != "matroska" and not re.fullmatch("([a-z]{3})?", track.language),
+        "disposition": format == "mov" and track.disposition & ~int(Disposition.default),
+    }
+    for what in lost:
+        if lost[what]:
+            warn(f"the {what} of {name(track)} is left out, which this output cannot hold")
 
 
 def name(track: Track) -> str:
@@ -192,6 +203,8 @@ def _add(container: Any, track: Track, encoder: bool) -> Any:
     else:
         stream = container.add_stream_from_template(_read_back(track))
         context = stream.codec_context
+    if stream.type != track.kind:
+        raise ValueError(f"{track.codec} is no {track.kind} codec")
     if track.kind == "audio":
         context.layout, context.sample_rate = track.layout, track.sample_rate
     if encoder and track.kind == "audio":

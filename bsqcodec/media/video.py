@@ -230,6 +230,8 @@ class VideoSource(Source):
         """Make sure that a packet of a track has a pts; returns it in seconds, None if nothing tells it."""
         if packet.pts is None:
             packet.pts = packet.dts
+        if packet.duration and packet.duration >= 1 << 31:  # below 0, as FFmpeg reads the end of some Ogg files
+            packet.duration = 0
         if packet.pts is None:
             track = self._found[self._numbers[packet.stream.index]]
             self._warn(f"what has no time in {tracks.name(track)} is left out")

@@ -5,6 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -36,6 +37,17 @@ def test_duration_of_the_last_frame(tmp_path, suffix, times):
     if times != [0, 1, 2, 4, 5, 9] and times[-1] != 102:  # of uneven frames FFmpeg adds the intervals of its packets
         with av.open(f"{tmp_path}/a.{suffix}") as file:
             assert file.duration == (times[-1] + 7) * 40000
+
+
+@pytest.mark.parametrize("suffix", ["mov", "mkv"])
+def test_duration_of_the_last_frame_with_alpha(tmp_path, suffix):
+    """Of codecs that do not look ahead."""
+    with open_sink(f"{tmp_path}/a.{suffix}", replace(CLIP, alpha=True)) as sink:
+        for time, picture in enumerate(waves(3)):
+            sink.write(np.dstack([picture, picture[..., 0]]), time)
+        sink.duration = 7
+    info, frames, _ = read_media(tmp_path / f"a.{suffix}")
+    assert [f.duration * info.time_base for f in frames] == [0, 0, Fraction(7, 25)]
 
 
 def movie_duration(path):

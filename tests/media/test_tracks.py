@@ -91,6 +91,26 @@ def test_tracks_that_are_not_wanted(tmp_path):
         assert Decoder(file).info.tracks == ()
 
 
+def test_mov_holds_no_dispositions_but_default(tmp_path):
+    track = Track("mov_text", MS, kind="subtitle", language="ger", disposition=int(Disposition.default))
+    tracks = (track, replace(track, disposition=int(Disposition.forced)))
+    with open_sink(f"{tmp_path}/a.mov", replace(CLIP, tracks=tracks)) as sink:
+        sink.write(waves(1)[0], 0)
+        for number in range(2):
+            sink.write_packet(Packet(0, 40, b"\0\2ok", number))
+    found, packets = kept(tmp_path / "a.mov")
+    assert [t.disposition for t in found] == [1, 0] and [p.data for [p] in packets] == [b"\0\2ok"] * 2
+    which = "the subtitle track (mov_text, ger)"
+    assert sink.warnings == [f"the disposition of {which} is left out, which this output cannot hold"]
+
+
+def test_mp4_holds_languages_of_three_letters(tmp_path):
+    track, _ = sound()
+    with open_sink(f"{tmp_path}/a.mp4", replace(CLIP, tracks=(replace(track, language="en-GB"),))) as sink:
+        sink.write(waves(1)[0], 0)
+    assert sink.warnings == ["the language of the audio track (aac, en-GB) is left out, which this output cannot hold"]
+
+
 def test_mov_text_becomes_subrip_in_matroska(tmp_path):
     film(tmp_path / "a.mp4")
     info, frames, packets = read_media(tmp_path / "a.mp4")
@@ -117,10 +137,7 @@ def test_tracks_that_an_output_cannot_hold(tmp_path):
             sink.write(waves(1)[0], 0)
             sink.write_packet(packets[0])
         which = "the subtitle track (hdmv_pgs_subtitle, en-GB)"
-        assert sink.warnings == [
-            f"the language of {which} is left out, which this output cannot hold",
-            f"{which} is left out, which this output cannot hold; try .mkv",
-        ]
+        assert sink.warnings == [f"{which} is left out, which this output cannot hold; try .mkv"]
         assert read_media(tmp_path / f"a.{suffix}")[0].tracks == ()
     write_media(tmp_path / "a.mkv", waves(1), replace(CLIP, tracks=(bitmaps,)), audio=packets)
     [track], [[packet]] = kept(tmp_path / "a.mkv")
@@ -213,6 +230,31 @@ def test_packets_that_do_not_rise_are_moved(tmp_path, suffix):
     assert [p.data for p in kept(f"{tmp_path}/a.{suffix}")[1][0]] == [p.data for p in packets[:4]]
 
 
+@pytest.mark.parametrize(
+    ("suffix", "picture", "codec"),
+    [("ts", "mpeg2video", "aac"), ("avi", "mpeg4", "libmp3lame"), ("ogv", "vp8", "vorbis")],
+)
+def test_sound_of_other_containers(tmp_path, suffix, picture, codec):
+    """MPEG-TS has no header for AAC, and puts one before each packet; AVI has no durations; Ogg has odd ones."""
+    with av.open(f"{tmp_path}/a.{suffix}", "w") as output:
+        video: Any = output.add_stream(picture, 25, width=48, height=32)
+        audio: Any = output.add_stream(codec, 48000, layout="stereo", options={"strict": "experimental"})
+        for i, rgb in enumerate(waves(12)):
+            frame = colour.to_yuv(rgb, "yuv420p")
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            output.mux(video.encode(frame))
+        sine = (0.3 * np.sin(np.arange(24000) / 20)).astype(np.float32)
+        heard = av.AudioFrame.from_ndarray(np.stack([sine, sine]), "fltp", "stereo")
+        heard.sample_rate, heard.pts, heard.time_base = 48000, 0, Fraction(1, 48000)
+        output.mux(audio.encode(heard) + audio.encode(None) + video.encode(None))
+    info, frames, packets = read_media(f"{tmp_path}/a.{suffix}")
+    for target in ("mp4", "mkv"):
+        path = f"{tmp_path}/b.{target}"
+        write_media(path, [f.rgb for f in frames], info, [f.pts for f in frames], packets)
+        with av.open(path) as file:
+            assert abs(sum(f.samples for f in file.decode(audio=0)) - 24000) < 2000
+
+
 def test_packets_without_times(tmp_path, monkeypatch):
     """Their time of decoding has to do; without that they are left out, and it is said."""
     track, packets = sound()
@@ -230,6 +272,19 @@ def test_packets_without_times(tmp_path, monkeypatch):
         found = [item for item in source if isinstance(item, Packet)]
     assert source.warnings == ["what has no time in the audio track (aac) is left out"]
     assert 0 < len(found) < len(packets) and {(p.pts, p.data) for p in found} < {(p.pts, p.data) for p in packets}
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec"), [("audio", "h264"), ("audio", "subrip"), ("subtitle", "aac"), ("audio", "nonsense")]
+)
+def test_a_codec_that_is_none_of_its_kind(tmp_path, kind, codec):
+    """A stream may say anything; such a track is left out."""
+    track = Track(codec, MS, 48000, "stereo" if kind == "audio" else "", kind=kind)
+    for suffix in ("mkv", "mp4"):
+        with open_sink(f"{tmp_path}/a.{suffix}", replace(CLIP, tracks=(track,))) as sink:
+            sink.write(waves(1)[0], 0)
+            sink.write_packet(Packet(0, 10, b"abc"))
+        assert sink.warnings == [f"the {kind} track ({codec}) is left out, which this output cannot hold"]
 
 
 def test_broken_subtitles_are_left_out(tmp_path):
