@@ -15,6 +15,7 @@ from ..errors import BsqError
 from ..settings import SourceOptions
 from ..types import Packet, Track
 from .base import VIDEO_FORMATS, reason_of
+from .video_metadata import language_code
 
 _LANGUAGE = re.compile("[A-Za-z0-9-]{1,40}")
 # Begin of an ASS file, without which FFmpeg opens no encoder of text
@@ -215,7 +216,8 @@ def _add(container: Any, track: Track, encoder: bool) -> Any:
         context.open()
     context.extradata = track.extradata or None
     stream.time_base, stream.disposition = track.time_base, track.disposition
-    stream.metadata.update({k: v for k, v in (("language", track.language), ("title", track.title)) if v})
+    language = language_code(container.format.name, track.language)
+    stream.metadata.update({k: v for k, v in (("language", language), ("title", track.title)) if v})
     return stream
 
 

@@ -111,6 +111,12 @@ def test_mp4_holds_languages_of_three_letters(tmp_path):
     assert sink.warnings == ["the language of the audio track (aac, en-GB) is left out, which this output cannot hold"]
 
 
+def test_mov_gets_the_codes_of_languages_that_it_has(tmp_path):
+    track, packets = sound()
+    write_media(tmp_path / "a.mov", waves(1), replace(CLIP, tracks=(replace(track, language="deu"),)), audio=packets)
+    assert kept(tmp_path / "a.mov")[0][0].language == "ger"
+
+
 def test_mov_text_becomes_subrip_in_matroska(tmp_path):
     film(tmp_path / "a.mp4")
     info, frames, packets = read_media(tmp_path / "a.mp4")
