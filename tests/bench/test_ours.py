@@ -10,7 +10,7 @@ import pytest
 from bench_helpers import run
 from PIL import Image
 
-from bsqcodec import api
+from bsqcodec import api, decoder
 from bsqcodec.bench import datasets, ours, runner
 from bsqcodec.bench.codec import BenchSettings
 from bsqcodec.bench.frames import frames_of
@@ -30,7 +30,7 @@ def model_file(tmp_path_factory, monkeypatch) -> Iterator[Path]:
     save_model(random_network(), path)
     loads = []
     monkeypatch.setattr(ours, "load_model", lambda name, device: loads.append(name) or weights.load_model(name))
-    monkeypatch.setattr(api, "find_model", lambda identity, device: weights.load_model(str(path)))
+    monkeypatch.setattr(decoder, "find_model", lambda identity, device: weights.load_model(str(path)))
     ours._model.cache_clear()
     ours._digest.cache_clear()
     yield path
@@ -48,10 +48,10 @@ def test_ours_is_a_file(model_file, pictures, clip, tmp_path):
     source = list(frames_of(clip, 3))
     (data,) = codec.encode(iter(source), 30, 50)
     assert len(data) == record["bytes"]
-    decoder = api.Decoder(io.BytesIO(data))
-    assert decoder.info.frame_rate == 30 and [e.first for e in decoder.index()] == [0, 2]
+    reader = api.Decoder(io.BytesIO(data))
+    assert reader.info.frame_rate == 30 and [e.first for e in reader.index()] == [0, 2]
     decoded = list(codec.decode([data], 48, 64))
-    assert all(np.array_equal(a.rgb, b) for a, b in zip(decoder.frames(), decoded, strict=True))
+    assert all(np.array_equal(a.rgb, b) for a, b in zip(reader.frames(), decoded, strict=True))
     (tmp_path / "pan.bsq").write_bytes(data)
     status, output = run("compare", clip, tmp_path / "pan.bsq", "--metrics", "psnr", "--frames", 3)
     assert status == 0 and float(output.split()[1]) == pytest.approx(record["metrics"]["psnr-rgb"], abs=1e-4)

@@ -13,7 +13,7 @@ from bsqcodec.jobs import cluster
 from bsqcodec.jobs.cluster import Cluster
 from bsqcodec.network.weights import load_model
 from bsqcodec.settings import DEFAULT_MODEL, EncodeSettings
-from bsqcodec.types import Frame
+from bsqcodec.types import Frame, FrameFormat
 from helpers import exit_status
 
 
@@ -66,12 +66,13 @@ def test_same_bytes_and_pictures_from_a_cluster(clip, address, tmp_path):
 
 def test_a_cluster_that_fails_is_one_line(address):
     frames, settings = [Frame(np.zeros((16, 16, 3), np.uint8), 0)], EncodeSettings(gop=1)
+    size = FrameFormat(16, 16)
     with Cluster(address, None, bytes(8)) as workers, pytest.raises(ModelError, match="not installed"):
-        next(workers.encode(frames, settings))
+        next(workers.encode(frames, settings, size))
     with Cluster(address, DEFAULT_MODEL, bytes(8)) as workers, pytest.raises(ModelError, match="another model"):
-        next(workers.encode(frames, settings))
+        next(workers.encode(frames, settings, size))
     with Cluster(address, None, load_model().id) as workers, pytest.raises(BsqError, match="gave up"):
-        workers.decode(None, 16, 16, 1, 1).result()
+        workers.decode(None, b"", size, 1, 1).result()
 
 
 def test_a_cluster_without_workers_is_refused(monkeypatch):
