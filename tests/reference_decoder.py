@@ -300,9 +300,16 @@ def decode_group(model, payload, frames, width, height, depth):  # the frames in
 def decode_alpha(model, body, frames, width, height):  # section 11: of each frame, (H, W, 1)
     if body[:1] != b"\1":
         return [plane[..., None].astype(np.int64) for plane in decode_values(body, frames, width, height, Coder)]
-    pictures = decode_group(model, body[1:], frames, width, height, 8)
-    sums = [picture.sum(-1, dtype=np.int64, keepdims=True) for picture in pictures]
-    return [clip(div(85 * (total - 72), 207), 0, 255) for total in sums]
+    assert body[1] <= 4, "the gray video of alpha is too small"
+    f, planes = 1 << body[1], []
+    for picture in decode_group(model, body[2:], frames, -(-width // f), -(-height // f), 8):
+        s, c, d = picture.sum(-1, dtype=np.int64), *(2 * np.arange(size) + 1 - f for size in (height, width))
+        a, b, u, v = c // (2 * f), d // (2 * f), (c % (2 * f))[:, None], d % (2 * f)
+        s = np.pad(s, 1, "edge")  # so that a and b, which begin at -1, count from 0
+        t = (2 * f - u) * ((2 * f - v) * s[a + 1][:, b + 1] + v * s[a + 1][:, b + 2])
+        t += u * ((2 * f - v) * s[a + 2][:, b + 1] + v * s[a + 2][:, b + 2])
+        planes.append(clip(div(85 * (t - 288 * f * f), 828 * f * f), 0, 255)[..., None])
+    return planes
 
 
 if __name__ == "__main__":

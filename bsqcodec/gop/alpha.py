@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import FormatError
 from ..network.patches import TOKEN
 from ..network.weights import Model
-from ..settings import EncodeSettings
+from ..settings import MAX_QUALITY, EncodeSettings
 from ..stream.fields import Fields
 from ..stream.levels import MAX_VALUES, LevelCoder
 from ..stream.range_coder import BitDecoder, BitEncoder
@@ -23,6 +23,9 @@ _LOW, _HIGH = 24, 231
 _MARGIN = 4  # by which these two lie outside
 _SMOOTH = 8  # difference from the pixels to the left and above, up to which a value between is part of a slope
 _MIDDLE = 128  # sample of what is not seen at all
+_MAX_SHIFT = 4  # log2 of how many times smaller a gray video may be than its frames
+_ERROR = 160  # largest error of alpha by that, times the quality
+_MORE_QUALITY = 10  # for each halving, for errors get larger, too
 _MIN_QUALITY = 20  # unless one is asked for
 
 
@@ -88,15 +91,20 @@ class AlphaEncoder:
         return body, [rounded.astype(np.uint8)[frame] for frame in self._pushed()]
 
     def _code_gray(self) -> tuple[bytes, list[np.ndarray]]:
-        samples = (np.arange(MAX_VALUES) * (_HIGH - _LOW) * 2 + OPAQUE) // (2 * OPAQUE) + _LOW
-        samples[[0, OPAQUE]] = _LOW - _MARGIN, _HIGH + _MARGIN
-        encoder = GopEncoder(self._model, *self._size, self._settings)
+        shift = next(s for s in range(_MAX_SHIFT, -1, -1) if s == 0 or all(self._fits(f, s) for f in self._pushed()))
+        quality = min(MAX_QUALITY, self._quality + _MORE_QUALITY * shift)
+        encoder = GopEncoder(self._model, *_reduced(*self._size, shift), self._settings)
         decoded: list[np.ndarray] = []
         for frame in self._pushed():
-            gray = samples.astype(np.uint8)[frame]
-            decoded += encoder.push(np.repeat(gray[..., None], 3, -1), self._quality)
+            decoded += encoder.push(_gray_of(frame, shift), quality)
         decoded += encoder.flush()
-        return bytes([GRAY]) + encoder.finish(), [_alpha_of(picture) for picture in decoded]
+        body = bytes([GRAY, shift]) + encoder.finish()
+        return body, [_alpha_of(picture, shift, *self._size) for picture in decoded]
+
+    def _fits(self, frame: np.ndarray, shift: int) -> bool:
+        """Whether a frame survives being coded 2**shift times smaller."""
+        found = _alpha_of(_gray_of(frame, shift), shift, *self._size)
+        return int(np.abs(found.astype(np.int16) - frame).max()) * self._quality <= _ERROR
 
 
 def decode_alpha(model: Model, body: bytes, height: int, width: int, frames: int) -> Iterator[np.ndarray]:
@@ -104,7 +112,11 @@ def decode_alpha(model: Model, body: bytes, height: int, width: int, frames: int
     fields = Fields(body)
     method = fields.take(1)[0]
     if method == GRAY:
-        yield from map(_alpha_of, decode_gop(model, fields.rest(), height, width, frames))
+        shift = fields.take(1)[0]
+        if shift > _MAX_SHIFT:
+            raise FormatError(f"a gray video of alpha is reduced 2**{shift} times")
+        for picture in decode_gop(model, fields.rest(), *_reduced(height, width, shift), frames):
+            yield _alpha_of(picture, shift, height, width)
         return
     if method != LEVELS:
         raise FormatError(f"alpha is coded by the unknown method {method}")
@@ -166,8 +178,32 @@ def _number_of_values(quality: int) -> int:
     return MAX_VALUES if quality == 100 else round(4 * 2 ** (quality / 25)) + 1
 
 
-def _alpha_of(picture: np.ndarray) -> np.ndarray:
-    """Alpha, uint8 (H, W), of a gray frame, uint8 (H, W, 3)."""
-    total = picture.sum(-1, dtype=np.int64) - 3 * _LOW
-    third = (_HIGH - _LOW) * 3
-    return np.clip((2 * OPAQUE * total + third) // (2 * third), 0, OPAQUE).astype(np.uint8)
+def _reduced(height: int, width: int, shift: int) -> tuple[int, int]:
+    """The size of a gray video 2**shift times smaller."""
+    return -(-height >> shift), -(-width >> shift)
+
+
+def _gray_of(alpha: np.ndarray, shift: int) -> np.ndarray:
+    """The frame of a gray video, uint8 (H, W, 3), 2**shift times smaller than alpha, uint8 (H, W)."""
+    (rows, columns), f = _reduced(len(alpha), alpha.shape[1], shift), 1 << shift
+    alpha = np.pad(alpha, ((0, rows * f - len(alpha)), (0, columns * f - alpha.shape[1])), mode="edge")
+    mean = alpha.reshape(rows, f, columns, f).mean((1, 3), dtype=np.float32)
+    gray = np.rint(_LOW + mean * ((_HIGH - _LOW) / OPAQUE)).astype(np.uint8)
+    gray[mean == 0] = _LOW - _MARGIN
+    gray[mean == OPAQUE] = _HIGH + _MARGIN
+    return np.repeat(gray[..., None], 3, -1)
+
+
+def _alpha_of(picture: np.ndarray, shift: int, height: int, width: int) -> np.ndarray:
+    """Alpha, uint8 (height, width), of a frame of a gray video, uint8 (H, W, 3), 2**shift times smaller."""
+    total = picture.sum(-1, dtype=np.int32)
+    f = 1 << shift
+    for axis, size in enumerate((height, width)):
+        # linear between the middles of samples; numbers times 2 f
+        at, part = np.divmod(2 * np.arange(size, dtype=np.int32) + 1 - f, 2 * f)
+        near, next_one = (total.take(i.clip(0, total.shape[axis] - 1), axis) for i in (at, at + 1))
+        part = part[:, None] if axis == 0 else part
+        total = (2 * f - part) * near + part * next_one
+    unit = 4 * f * f  # of `total`
+    third = (_HIGH - _LOW) * 3 * unit
+    return np.clip((2 * OPAQUE * (total - 3 * _LOW * unit) + third) // (2 * third), 0, OPAQUE).astype(np.uint8)

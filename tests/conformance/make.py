@@ -30,6 +30,14 @@ def pan(picture: np.ndarray, frames: int, height: int, width: int) -> list[np.nd
     return [picture[2 * t : 2 * t + height, 3 * t : 3 * t + width] for t in range(frames)]
 
 
+def with_disc(pictures: list[np.ndarray], edge: float) -> list[np.ndarray]:
+    """The pictures with the alpha of a disc that moves, with an edge so many pixels wide."""
+    y, x = np.mgrid[: pictures[0].shape[0], : pictures[0].shape[1]]
+    far = [np.hypot(y - 40 - t, x - 50 - 2 * t) for t in range(len(pictures))]
+    alphas = [np.clip((30 - f) * 255 / edge + 128, 0, 255).astype(np.uint8) for f in far]
+    return [np.dstack(pair) for pair in zip(pictures, alphas, strict=True)]
+
+
 def contents() -> dict[str, tuple[list[np.ndarray], list[int], int]]:
     """Frames, quality of each, and length of a group, by name."""
     astronaut, cat, coffee = data.astronaut(), data.chelsea(), data.coffee()
@@ -59,6 +67,9 @@ def contents() -> dict[str, tuple[list[np.ndarray], list[int], int]]:
     found["mini-gops-q45"] = (list(restless), [45] * 13, 32)  # of 8 frames, then of 2
     found["10-bits-q30"] = (walk[:4], [30] * 4, 4)
     found["12-bits-q90"] = ([cat[60:101, 120:173]], [90], 1)
+    found["alpha-mask-q50"] = (with_disc(walk[:3], 0.01), [50] * 3, 3)
+    found["alpha-edge-q20"] = (with_disc(walk[:3], 3), [20] * 3, 3)
+    found["10-bits-alpha-slope-q40"] = (with_disc(walk[:3], 50), [40] * 3, 2)
     found["many-qualities"] = (pan(cat[50:], 34, 16, 32), list(range(1, 101, 3)), 20)
     return found
 
@@ -83,7 +94,7 @@ def make(model: Model) -> list[dict[str, Any]]:
         low_delay, depth = name.startswith("low-delay"), 8
         if "-bits" in name:
             depth = int(name.partition("-")[0])
-        info = MediaInfo(width, height, frame_rate=rate, bit_depth=depth)
+        info = MediaInfo(width, height, frame_rate=rate, bit_depth=depth, alpha=frames[0].shape[2] == 4)
         tune = "psnr" if name.startswith("psnr") else "perceptual"
         encoder = bsqcodec.Encoder(file, info, model=model, gop=gop, low_delay=low_delay, tune=tune)
         for pts, (frame, quality) in enumerate(zip(frames, qualities, strict=True)):

@@ -134,7 +134,7 @@ def test_wrong_planes_are_refused():
         bytes([LEVELS, 1, 5, 5]),
         bytes([LEVELS, 2, 0, 255, 5]),
         bytes([GRAY]),
-        bytes([GRAY, 1, 6, 0, 0]),
+        bytes([GRAY, 1, 1, 6, 0, 0]),
     ],
 )
 def test_broken_bodies_are_format_errors(body, tiny):
@@ -190,3 +190,18 @@ def test_filling_pictures_of_any_size(size):
     rgba[0, 0, 3] = 1
     filled = fill_transparent(rgba)
     assert (filled[:16, :16] == 77).all() and (filled[16:] == 128).all() and (filled[:, 16:] == 128).all()
+
+
+@pytest.mark.parametrize(("height", "width", "waves", "shift"), [(64, 96, 90, 1), (33, 150, 40, 1), (17, 9, 200, 2)])
+def test_slopes_are_coded_smaller(model, height, width, waves, shift):
+    """As a gray video of fewer pixels where that is as good; of any size, and as the second decoder has it."""
+    y, x = np.mgrid[:height, :width]
+    frames = [(127 + 127 * np.sin((y + x + 3 * t) / waves)).astype(np.uint8) for t in range(2)]
+    body, decoded = check(model, frames, 40, GRAY)
+    assert body[1] == shift and same_pictures(by_the_book(body, frames), decoded)
+    assert np.mean(np.abs(np.stack(decoded).astype(int) - np.stack(frames))) < 2
+
+
+def test_a_gray_video_that_is_too_small_is_refused(tiny):
+    with pytest.raises(FormatError, match=r"reduced 2\*\*5 times"):
+        list(decode_alpha(tiny, bytes([GRAY, 5]) + bytes(20), 16, 16, 1))
