@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from .errors import BsqError, FormatError
+from .errors import BsqError, FormatError, shown
 from .model_files import packaged_ids
 from .output import open_input
 from .settings import MAX_PIXELS, TUNES
@@ -13,6 +13,8 @@ from .stream.container import VERSION, Gop
 from .stream.group import parse_group
 from .stream.reader import StreamReader
 from .types import MediaInfo
+
+MAX_SHOWN = 2000  # characters of a value of the metadata in a line
 
 
 @dataclass
@@ -131,7 +133,7 @@ def _shown(value: bytes) -> str:
 def _track_row(track: dict[str, Any]) -> tuple[str, str]:
     """A title and a line for a track."""
     sound = f"{track['sample_rate']} Hz, {track['layout']}" if track["sample_rate"] else ""
-    parts = [track["codec"], sound, track["language"], track["title"], f"{track['bytes']} bytes"]
+    parts = [track["codec"], sound, track["language"], shown(track["title"]), f"{track['bytes']} bytes"]
     return track["kind"], ", ".join(filter(None, parts))
 
 
@@ -179,7 +181,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     if colour != (2, 2, 2, 0):
         rows.append(("colour", "primaries {}, transfer {}, matrix {} (H.273), range {}".format(*colour)))
     rows += [_track_row(track) for track in found["tracks"]]
-    rows += [("metadata", f"{name}: {value}") for name, value in found["metadata"].items()]
+    rows += [("metadata", f"{shown(name)}: {shown(value, MAX_SHOWN)}") for name, value in found["metadata"].items()]
     rows += [(f"bits, {part}", f"{bits} per frame") for part, bits in found.get("bits", {}).items()]
     if "error" in found:
         rows.append(("broken", found["error"]))

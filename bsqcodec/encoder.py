@@ -9,6 +9,7 @@ from .gop.picture_group import PictureGroupEncoder
 from .network.weights import Model, device_of, load_model
 from .settings import EncodeSettings
 from .stream.container import StreamWriter
+from .stream.tracks import MAX_PACKETS
 from .types import FrameStats, MediaInfo, Packet
 
 MAX_PENDING = 1 << 20  # bytes of packets that wait for the end of a group of pictures
@@ -150,7 +151,7 @@ class Encoder:
         self._check_open()
         self._packets.append(packet)
         self._pending += len(packet.data)
-        if self._pending > MAX_PENDING:
+        if self._pending > MAX_PENDING or len(self._packets) >= MAX_PACKETS:
             self._write_packets()
 
     def close(self) -> list[np.ndarray]:

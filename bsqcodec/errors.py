@@ -25,6 +25,16 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+def shown(text: str, longest: int = 60) -> str:
+    """Text of a stranger for a line of output: cut to `longest` characters, escaped where it is not printable.
+
+    >>> shown("Sound"), shown("x" * 9, 5), shown("a\\nb")
+    ('Sound', 'xxxxx…', "'a\\\\nb'")
+    """
+    cut = text if len(text) <= longest else text[:longest] + "…"
+    return cut if cut.isprintable() else ascii(cut)
+
+
 def first_line(error: BaseException) -> str:
     """First line of an error's text, or the name of its class if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

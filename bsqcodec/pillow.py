@@ -70,8 +70,8 @@ class BsqImageFile(ImageFile.ImageFile):
                 self.info[name] = info.metadata[key]
         if exif := _oriented_exif(info):
             self.info["exif"] = exif
-        if (loop := info.metadata.get("loop", b"")).isdigit():
-            self.info["loop"] = int(loop)
+        if info.loop is not None:
+            self.info["loop"] = info.loop
         self._show(0)
 
     @property

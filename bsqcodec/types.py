@@ -144,6 +144,12 @@ class MediaInfo:
         return FrameFormat(self.height, self.width, self.alpha, self.bit_depth)
 
     @property
+    def loop(self) -> int | None:
+        """How often an animation is shown, 0 for ever; None if that is not told."""
+        text = self.metadata.get("loop", b"")
+        return int(text) if text.isdigit() and len(text) < 10 else None
+
+    @property
     def image(self) -> bool:
         """Whether this is a still image."""
         return self.frame_rate is None

@@ -11,6 +11,8 @@ before, of the same size and with the same payload, is not decoded again. A file
 import argparse
 import contextlib
 import io
+import itertools
+import json
 import os
 import random
 import resource
@@ -28,25 +30,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageSequence
 
+import bsqcodec.pillow
 from bsqcodec import decoder
 from bsqcodec.api import Decoder, Encoder
 from bsqcodec.describe import describe, lines
 from bsqcodec.errors import BsqError
 from bsqcodec.network.weights import Model, load_model
 from bsqcodec.settings import DEFAULT_MODEL
-from bsqcodec.transcode import decode_file
+from bsqcodec.transcode import decode_file, verify_file
 from bsqcodec.types import MediaInfo, Packet, Track
 from helpers import Pipe, random_model
 from mutations import mutate
 
 MAX_PIXELS = 1 << 13
+OUTPUTS = (".mkv", ".mp4", ".mov", ".y4m", ".png", ".jpg", ".gif", ".webp", ".apng", ".avif", "/")
 MAX_FRAMES = 24  # decoded of one file
 MAX_KNOWN_GROUPS = 200  # groups of pictures whose frames are remembered
 MAX_CPU_SECONDS = 20.0  # of computing for one file
 MAX_SECONDS = 600.0  # by the clock for one file, on a machine with other work
 MAX_GROWTH = 256 << 20  # bytes by which the process may grow
 MAX_ERROR_LENGTH = 400  # characters
+MAX_WARNINGS = 40  # lines
 MAX_ADDRESS_SPACE = 2 << 30  # bytes beyond what the process has when it starts
 
 
@@ -55,30 +61,49 @@ class Hang(BaseException):
 
 
 def corpus(model: Model) -> list[bytes]:
-    """Streams that hold every type of chunk and of frame."""
+    """Streams that hold every type of chunk and of frame, alpha of both methods, and samples of 8 to 12 bits."""
     noise = np.random.default_rng(0)
-    track = Track("aac", Fraction(1, 48000), 48000, "mono", b"\x11\x88")
+    sound = Track("aac", Fraction(1, 48000), 48000, "mono", b"\x11\x88", language="eng", title="Sound")
+    text = Track("subrip", Fraction(1, 1000), kind="subtitle", disposition=1)
+    kept = {
+        "tag:title": b"Some title", "chapters": b"0 40 One\n40 160 Two", "loop": b"2", "icc": bytes(36) + b"acsp",
+        "exif": b"MM\0*\0\0\0\x08" + bytes(6), "xmp": b"<x/>", "mdcv": bytes(24), "clli": bytes(4),
+    }  # fmt: skip
 
-    def stream(height: int, width: int, pts: list[int], gop: int, audio: bool = False) -> bytes:
+    def stream(
+        height: int, width: int, pts: list[int], gop: int = 1, tracks: tuple[Track, ...] = (), depth: int = 8,
+        alpha: str = "", **metadata: bytes,
+    ) -> bytes:  # fmt: skip
         file = io.BytesIO()
         still = len(pts) == 1
-        rate = None if still else Fraction(25)
-        info = MediaInfo(width, height, frame_rate=rate, tracks=(track,) if audio else (), rotation=0 if still else 90)
+        info = MediaInfo(
+            width, height, frame_rate=None if still else Fraction(25), tracks=tracks, rotation=0 if still else 90,
+            metadata=metadata, bit_depth=depth, alpha=bool(alpha),
+        )  # fmt: skip
         encoder = Encoder(file, info, model=model, quality=60, gop=gop)
         picture = noise.integers(0, 256, (height, width, 3), np.uint8)
+        plane = np.add.outer(np.arange(height), np.arange(width)).astype(np.uint8) * 4
+        plane = plane if alpha == "slope" else plane // 50 * 60
         for i, t in enumerate(pts):
-            encoder.write(np.roll(picture, (i, 2 * i), (0, 1)), t)
-            if audio:
-                encoder.write_packet(Packet(1920 * i, 1024, noise.bytes(5)))
+            frame = np.roll(picture, (i, 2 * i), (0, 1))
+            frame = np.dstack([frame, np.roll(plane, i // 2, 1)]) if alpha else frame
+            encoder.write(frame, t, 7 if depth > 8 else 0)
+            for number, track in enumerate(tracks):
+                data = b"text" if track.kind == "subtitle" else noise.bytes(5)
+                encoder.write_packet(Packet(1920 * i, 1024, data, number))
         encoder.close()
         return file.getvalue()
 
     return [
-        stream(16, 16, [0], 1),
-        stream(1, 1, [0], 1),
-        stream(15, 33, list(range(5)), 2, audio=True),
+        stream(16, 16, [0]),
+        stream(1, 1, [0]),
+        stream(15, 33, list(range(5)), 2, (sound,)),
         stream(20, 17, [0, 1, 5, 6], 4),
-        stream(16, 16, [10 * t for t in range(6)], 1),
+        stream(16, 16, [10 * t for t in range(6)]),
+        stream(17, 20, [0], alpha="values", **{"exif": kept["exif"], "tag:title": b"Text"}),
+        stream(18, 33, [0, 1, 2, 3], 2, alpha="slope", depth=10),
+        stream(20, 18, [0, 3, 4], 2, (sound, text, sound, text), alpha="values", depth=12, **kept),
+        stream(16, 17, [0, 2], 1, (text,), depth=9, **kept),
     ]
 
 
@@ -143,12 +168,18 @@ class Outcome:
         )
 
 
-def use(rng: random.Random, data: bytes, model: Model) -> int:
-    """Use a stream in one of the ways there are; returns the number of frames decoded."""
+def use(rng: random.Random, data: bytes, model: Model, outputs: float = 0.03) -> int:
+    """Use a stream in one of the ways there are; returns the number of frames decoded.
+
+    outputs: share of those that are files, decoded into other files.
+    """
     way = rng.random()
     file = io.BufferedReader(Pipe(data, part=100)) if rng.random() < 0.3 else io.BytesIO(data)
-    if way < 0.03:
-        return use_file(rng, data, model, way)
+    if way < outputs:
+        return use_file(rng, data, model)
+    way = (way - outputs) / (1 - outputs)
+    if way < 0.02:
+        return use_pillow(data, model)
     decoder = Decoder(file, "cpu", model, MAX_PIXELS)
     decoder.on_packet = lambda packet: None
     if way < 0.1:
@@ -167,22 +198,57 @@ def use(rng: random.Random, data: bytes, model: Model) -> int:
     return frames
 
 
-def use_file(rng: random.Random, data: bytes, model: Model, way: float) -> int:
-    """Describe a stream that is a file, or decode it into another file; returns the number of frames."""
+def use_file(rng: random.Random, data: bytes, model: Model) -> int:
+    """Describe or verify a stream that is a file, or decode it into another file; returns the number of frames."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "in.bsq")
         with open(path, "wb") as out:
             out.write(data)
-        if way < 0.01:
+        way = rng.random()
+        if way < 0.1:
             found = describe(path, max_pixels=MAX_PIXELS)
-            lines(found)
+            assert all(line.isprintable() for line in lines(found))
+            json.dumps(found)
             return found["frames"]
+        if way < 0.15:
+            return verify_file(path, "cpu", model, MAX_PIXELS).frames
         # few frames, for x264 takes long to open
-        target = os.path.join(folder, rng.choice(("o.mkv", "o.mp4", "o.y4m", "o.png", "o/")))
-        conceal = way < 0.02
-        return decode_file(
-            path, target, (0, 6), model, "cpu", max_pixels=MAX_PIXELS, conceal=conceal, keep_partial=not conceal
-        ).frames
+        target = os.path.join(folder, "o" + rng.choice(OUTPUTS))
+        conceal = way < 0.5
+        scale = rng.choice((1, 1, 1, 0.5, 0.0625))
+        try:
+            result = decode_file(
+                path, target, (0, 6), model, "cpu", max_pixels=MAX_PIXELS, conceal=conceal, keep_partial=not conceal,
+                scale=scale,
+            )  # fmt: skip
+        except BsqError as e:
+            if os.path.exists(target) and "what comes before is kept" not in str(e):
+                raise AssertionError("there is an output") from e
+            raise
+        finally:
+            assert not [name for name in os.listdir(folder) if name.startswith(".")]
+        assert all(line.isprintable() and len(line) <= MAX_ERROR_LENGTH for line in result.warnings), result.warnings
+        assert len(result.warnings) < MAX_WARNINGS and os.path.exists(target)
+        return result.frames
+
+
+def use_pillow(data: bytes, model: Model) -> int:
+    """Open a stream with Pillow, load its frames, and check it; returns the number of frames."""
+    bsqcodec.pillow.MODEL = model
+    frames = 0
+    try:
+        with Image.open(io.BytesIO(data), formats=["BSQ"]) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return 0
+            image.getexif()
+            for frame in itertools.islice(ImageSequence.Iterator(image), MAX_FRAMES):
+                frame.load()
+                frames += 1
+        with Image.open(io.BytesIO(data), formats=["BSQ"]) as image:
+            image.verify()
+    except OSError as e:  # as Pillow's own formats
+        raise BsqError(str(e)) from e
+    return frames
 
 
 @contextlib.contextmanager
@@ -204,11 +270,11 @@ def time_limit() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def try_stream(rng: random.Random, data: bytes, model: Model, outcome: Outcome) -> str:
+def try_stream(rng: random.Random, data: bytes, model: Model, outcome: Outcome, outputs: float) -> str:
     """Use a stream and count what comes of it in `outcome`; returns what is wrong, "" if nothing is."""
     try:
         with time_limit():
-            frames = use(rng, data, model)
+            frames = use(rng, data, model, outputs)
     except BsqError as e:
         outcome.refused += 1
         outcome.inner += "frames " in str(e)
@@ -231,9 +297,13 @@ def run(
     first: int = 0,
     minutes: float = 1e9,
     out: str | None = None,
+    outputs: float = 0.03,
     say: Callable[[str], None] = print,
 ) -> Outcome:
-    """Try mutations number `first` to `first + files - 1`; those that fail are written into the folder `out`."""
+    """Try mutations number `first` to `first + files - 1`; those that fail are written into the folder `out`.
+
+    outputs: share that is decoded into files.
+    """
     streams = corpus(model)
     for stream in streams:
         for _ in range(3):  # so that memory is at its height
@@ -246,7 +316,7 @@ def run(
         rng = random.Random(f"{seed}/{i}")
         data = mutate(rng, streams)
         start = time.process_time()
-        problem = try_stream(rng, data, model, outcome)
+        problem = try_stream(rng, data, model, outcome, outputs)
         outcome.files += 1
         outcome.slowest = max(outcome.slowest, time.process_time() - start)
         grown = peak() - base
@@ -278,6 +348,7 @@ def main() -> None:
     parser.add_argument(
         "--packaged", nargs="?", const=DEFAULT_MODEL, metavar="NAME", help="a packaged model, not a tiny one"
     )
+    parser.add_argument("--outputs", type=float, default=0.03, help="share that is decoded into files [0.03]")
     parser.add_argument("--out", default="fuzz-failures")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -286,7 +357,7 @@ def main() -> None:
         size = int(file.read().split()[0]) * resource.getpagesize()
     # an allocation beyond this is a MemoryError, whether its pages are touched or not
     resource.setrlimit(resource.RLIMIT_AS, (size + MAX_ADDRESS_SPACE, resource.RLIM_INFINITY))
-    outcome = run(model, options.files, options.seed, options.first, options.minutes, options.out)
+    outcome = run(model, options.files, options.seed, options.first, options.minutes, options.out, options.outputs)
     print(outcome)
     sys.exit(bool(outcome.failures))
 

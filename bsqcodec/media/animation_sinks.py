@@ -101,10 +101,9 @@ class AnimationSink(StillSink):
 
     def _loop(self) -> int | None:
         """How often the animation is shown, as the format counts it; None: not told."""
-        text = self._info.metadata.get("loop", b"")
-        if not text.isdigit():
+        if self._info.loop is None:
             return None
-        count = min(int(text), _MAX_LOOP)
+        count = min(self._info.loop, _MAX_LOOP)
         if self._format == "AVIF" and count:
             self.warnings.append(f"the animation repeats for ever, not {count} times, which AVIF output cannot tell")
         if self._format == "GIF" and count:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from ..errors import shown
 from ..types import MediaInfo
 from . import colour
 from .png_chunks import RAW
@@ -52,5 +53,4 @@ def size(metadata: Mapping[str, bytes]) -> int:
 
 
 def _shown(name: str) -> str:
-    text = _SHOWN_AS.get(name, name.removeprefix(TAG))
-    return text if text.isprintable() else ascii(text)
+    return shown(_SHOWN_AS.get(name, name.removeprefix(TAG)))

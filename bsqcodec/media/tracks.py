@@ -11,7 +11,7 @@ from typing import Any
 import av
 from av.stream import Discard, Disposition
 
-from ..errors import BsqError
+from ..errors import BsqError, shown
 from ..settings import SourceOptions
 from ..types import Packet, Track
 from .base import VIDEO_FORMATS, reason_of
@@ -141,7 +141,7 @@ def _tell_lost(format: str, track: Track, warn: _Warn) -> None:
 
 def name(track: Track) -> str:
     """A track in a message."""
-    return f"the {track.kind} track ({', '.join(filter(None, (track.codec, track.language, track.title)))})"
+    return f"the {track.kind} track ({', '.join(filter(None, (track.codec, track.language, shown(track.title))))})"
 
 
 class _TextConverter:

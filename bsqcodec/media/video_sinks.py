@@ -44,9 +44,7 @@ class VideoSink(Sink):
             self._container = av.open(f"file:{part}", "w", format=self._format, container_options=options)
             self._open_video()
             write_metadata(self._container, self._video, self._info.metadata)
-            self._tracks = [
-                tracks.add(self._container, track, self._path, self.warnings.append) for track in self._info.tracks
-            ]
+            self._tracks = [tracks.add(self._container, track, self._path, self._warn) for track in self._info.tracks]
             self._container.start_encoding()
 
     def _open_video(self) -> None:

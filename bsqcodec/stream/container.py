@@ -13,11 +13,11 @@ from fractions import Fraction
 from typing import BinaryIO, NamedTuple
 
 from ..errors import FormatError
-from ..settings import MAX_PIXELS, MAX_SIDE
+from ..settings import MAX_GOP, MAX_PIXELS, MAX_SIDE
 from ..types import MODEL_ID_BYTES, TRACK_KINDS, MediaInfo, Packet
 from .fields import MAX_NUMBER, MAX_TIME, Fields, ratio, signed, varint
 from .group import MAX_MINI_GOP
-from .tracks import pack_metadata, pack_packets, pack_track
+from .tracks import MAX_TRACKS, pack_metadata, pack_packets, pack_track
 
 MAGIC = b"BSQ\x1a"
 VERSION = 1  # the only one that is read or written
@@ -129,6 +129,8 @@ class StreamWriter:
     """
 
     def __init__(self, file: BinaryIO, model: bytes, info: MediaInfo):
+        if len(info.tracks) > MAX_TRACKS:
+            raise ValueError(f"{len(info.tracks)} tracks are more than {MAX_TRACKS}")
         self._file = file
         self.size = self.frames = self._groups = 0
         self._end = -MAX_TIME  # time of the last frame
@@ -204,7 +206,8 @@ def unpack_gop(offset: int, body: bytes) -> Gop:
     """The group of pictures in a chunk at byte `offset`. Raises FormatError for impossible times."""
     fields = Fields(body)
     # every anchor has a byte
-    first, frames, start = fields.varint(1 << 48), fields.varint(MAX_MINI_GOP * len(body)), fields.signed()
+    first, frames = fields.varint(1 << 48), fields.varint(min(MAX_GOP, MAX_MINI_GOP * len(body)))
+    start = fields.signed()
     steps: list[int] = []
     if frames > 1:
         step = fields.varint()

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from ..errors import FormatError
 from ..settings import MAX_PIXELS
-from ..types import Packet
+from ..types import Packet, Track
 from .container import (
     ALPHA,
     AUDIO_PACKETS,
@@ -30,7 +30,7 @@ from .container import (
 )
 from .fields import Fields
 from .recovery import MAX_GAP, SEARCH_BUDGET, Lost, lost_times, resynchronise
-from .tracks import unpack_metadata, unpack_packets, unpack_track
+from .tracks import MAX_TRACKS, unpack_metadata, unpack_packets, unpack_track
 from .window import Window
 
 
@@ -68,25 +68,29 @@ class StreamReader:
         self._damage: FormatError | None = None  # of what describes tracks, or of metadata
         self._alpha: tuple[int, bytes] | None = None  # offset and body of the chunk before this one, if it is alpha
         self._first_track = 0  # number of the first track that is ancillary
+        tracks = list[Track]()
         try:
-            self._read_descriptions()
+            self._read_descriptions(tracks)
         except FormatError as e:
             self._damage = e
+        self.info = replace(self.info, tracks=tuple(tracks))
         self._start = self.size, self._torn
 
-    def _read_descriptions(self) -> None:
+    def _read_descriptions(self, tracks: list[Track]) -> None:
         """Read the chunks behind the header that tell what else there is. Raises FormatError for damage."""
         while True:
             self._window.ahead += self._file.read(1 - len(self._window.ahead))  # no more: a pipe may not have it yet
             kind = bytes(self._window.ahead[:1])
-            if kind not in (AUDIO_TRACK, TRACK, METADATA) or (kind == AUDIO_TRACK and self.info.tracks):
+            if kind not in (AUDIO_TRACK, TRACK, METADATA) or (kind == AUDIO_TRACK and tracks):
                 return
             body = self._chunk()[2]
             if kind == METADATA:
                 self.info = replace(self.info, metadata=unpack_metadata(body))
                 return
+            if len(tracks) == MAX_TRACKS:
+                raise FormatError(f"streams of more than {MAX_TRACKS} tracks are not supported")
+            tracks.append(unpack_track(body))
             self._first_track += kind == AUDIO_TRACK
-            self.info = replace(self.info, tracks=(*self.info.tracks, unpack_track(body)))
 
     @property
     def size(self) -> int:
@@ -164,10 +168,8 @@ class StreamReader:
 
     def _packets(self, chunk_type: bytes, body: bytes, lenient: bool) -> list[Packet]:
         """The packets in a chunk. lenient: leave out those of a track whose description is lost."""
-        packets = unpack_packets(body, 0 if chunk_type == AUDIO_PACKETS else None)
         first, count = self._first_track, len(self.info.tracks)
-        if chunk_type == PACKETS:
-            packets = [replace(packet, track=packet.track + first) for packet in packets]
+        packets = unpack_packets(body, first if chunk_type == PACKETS else None)
         if all(packet.track < (first if chunk_type == AUDIO_PACKETS else count) for packet in packets):
             return packets
         if lenient:

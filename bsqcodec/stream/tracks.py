@@ -3,9 +3,15 @@
 import re
 from collections.abc import Mapping
 
-from ..errors import FormatError
+from ..errors import FormatError, shown
 from ..types import TRACK_KINDS, Packet, Track
 from .fields import MAX_NUMBER, MAX_TIME, Fields, block, ratio, signed, varint
+
+# What is read of a stream, and may be written to one, so that small files of strangers cannot fill the memory.
+MAX_TRACKS = 1000  # as FFmpeg reads
+MAX_PACKETS = 1 << 20  # of a chunk
+MAX_METADATA = 1 << 24  # bytes of the chunk
+MAX_ITEMS = 10_000  # of metadata
 
 
 def pack_track(track: Track) -> bytes:
@@ -39,20 +45,27 @@ def unpack_track(body: bytes) -> Track:
 
 
 def pack_metadata(metadata: Mapping[str, bytes]) -> bytes:
-    """The body of a chunk of metadata."""
-    return b"".join(block(name.encode()) + block(value) for name, value in metadata.items())
+    """The body of a chunk of metadata. Raises ValueError if it is too much."""
+    body = b"".join(block(name.encode()) + block(value) for name, value in metadata.items())
+    if len(body) > MAX_METADATA or len(metadata) > MAX_ITEMS:
+        raise ValueError(f"metadata of {len(metadata)} items and {len(body)} bytes are too large")
+    return body
 
 
 def unpack_metadata(body: bytes) -> dict[str, bytes]:
-    """Names and values. Raises FormatError for a name that is no UTF-8, or that occurs twice."""
-    fields, metadata = Fields(body), {}
-    while fields.rest():
+    """Names and values. Raises FormatError for a name that is no UTF-8, or occurs twice, and for too much of it."""
+    if len(body) > MAX_METADATA:
+        raise FormatError(f"metadata of {len(body)} bytes are not supported")
+    fields, metadata = Fields(body), dict[str, bytes]()
+    while fields.at < len(body):
         try:
             name, value = fields.block().decode(), fields.block()
         except UnicodeDecodeError:
             raise FormatError("a name of the metadata is no UTF-8") from None
         if name in metadata:
-            raise FormatError(f"the metadata has {name!r} twice")
+            raise FormatError(f"the metadata has {shown(name)} twice")
+        if len(metadata) == MAX_ITEMS:
+            raise FormatError(f"metadata of more than {MAX_ITEMS} items are not supported")
         metadata[name] = value
     return metadata
 
@@ -66,15 +79,17 @@ def pack_packets(packets: list[Packet]) -> bytes:
     return bytes(body)
 
 
-def unpack_packets(body: bytes, track: int | None = None) -> list[Packet]:
-    """The packets in a chunk. Raises FormatError for impossible times.
+def unpack_packets(body: bytes, first: int | None = None) -> list[Packet]:
+    """The packets in a chunk. Raises FormatError for impossible times, and for too many packets.
 
-    track: number of the track; None: the body begins with its number among those that are ancillary.
+    first: number of the first track that is ancillary, among which the body begins with its own; None: it is of track 0
+    and does not.
     """
-    fields, packets, expected = Fields(body), [], 0
-    if track is None:
-        track = fields.varint(MAX_NUMBER)
+    fields, packets, expected = Fields(body), list[Packet](), 0
+    track = 0 if first is None else first + fields.varint(MAX_NUMBER)
     while fields.at < len(body):
+        if len(packets) == MAX_PACKETS:
+            raise FormatError(f"more than {MAX_PACKETS} packets in a chunk are not supported")
         pts, duration = expected + fields.signed(), fields.varint(MAX_TIME)
         if abs(pts) >= MAX_TIME:
             raise FormatError("a time of a packet is impossible")
