@@ -208,9 +208,9 @@ class _Groups:
 def _oriented_exif(info: MediaInfo) -> bytes:
     """EXIF as Pillow holds it, with the orientation that `info` has; empty if there is nothing."""
     kept = info.metadata.get("exif", b"")
-    if not info.rotation:
-        return _EXIF_PREFIX + kept if kept else b""
     exif = _exif(kept)
+    if not info.rotation:
+        return _EXIF_PREFIX + kept if exif else b""  # Pillow raises SyntaxError for what is no EXIF
     exif[ExifTags.Base.Orientation] = _ORIENTATION[info.rotation]
     return exif.tobytes()
 

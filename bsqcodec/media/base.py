@@ -10,9 +10,10 @@ import av
 
 from ..errors import first_line
 from ..types import Frame, MediaInfo, Packet
-from .metadata import MAX_BYTES, size
+from .metadata import MAX_BYTES, MAX_ITEMS, size
 
 DEFAULT_RATE = Fraction(25)  # frames per second where nothing tells, as in a folder of images
+MAX_TIME = 1 << 60  # in units of a time base; a stream holds times up to 2^62
 MAX_DEPTH = 12  # bits of a sample that a stream keeps
 VIDEO_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}  # FFmpeg's names of outputs by suffix
 EXIF_ROTATION = {1: 0, 6: 90, 3: 180, 8: 270}  # degrees clockwise of the EXIF orientations without a mirror
@@ -59,9 +60,9 @@ class Source:
 
     def _if_small(self, metadata: dict[str, bytes]) -> dict[str, bytes]:
         """The metadata; nothing, with a warning, if it is too much to go into memory and streams as a whole."""
-        if size(metadata) <= MAX_BYTES:
+        if size(metadata) <= MAX_BYTES and len(metadata) <= MAX_ITEMS:
             return metadata
-        self._warn(f"the metadata is left out: it has more than {MAX_BYTES // 1_000_000} MB")
+        self._warn(f"the metadata is left out: it has more than {MAX_BYTES // 1_000_000} MB, or {MAX_ITEMS} items")
         return {}
 
 

@@ -8,7 +8,8 @@ from ..types import MediaInfo
 from . import colour
 from .png_chunks import RAW
 
-MAX_BYTES = 16_000_000  # of names and values together
+MAX_BYTES = 16_000_000  # of names and values together, which is less than a stream holds
+MAX_ITEMS = 10_000
 TAG = "tag:"
 
 _SHOWN_AS = {

@@ -18,7 +18,7 @@ from ..errors import BsqError
 from ..settings import SourceOptions
 from ..types import Frame, MediaInfo, Packet, Track
 from . import colour, hdr, times, tracks, y4m
-from .base import DEFAULT_RATE, MAX_DEPTH, Source, coded_from_8_bits, reason_of, ticks
+from .base import DEFAULT_RATE, MAX_DEPTH, MAX_TIME, Source, coded_from_8_bits, reason_of, ticks
 from .video_metadata import metadata_of
 
 # Seconds by which a seek aims too early: FFmpeg seeks by decoding time, which is before presentation time where frames
@@ -232,7 +232,7 @@ class VideoSource(Source):
             packet.pts = packet.dts
         if packet.duration and packet.duration >= 1 << 31:  # below 0, as FFmpeg reads the end of some Ogg files
             packet.duration = 0
-        if packet.pts is None:
+        if packet.pts is None or abs(packet.pts) > MAX_TIME:
             track = self._found[self._numbers[packet.stream.index]]
             self._warn(f"what has no time in {tracks.name(track)} is left out")
             return None
@@ -267,6 +267,8 @@ class VideoSource(Source):
         elif self._last is not None and pts <= self._last:
             self._warn("time stamps that do not rise are moved")
             pts = self._last + 1
+        if abs(pts) > MAX_TIME:
+            raise BsqError(f"{self._name} is broken at frame {self._yielded}: its time is {pts}")
         self._last = frame.pts = pts
         if self._low is None:
             self._set_limits(pts)
@@ -328,7 +330,7 @@ class VideoSource(Source):
         elif held:
             in_order = last.pts == self._packet_pts
             duration = times.last_duration(last, in_order, self._container, self._video, self._rate)
-            yield held._replace(duration=duration)
+            yield held._replace(duration=duration if 0 <= duration <= MAX_TIME else 0)
 
     def _packet(self, item: av.Packet) -> Packet | None:
         """A packet of a track, in its time after the first frame; None if it is outside of the time that is wanted."""

@@ -96,9 +96,8 @@ class VideoSink(Sink):
     def write_packet(self, packet: Packet) -> None:
         """Append a packet of MediaInfo's tracks, as it is. Raises as `write` does."""
         track = self._tracks[packet.track]
-        copy = track.packet(packet) if track else None
-        if copy:
-            with self._writing():
+        with self._writing():
+            if track and (copy := track.packet(packet)):
                 self._container.mux(copy)
 
     def _finish(self) -> None:

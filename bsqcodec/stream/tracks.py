@@ -9,7 +9,7 @@ from .fields import MAX_NUMBER, MAX_TIME, Fields, block, ratio, signed, varint
 
 # What is read of a stream, and may be written to one, so that small files of strangers cannot fill the memory.
 MAX_TRACKS = 1000  # as FFmpeg reads
-MAX_PACKETS = 1 << 20  # of a chunk
+MAX_PACKETS = 1 << 16  # of a chunk
 MAX_METADATA = 1 << 24  # bytes of the chunk
 MAX_ITEMS = 10_000  # of metadata
 
