@@ -1,11 +1,14 @@
 """Hostile tracks, metadata and times in streams of strangers: refused in one line, or written as far as they can be."""
 
 import io
+import struct
 import time
 import tracemalloc
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,7 +21,7 @@ from bsqcodec.stream.container import StreamWriter, pack_header
 from bsqcodec.stream.fields import varint
 from bsqcodec.stream.reader import StreamReader
 from bsqcodec.stream.tracks import MAX_ITEMS, MAX_METADATA, MAX_PACKETS, MAX_TRACKS, pack_track
-from bsqcodec.transcode import decode_file
+from bsqcodec.transcode import decode_file, encode_file
 from bsqcodec.types import MediaInfo, Packet, Track
 from helpers import INFO, MODEL, checked, stream
 from mutations import join, split
@@ -116,6 +119,43 @@ def test_one_line_for_all_times_that_do_not_rise(write, tiny, tmp_path):
     path = write(replace(CLIP, tracks=(TEXT,)), (0, 1), [Packet(100 - i, 1, b"a") for i in range(100)])
     result = decode_file(path, str(tmp_path / "out.mkv"), model=tiny, device="cpu")
     assert result.warnings == ["time stamps of the subtitle track (subrip) that do not rise are moved"]
+
+
+def with_listed_channels(path):
+    """A MOV with sound whose channels are listed one by one, right before left."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mov") as output:
+        video: Any = output.add_stream("mpeg4", 25)
+        video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
+        audio: Any = output.add_stream("pcm_s16le", 48000, layout="stereo")
+        output.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")))
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 9600), np.int16), "s16", "stereo")
+        samples.sample_rate, samples.pts = 48000, 0
+        output.mux(audio.encode(samples) + audio.encode(None) + video.encode(None))
+    data = bytearray(file.getvalue())
+    at = data.rindex(b"chan") - 4
+    old = int.from_bytes(data[at : at + 4], "big")
+    listed = b"chan" + struct.pack(">4I", 0, 0, 0, 2) + b"".join(struct.pack(">5I", n, 0, 0, 0, 0) for n in (2, 1))
+    data[at : at + old] = struct.pack(">I", len(listed) + 4) + listed
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"sowt"):  # which hold it, one in the other
+        begin = data.rindex(kind, 0, at) - 4
+        size = int.from_bytes(data[begin : begin + 4], "big")
+        data[begin : begin + 4] = struct.pack(">I", size + len(listed) + 4 - old)
+    path.write_bytes(data)
+
+
+def test_channels_in_an_order_without_a_name(tiny, tmp_path):
+    """PyAV and FFmpeg both free the list of such channels: a process that lets them is killed."""
+    with_listed_channels(tmp_path / "in.mov")
+    assert encode_file(str(tmp_path / "in.mov"), str(tmp_path / "in.bsq"), model=tiny).info.tracks[0].layout == (
+        "2 channels (FR+FL)"
+    )
+    result = decode_file(str(tmp_path / "in.bsq"), str(tmp_path / "out.mov"), model=tiny, device="cpu")
+    assert result.warnings == [
+        "the order of channels of the audio track (pcm_s16le) is left out, which this output cannot hold"
+    ]
+    with av.open(str(tmp_path / "out.mov")) as output:
+        assert output.streams.audio[0].codec_context.sample_rate == 48000
 
 
 @pytest.mark.parametrize("loop", [b"9" * 5000, b"-1", b"nan", b"", b"4294967296"])

@@ -1,5 +1,6 @@
 """Sound and subtitles of a video: what FFmpeg knows of them, and tracks of an output to copy them to."""
 
+import ctypes
 import io
 import re
 from collections import Counter
@@ -20,6 +21,7 @@ from .video_metadata import language_code
 _LANGUAGE = re.compile("[A-Za-z0-9-]{1,40}")
 # Begin of an ASS file, without which FFmpeg opens no encoder of text
 _ASS = b"[Script Info]\r\n"
+_LISTED = " channels ("  # in FFmpeg's name of a channel layout that lists its channels one by one
 _Warn = Callable[[str], None]
 
 
@@ -52,9 +54,7 @@ def find(container: Any, video: Any, options: SourceOptions, warn: _Warn) -> lis
 def _describe(stream: Any) -> Track:
     context, tags, rate, layout = stream.codec_context, stream.metadata, 0, ""
     if stream.type == "audio":
-        rate, layout = context.sample_rate, context.layout.name
-        if layout.endswith("channels"):  # their places are not told
-            layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}.get(context.layout.nb_channels, layout)
+        rate, layout = context.sample_rate, _layout_of(context)
     language = tags.get("language", "")
     return Track(
         codec=context.codec.canonical_name,
@@ -67,6 +67,26 @@ def _describe(stream: Any) -> Track:
         disposition=int(stream.disposition),
         title=tags.get("title") or tags.get("name", ""),  # the second is that of MP4
     )
+
+
+def _layout_of(context: Any) -> str:
+    """Name of the channel layout of an audio stream."""
+    layout = context.layout
+    if _LISTED in layout.name:
+        # PyAV frees the list of channels with this object, and FFmpeg once more: so it lives for ever
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(layout))
+    if layout.name.endswith("channels"):  # their places are not told
+        return {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}.get(layout.nb_channels, layout.name)
+    return str(layout.name)
+
+
+def _settable(layout: str) -> str:
+    """The channel layout, without the places of channels if they are in no order that has a name.
+
+    Raises ValueError if it is none.
+    """
+    known = av.AudioLayout(layout)
+    return f"{known.nb_channels} channels" if _LISTED in known.name else known.name  # PyAV would free the list twice
 
 
 class CopiedTrack:
@@ -133,6 +153,7 @@ def _tell_lost(format: str, track: Track, warn: _Warn) -> None:
     lost = {
         "language": format != "matroska" and not re.fullmatch("([a-z]{3})?", track.language),
         "disposition": format == "mov" and track.disposition & ~int(Disposition.default),
+        "order of channels": track.kind == "audio" and _settable(track.layout) != av.AudioLayout(track.layout).name,
     }
     for what in lost:
         if lost[what]:
@@ -207,7 +228,7 @@ def _add(container: Any, track: Track, encoder: bool) -> Any:
     if stream.type != track.kind:
         raise ValueError(f"{track.codec} is no {track.kind} codec")
     if track.kind == "audio":
-        context.layout, context.sample_rate = track.layout, track.sample_rate
+        context.layout, context.sample_rate = _settable(track.layout), track.sample_rate
     if encoder and track.kind == "audio":
         context.options = {"strict": "experimental"}  # Vorbis
         context.open()
