@@ -16,7 +16,8 @@ from PIL import Image
 import bsqcodec.pillow
 from bsqcodec.api import Encoder
 from bsqcodec.describe import describe, lines
-from bsqcodec.errors import FormatError
+from bsqcodec.errors import BsqError, FormatError
+from bsqcodec.media import open_source
 from bsqcodec.stream.container import StreamWriter, pack_header
 from bsqcodec.stream.fields import varint
 from bsqcodec.stream.reader import StreamReader
@@ -156,6 +157,20 @@ def test_channels_in_an_order_without_a_name(tiny, tmp_path):
     ]
     with av.open(str(tmp_path / "out.mov")) as output:
         assert output.streams.audio[0].codec_context.sample_rate == 48000
+
+
+@pytest.mark.parametrize("size", [(1, 65536), (65536, 1), (8193, 8192)])
+def test_images_that_are_too_large(tmp_path, size):
+    Image.new("P", size).save(tmp_path / "in.png")
+    with pytest.raises(BsqError, match=f"frames of {size[0]}x{size[1]} pixels are not supported"):
+        open_source(str(tmp_path / "in.png"))
+
+
+def test_animations_that_last_for_months(tiny, tmp_path):
+    frames = [Image.new("L", (8, 8), i) for i in range(150)]
+    frames[0].save(tmp_path / "in.webp", save_all=True, append_images=frames[1:], duration=(1 << 24) - 1)
+    with open_source(str(tmp_path / "in.webp")) as source:
+        pack_header(MODEL, source.info)
 
 
 @pytest.mark.parametrize("loop", [b"9" * 5000, b"-1", b"nan", b"", b"4294967296"])

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import BsqError
 from ..output import is_special
-from ..settings import SinkOptions, SourceOptions
+from ..settings import MAX_PIXELS, MAX_SIDE, SinkOptions, SourceOptions
 from ..suffixes import ANIMATION_SUFFIXES, IMAGE_SUFFIXES
 from ..types import MediaInfo
 from .animation_sinks import ANIMATION_FORMATS, AnimationSink
@@ -44,11 +44,15 @@ def open_source(path: str, options: SourceOptions | None = None, **changes: Any)
         changes: fields of SourceOptions, in place of those in `options`.
 
     Raises:
-        BsqError: nothing there, nothing that can be read, a content that is not supported, an unknown colour.
+        BsqError: nothing there, nothing that can be read, a content or size that is not supported, an unknown colour.
     """
     options = replace(options or SourceOptions(), **changes)
     colour = colour_of(options.background) if options.background else None
     source = _source(path, options)
+    width, height = source.info.width, source.info.height
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        source.close()
+        raise BsqError(f"{path}: frames of {width}x{height} pixels are not supported")
     source.info = stripped(source.info) if options.strip else source.info
     return source if not source.info.alpha or (options.alpha and not colour) else OpaqueSource(source, colour)
 

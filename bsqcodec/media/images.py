@@ -64,7 +64,8 @@ class ImageSource(Source):
                 primaries, transfer, metadata = self._metadata(self._image, path, data)
             rate = None
             if durations:
-                time_base, rate = Fraction(1, 1000), Fraction(1000 * len(durations), sum(durations))
+                time_base = Fraction(1, 1000)
+                rate = Fraction(1000 * len(durations), sum(durations)).limit_denominator((1 << 31) - 1)
         low = ticks(start, time_base)
         high = low + ticks(duration, time_base) if duration is not None else math.inf
         times = list(itertools.accumulate(durations[:-1], initial=0))
