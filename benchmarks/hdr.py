@@ -16,8 +16,9 @@ import av
 import numpy as np
 from PIL import Image
 
+from bsqcodec.file_decoder import decode_file
+from bsqcodec.file_encoder import encode_file
 from bsqcodec.media import colour
-from bsqcodec.transcode import decode_file, encode_file
 
 TO_BT2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
 SKY = (np.array([30.0, 60, 140]), np.array([300.0, 200, 120]))  # cd/m² at the top and at the bottom

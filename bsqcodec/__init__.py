@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import Decoder, Encoder, decode_image, encode_image
     from .errors import BsqError, FormatError, ModelError
+    from .file_decoder import decode_file
+    from .file_encoder import encode_file
     from .network.weights import Model, load_model
     from .settings import EncodeSettings
     from .tokens.code import arrays_to_stream
     from .tokens.save import stream_to_arrays
-    from .transcode import decode_file, encode_file
     from .types import Frame, MediaInfo, Packet, Track
 
 __all__ = [
@@ -36,11 +37,12 @@ __all__ = [
 _HOMES = {
     "api": ("Decoder", "Encoder", "decode_image", "encode_image"),
     "errors": ("BsqError", "FormatError", "ModelError"),
+    "file_decoder": ("decode_file",),
+    "file_encoder": ("encode_file",),
     "network.weights": ("Model", "load_model"),
     "settings": ("EncodeSettings",),
     "tokens.code": ("arrays_to_stream",),
     "tokens.save": ("stream_to_arrays",),
-    "transcode": ("decode_file", "encode_file"),
     "types": ("Packet", "Track", "Frame", "MediaInfo"),
 }
 

@@ -189,10 +189,10 @@ def encode(
         source, target = _pair(paths)
         if target is None:
             raise click.UsageError("OUTPUT is missing: give INPUT OUTPUT, or INPUT... --to FOLDER")
-        from . import transcode
+        from .file_encoder import encode_file
 
         _set_threads(threads)
-        return report.one(source, target, functools.partial(transcode.encode_file, source, target, md5=md5, **options))
+        return report.one(source, target, functools.partial(encode_file, source, target, md5=md5, **options))
     for name in ("resume", "preview"):
         if options[name]:
             raise BsqError(f"--{name} is for one OUTPUT, not for a folder")
@@ -258,10 +258,10 @@ def decode(
             raise click.UsageError("say where to: give OUTPUT or --to FOLDER, or --md5 to have only the checksum")
         if format:
             raise BsqError("--format is for the outputs in --to; that of OUTPUT is told by its suffix")
-        from . import transcode
+        from .file_decoder import decode_file
 
         _set_threads(threads)
-        return report.one(source, target, functools.partial(transcode.decode_file, source, target, **options))
+        return report.one(source, target, functools.partial(decode_file, source, target, **options))
     from . import batch
 
     _set_threads(threads)
@@ -292,10 +292,10 @@ def info(source: str, as_json: bool, bits: bool, max_pixels: int, threads: int |
 @_told
 def verify(source: str, threads: int | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Check every checksum of a .bsq file and decode every symbol; the exit status says whether all is well."""
-    from . import transcode
+    from .file_decoder import verify_file
 
     _set_threads(threads)
-    Report("verify", quiet, as_json).one(source, None, functools.partial(transcode.verify_file, source, **options))
+    Report("verify", quiet, as_json).one(source, None, functools.partial(verify_file, source, **options))
 
 
 @cli.command()

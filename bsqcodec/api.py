@@ -1,4 +1,4 @@
-"""The codec as a library, in memory and frame by frame; transcode.py does the same from file to file.
+"""The codec as a library, in memory and frame by frame; `encode_file` and `decode_file` do the same from file to file.
 
 >>> import io, numpy as np
 >>> from fractions import Fraction

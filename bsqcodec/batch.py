@@ -8,22 +8,23 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import as_completed
 from typing import Any, NamedTuple, NoReturn
 
-from . import media, transcode
+from . import media
 from .errors import BsqError, explain
+from .file_decoder import decode_file
+from .file_encoder import encode_file
+from .jobs.choice import check_jobs
 from .jobs.processes import Pool, choose_processes
 from .model_files import find_file
 from .network.weights import device_of
 from .output import open_input
 from .report import Report, account, bar, failure, many, print_json, say
+from .result import Result
 from .settings import MAX_PIXELS
 from .stream.reader import StreamReader
 
 _FILES_PER_PROCESS = 8  # for fewer it is not worth while to start another
 _FILE_BYTES = 1 << 30  # of memory that a picture may take
-_WORK: dict[str, Callable[..., transcode.Result]] = {
-    "encode": transcode.encode_file,
-    "decode": transcode.decode_file,
-}
+_WORK: dict[str, Callable[..., Result]] = {"encode": encode_file, "decode": decode_file}
 
 
 class _Task(NamedTuple):
@@ -117,10 +118,9 @@ def _run(command: str, pairs: list[tuple[str, str]], folder: str, report: Report
 
 def _divided(options: dict[str, Any], files: int) -> tuple[dict[str, Any], int]:
     """The options for each file, and how many files to work on at a time."""
-    jobs, alone = options["jobs"], bool(options["dask"])
-    if jobs and alone:
-        raise BsqError("give --jobs or --dask, not both")
-    if jobs is None and not alone and device_of(options["device"]).type == "cpu":
+    jobs, dask = options["jobs"], options["dask"]
+    check_jobs(jobs, dask)
+    if jobs is None and not dask and device_of(options["device"]).type == "cpu":
         jobs = choose_processes(files // _FILES_PER_PROCESS, _FILE_BYTES)
         if jobs == 1:  # then the groups of pictures of a video may share the cores
             return options, 1

@@ -141,15 +141,16 @@ def _bits(path: str, device: str) -> dict[str, float]:
     """Ideal code length in bits per frame: of the coefficients of I, P and B frames ("I", "P", "B"), of the classes of
     contrast of I frames ("classes"), and of what tells how P and B frames are predicted ("vectors").
     """
-    from .transcode import check_stream  # loads torch
+    from .decoder import Decoder  # loads torch
 
     totals: dict[str, float] = {}
     counts: Counter[str] = Counter()
-    for s in check_stream(path, device):
-        side = "classes" if s.frame_type == "I" else "vectors"
-        for name, bits in ((s.frame_type, s.bits), (side, s.side_bits)):
-            totals[name] = totals.get(name, 0.0) + bits
-            counts[name] += 1
+    with open_input(path) as file:
+        for s in Decoder(file, device).symbols():
+            side = "classes" if s.frame_type == "I" else "vectors"
+            for name, bits in ((s.frame_type, s.bits), (side, s.side_bits)):
+                totals[name] = totals.get(name, 0.0) + bits
+                counts[name] += 1
     return {name: round(totals[name] / n, 1) for name in ("I", "P", "B", "classes", "vectors") if (n := counts[name])}
 
 

@@ -13,7 +13,7 @@ import click
 from .errors import explain
 
 if TYPE_CHECKING:
-    from .transcode import Result
+    from .result import Result
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,9 @@ from bsqcodec import decoder
 from bsqcodec.api import Decoder, Encoder
 from bsqcodec.describe import describe, lines
 from bsqcodec.errors import BsqError
+from bsqcodec.file_decoder import decode_file, verify_file
 from bsqcodec.network.weights import Model, load_model
 from bsqcodec.settings import DEFAULT_MODEL
-from bsqcodec.transcode import decode_file, verify_file
 from bsqcodec.types import MediaInfo, Packet, Track
 from helpers import Pipe, random_model
 from mutations import mutate

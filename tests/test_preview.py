@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import bsqcodec
-from bsqcodec import transcode
+from bsqcodec.jobs import choice
 from bsqcodec.jobs.workers import Workers, run
 from bsqcodec.media.video_sinks import VideoSink
 from bsqcodec.network.saving import save_model
@@ -71,7 +71,7 @@ def test_a_picture_is_what_decode_gives(folder, tmp_path, words):
 
 @pytest.mark.parametrize("words", [(), ("--low-delay",), ("--jobs", 2)], ids=str)
 def test_a_video_is_what_decode_gives_with_its_times_and_its_sound(folder, tmp_path, words, monkeypatch):
-    monkeypatch.setattr(transcode, "Processes", Here)
+    monkeypatch.setattr(choice, "Processes", Here)
     assert encode(folder, "clip.mkv", tmp_path / "a.bsq", "--preview", tmp_path / "a.mkv", *words) == 0
     model = ("--model", folder / "tiny.safetensors")
     assert exit_status("decode", tmp_path / "a.bsq", tmp_path / "b.mkv", "--quiet", *model) == 0

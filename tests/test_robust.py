@@ -15,12 +15,12 @@ import fuzz
 import mutations
 from bsqcodec.api import Decoder, Encoder
 from bsqcodec.errors import BsqError, FormatError
+from bsqcodec.file_decoder import decode_file
 from bsqcodec.network.saving import save_model
 from bsqcodec.stream.container import Gop, IndexEntry, StreamWriter, pack_header
 from bsqcodec.stream.fields import varint
 from bsqcodec.stream.reader import StreamReader
 from bsqcodec.stream.recovery import Lost
-from bsqcodec.transcode import decode_file
 from bsqcodec.types import MediaInfo
 from helpers import GOPS, INFO, MODEL, Pipe, checked, exit_status, random_model, random_network, same_pictures, stream
 
@@ -283,7 +283,7 @@ def test_no_memory(files, capsys, monkeypatch):
     def full(*_, **__):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("bsqcodec.transcode.decode_file", full)
+    monkeypatch.setattr("bsqcodec.file_decoder.decode_file", full)
     status, err = command(capsys, "decode", files / "bad.bsq", "--md5")
     assert status == 1 and err == "bsqcodec: not enough memory\n"
 

@@ -23,7 +23,7 @@ FORBIDDEN = {
     "bsqcodec.jobs": {"av", "bsqcodec.media", "bsqcodec.api"},
     "bsqcodec.media": {"torch", "constriction", "bsqcodec.stream", "bsqcodec.network", "bsqcodec.gop"},
     "bsqcodec.train": {"av", "constriction", "bsqcodec.api", "bsqcodec.media"},
-    "bsqcodec.api": {"av", "bsqcodec.media", "bsqcodec.transcode"},
+    "bsqcodec.api": {"av", "bsqcodec.media", "bsqcodec.file_encoder", "bsqcodec.file_decoder"},
     "bsqcodec.describe": {"torch", "av"},
     "bsqcodec.pillow": {"torch", "av", "constriction", "bsqcodec.network", "bsqcodec.gop", "bsqcodec.media"},
     "bsqcodec.settings": {"torch", "numpy", "av", "constriction"},

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from bsqcodec import Decoder, MediaInfo
+from bsqcodec.file_decoder import decode_file
+from bsqcodec.file_encoder import encode_file
 from bsqcodec.media import colour, max_depth, open_sink, open_source
-from bsqcodec.transcode import decode_file, encode_file
 from bsqcodec.types import rescaled
 from helpers import exit_status, read_media, waves
 

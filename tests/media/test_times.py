@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bsqcodec.file_decoder import decode_file
+from bsqcodec.file_encoder import encode_file
 from bsqcodec.media import colour, open_sink, open_source
-from bsqcodec.transcode import decode_file, encode_file
 from helpers import CLIP, random_model, read_media, sound, waves, write_media
 
 SUFFIXES = ["mp4", "mkv", "mov"]

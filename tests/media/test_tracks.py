@@ -11,9 +11,10 @@ from av.stream import Disposition
 
 from bsqcodec import Decoder
 from bsqcodec.errors import BsqError
+from bsqcodec.file_decoder import decode_file
+from bsqcodec.file_encoder import encode_file
 from bsqcodec.media import colour, open_sink, open_source
 from bsqcodec.media.video import VideoSource
-from bsqcodec.transcode import decode_file, encode_file
 from bsqcodec.types import Packet, Track
 from helpers import CLIP, exit_status, random_model, read_media, sound, waves, write_media
 
