@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageSequence
 
+from . import exif as tiff
 from .errors import BsqError, FormatError
 from .settings import EncodeSettings
 from .stream.container import MAGIC, Gop, IndexEntry
@@ -29,14 +30,6 @@ if TYPE_CHECKING:
 MODEL: "Model | str | None" = None
 DEVICE = "auto"
 
-_EXIF_PREFIX = b"Exif\0\0"  # as Pillow has EXIF, but not `MediaInfo.metadata`
-_ORIENTATION = {0: 1, 90: 6, 180: 3, 270: 8}  # of EXIF, by degrees clockwise
-_TURNED_OVER = {  # orientations that are no rotation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    7: Image.Transpose.TRANSVERSE,
-}
 _DEFAULT_MILLISECONDS = 100  # what browsers show a frame for of which nothing is known
 
 
@@ -68,8 +61,8 @@ class BsqImageFile(ImageFile.ImageFile):
         for key, name in (("icc", "icc_profile"), ("xmp", "xmp")):
             if key in info.metadata:
                 self.info[name] = info.metadata[key]
-        if exif := _oriented_exif(info):
-            self.info["exif"] = exif
+        if exif := tiff.shown(info.metadata.get("exif", b""), info.rotation):
+            self.info["exif"] = tiff.PREFIX + exif
         if info.loop is not None:
             self.info["loop"] = info.loop
         self._show(0)
@@ -205,26 +198,6 @@ class _Groups:
         return self._times[i]
 
 
-def _oriented_exif(info: MediaInfo) -> bytes:
-    """EXIF as Pillow holds it, with the orientation that `info` has; empty if there is nothing."""
-    kept = info.metadata.get("exif", b"")
-    exif = _exif(kept)
-    if not info.rotation:
-        return _EXIF_PREFIX + kept if exif else b""  # Pillow raises SyntaxError for what is no EXIF
-    exif[ExifTags.Base.Orientation] = _ORIENTATION[info.rotation]
-    return exif.tobytes()
-
-
-def _exif(data: bytes) -> Image.Exif:
-    """EXIF of which the tags can be changed; empty if it cannot be read."""
-    exif = Image.Exif()
-    try:
-        exif.load(data)
-    except Exception:  # Pillow documents none
-        return Image.Exif()
-    return exif
-
-
 def _save_all(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     """Write an animation of all frames of an image and of those in the option `append_images`."""
     sources = [image, *image.encoderinfo.get("append_images", ())]
@@ -250,12 +223,12 @@ def _write(sources: list[Image.Image], image: Image.Image, file: Any) -> None:
     options = image.encoderinfo
     orientation, exif = _split_exif(options.get("exif"))
     info, times = _described(sources, image, options)
-    upright = _TURNED_OVER.get(orientation)
+    rotation = tiff.ROTATIONS.get(orientation)
+    upright = tiff.TURNS.get(orientation) if rotation is None else None
     if upright in (Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE):
         info = dataclasses.replace(info, width=info.height, height=info.width)
-    rotation = next((degrees for degrees, o in _ORIENTATION.items() if o == orientation), 0)
     metadata = {**info.metadata, **_metadata(image, options), **({"exif": exif} if exif else {})}
-    info = dataclasses.replace(info, rotation=rotation, metadata=metadata)
+    info = dataclasses.replace(info, rotation=rotation or 0, metadata=metadata)
     settings = {f.name: options[f.name] for f in dataclasses.fields(EncodeSettings) if f.name in options}
     try:
         with Encoder(file, info, device=options.get("device", "auto"), **settings) as encoder:
@@ -303,13 +276,15 @@ def _described(
 
 
 def _split_exif(exif: Image.Exif | bytes | None) -> tuple[int, bytes]:
-    """The orientation that is told by EXIF, and EXIF without it; empty if there is nothing else."""
-    data = exif.tobytes() if isinstance(exif, Image.Exif) else exif or b""
-    tags = _exif(data)
-    if ExifTags.Base.Orientation not in tags:
-        return 1, data.removeprefix(_EXIF_PREFIX) if tags else b""
-    orientation = tags.pop(ExifTags.Base.Orientation)
-    return orientation, tags.tobytes().removeprefix(_EXIF_PREFIX) if tags else b""
+    """The orientation that EXIF tells, and EXIF as a stream has it; empty if there is nothing else, or it is broken."""
+    data, tags = exif.tobytes() if isinstance(exif, Image.Exif) else exif or b"", Image.Exif()
+    try:
+        tags.load(data)
+        kept = tiff.stored(data)
+    except Exception:  # Pillow documents no class for broken EXIF
+        return 1, b""
+    orientation = tags.pop(ExifTags.Base.Orientation, 1)
+    return orientation, kept if tags else b""
 
 
 def _metadata(image: Image.Image, options: Mapping[str, Any]) -> dict[str, bytes]:

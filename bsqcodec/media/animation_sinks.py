@@ -80,7 +80,7 @@ class AnimationSink(StillSink):
             self._save(self._first)
             return
         options = self._options() | {"save_all": True, "append_images": self._pictures[1:], **_EFFORT}
-        metadata = held(self._format, self._info.metadata, orientation=1)
+        metadata = held(self._format, self._info.metadata, rotation=0)
         options |= {} if self._format == "PNG" else save_options(metadata)
         if durations := self._durations():
             options["duration"] = durations if len(durations) > 1 else durations[0]

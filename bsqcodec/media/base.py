@@ -16,7 +16,6 @@ DEFAULT_RATE = Fraction(25)  # frames per second where nothing tells, as in a fo
 MAX_TIME = 1 << 60  # in units of a time base; a stream holds times up to 2^62
 MAX_DEPTH = 12  # bits of a sample that a stream keeps
 VIDEO_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}  # FFmpeg's names of outputs by suffix
-EXIF_ROTATION = {1: 0, 6: 90, 3: 180, 8: 270}  # degrees clockwise of the EXIF orientations without a mirror
 
 if av.logging.get_level() is None:
     # FFmpeg stays silent, but PyAV keeps its last error, which says more than the error code

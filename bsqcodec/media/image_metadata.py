@@ -7,20 +7,11 @@ from typing import Any
 
 from PIL import ExifTags, Image, ImageCms
 
-from . import exif as tiff
+from .. import exif as tiff
 from .hdr import LIGHT, MASTERING
 from .metadata import TAG
 from .png_chunks import XMP_KEYWORD, is_keyword, is_raw
 
-_TURN = {  # by EXIF orientation: what makes a picture upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _RAW_EXIF = "Raw profile type exif"  # PNG text with EXIF in hexadecimal, by ImageMagick
 _TIFF_TAGS = (  # of the first directory of a TIFF, those that are not about how its pixels are stored
     ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.XResolution,
@@ -44,12 +35,12 @@ def orientation_of(image: Any) -> int:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # Pillow documents no class for broken EXIF
         return 1
-    return found if found in _TURN else 1
+    return found if found in tiff.TURNS else 1
 
 
 def upright(image: Any, orientation: int) -> Any:
     """The image turned as its EXIF orientation says."""
-    return image.transpose(_TURN[orientation]) if orientation in _TURN else image
+    return image.transpose(tiff.TURNS[orientation]) if orientation in tiff.TURNS else image
 
 
 def icc_of(image: Any) -> bytes | None:
@@ -112,15 +103,11 @@ def holds(format: str, name: str, value: bytes) -> bool:
     return format in ("WEBP", "AVIF") and name in ("icc", "exif", "xmp")
 
 
-def held(format: str, metadata: Mapping[str, bytes], orientation: int) -> dict[str, bytes]:
-    """What a format holds of `metadata`, its EXIF with this orientation; that is also made if there was none."""
+def held(format: str, metadata: Mapping[str, bytes], rotation: int) -> dict[str, bytes]:
+    """What a format holds of `metadata`, its EXIF with the orientation of a rotation; made for it if there was none."""
     found = {name: value for name, value in metadata.items() if holds(format, name, value)}
-    try:
-        exif = tiff.with_orientation(found.get("exif", tiff.EMPTY), orientation)
-    except ValueError:  # of a stream that somebody else made
-        found.pop("exif")
-        exif = tiff.with_orientation(tiff.EMPTY, orientation)
-    return found | {"exif": exif} if exif != tiff.EMPTY else found
+    exif = tiff.shown(found.pop("exif", b""), rotation)
+    return found | {"exif": exif} if exif else found
 
 
 def save_options(metadata: Mapping[str, bytes]) -> dict[str, Any]:
@@ -146,8 +133,7 @@ def _exif(image: Any, warn: Warn) -> bytes | None:
             exif = _exif_of_tiff(image)
         elif not (exif := image.info.get("exif", b"")) and _RAW_EXIF in image.info:
             exif = bytes.fromhex("".join(image.info[_RAW_EXIF].split("\n")[3:]))
-        exif = exif.removeprefix(tiff.PREFIX)
-        return tiff.without_thumbnail(tiff.with_orientation(exif, 1)) if exif else None
+        return tiff.stored(exif) if exif else None
     except Exception:  # Pillow documents no class for broken EXIF
         warn("the EXIF is broken and left out")
         return None

@@ -13,14 +13,12 @@ from PIL import Image
 from ..errors import BsqError
 from ..types import MediaInfo
 from . import deep_images
-from .base import EXIF_ROTATION
 from .image_metadata import held, holds, save_options
 from .png_chunks import chunks_of, with_chunks
 from .sinks import Sink, upright
 
 STILL_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}  # Pillow's names by suffix
 
-_EXIF_ORIENTATION = {degrees: orientation for orientation, degrees in EXIF_ROTATION.items()}
 _PNG_LEVEL = 3  # of zlib; takes half the time of 6, for files of about the same size
 
 
@@ -49,7 +47,7 @@ class StillSink(Sink):
         return {"quality": self._quality, "subsampling": "4:4:4"}  # each format ignores what it does not know
 
     def _save(self, frame: np.ndarray) -> None:
-        metadata = held(self._format, self._info.metadata, _EXIF_ORIENTATION[self._info.rotation])
+        metadata = held(self._format, self._info.metadata, self._info.rotation)
         piped = contextlib.nullcontext(sys.stdout.buffer)
         with piped if self._part == "-" else open(self._part, "wb") as file:
             if self._format == "PNG":
@@ -68,7 +66,7 @@ class FolderSink(Sink):
             raise BsqError(f"{self._path} is not an empty folder; give another name")
         self._leave_out_tracks()
         self._leave_out_metadata(functools.partial(holds, "PNG"), colours=True)
-        self._chunks = chunks_of(info, held("PNG", info.metadata, 1))
+        self._chunks = chunks_of(info, held("PNG", info.metadata, 0))
 
     def _open(self, part: str) -> None:
         self._part = part

@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from ..errors import BsqError
+from ..exif import ROTATIONS
 from ..suffixes import ANIMATION_SUFFIXES
-from ..types import Frame, MediaInfo, Packet
+from ..types import Frame, MediaInfo, Packet, rescaled
 from . import colour, deep_images
-from .base import DEFAULT_RATE, EXIF_ROTATION, MAX_DEPTH, Source, coded_from_8_bits, reason_of, suffix_of, ticks
+from .base import DEFAULT_RATE, MAX_DEPTH, Source, coded_from_8_bits, reason_of, suffix_of, ticks
 from .image_metadata import as_rgb, icc_of, metadata_of, orientation_of, upright
 from .png_chunks import colours, hdr_metadata, read_colour_chunks
 
@@ -146,8 +147,8 @@ class ImageSource(Source):
             self._depth = MAX_DEPTH
             self._warn(coded_from_8_bits(self._path, 16, MAX_DEPTH))
             image = image if self._animated else self._rounded(image, name)
-        rotation = EXIF_ROTATION.get(orientation, 0)
-        if self._files or orientation not in EXIF_ROTATION:
+        rotation = ROTATIONS.get(orientation, 0)
+        if self._files or orientation not in ROTATIONS:
             image, rotation = upright(image, orientation), 0
         if image.has_transparency_data:
             rgba = np.array(image.convert("RGBA"))
@@ -160,8 +161,7 @@ class ImageSource(Source):
             gray = np.asarray(image)
             if image.mode == "F" or gray.min() < 0 or gray.max() > 65535:
                 raise BsqError(f"{name} has samples of 32 bits, which are not supported")
-            gray = ((gray.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8)
-            return np.stack([gray] * 3, axis=2), rotation
+            return np.stack([rescaled(gray.astype(np.uint16), 16, 8)] * 3, axis=2), rotation
         return np.array(image.convert("RGB")), rotation
 
     def _rounded(self, image: Any, name: str) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from bsqcodec.media import exif as tiff
+from bsqcodec import exif as tiff
 from bsqcodec.media import open_sink, open_source, png_chunks
 from helpers import CLIP, mean_error, read_media, waves, write_media
 

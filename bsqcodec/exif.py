@@ -1,15 +1,47 @@
-"""EXIF as bytes: a TIFF structure that begins with "II" or "MM", changed in place.
+"""EXIF as bytes: a TIFF structure that begins with "II" or "MM", changed in place; and the orientation that it tells.
 
 Nothing is parsed and written anew, for what makers put in there has offsets that only their own programs know.
 """
 
 import struct
 
+from PIL import Image
+
+PREFIX = b"Exif\0\0"  # what stands before the structure in JPEG, and in Pillow
+ROTATIONS = {1: 0, 6: 90, 3: 180, 8: 270}  # degrees clockwise of the orientations without a mirror
+ORIENTATIONS = {degrees: orientation for orientation, degrees in ROTATIONS.items()}
+TURNS = {  # by orientation: what makes a picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 EMPTY = b"MM\0*\0\0\0\x08" + bytes(6)  # a directory without entries
-PREFIX = b"Exif\0\0"  # what stands before the structure in JPEG
 
 _ORIENTATION, _THUMBNAIL, _THUMBNAIL_BYTES = 0x0112, 0x0201, 0x0202
 _SHORT, _ENTRY = 3, 12  # a type; bytes of an entry of a directory
+
+
+def stored(exif: bytes) -> bytes:
+    """EXIF as `MediaInfo.metadata` has it: orientation 1, no thumbnail. Raises ValueError if it is broken."""
+    return without_thumbnail(with_orientation(exif.removeprefix(PREFIX), 1))
+
+
+def shown(stored: bytes, rotation: int) -> bytes:
+    """EXIF for an output, with the orientation of a rotation; empty if there is nothing to tell.
+
+    stored: as `MediaInfo.metadata` has it; empty, or broken by somebody else, is nothing.
+    """
+    orientation = ORIENTATIONS[rotation]
+    try:
+        exif = with_orientation(stored or EMPTY, orientation)
+    except ValueError:
+        exif = with_orientation(EMPTY, orientation)
+    return b"" if exif == EMPTY else exif
 
 
 def with_orientation(exif: bytes, orientation: int) -> bytes:
