@@ -76,8 +76,7 @@ def pack_header(model: bytes, info: MediaInfo) -> bytes:
         info.primaries, info.transfer, info.matrix, info.color_range,
     )  # fmt: skip
     body = model + b"".join(map(varint, numbers))
-    head = MAGIC + bytes([VERSION, len(body)]) + body
-    return head + struct.pack("<I", zlib.crc32(head))
+    return checked(MAGIC + bytes([VERSION, len(body)]) + body)
 
 
 def unpack_header(read: Callable[[int], bytes], max_pixels: int = MAX_PIXELS) -> tuple[bytes, MediaInfo]:
@@ -117,6 +116,27 @@ def unpack_header(read: Callable[[int], bytes], max_pixels: int = MAX_PIXELS) ->
         color_range=fields.varint(2), bit_depth=depth, alpha=bool(alpha),
     )  # fmt: skip
     return model, info  # whatever `fields` still holds is of a later writer
+
+
+def checked(data: bytes) -> bytes:
+    """A header or a chunk, with its checksum behind it."""
+    return data + struct.pack("<I", zlib.crc32(data))
+
+
+def pack_chunk(chunk_type: bytes, body: bytes) -> bytes:
+    """A chunk of this type, a byte. Raises ValueError if it is too large."""
+    if len(body) > MAX_CHUNK:
+        raise ValueError(f"a chunk of {len(body)} bytes is too large")
+    return checked(chunk_type + varint(len(body)) + body)
+
+
+def pack_end(ending: Ending, groups: int, index: bytes) -> bytes:
+    """The last chunk. index: of so many groups, two varints each, offset and first frame less those before."""
+    body = varint(ending.frames) + varint(groups) + index
+    body += varint(ending.duration) if ending.duration else b""
+    # chunk type, length of the length, body, its own size, checksum
+    size = 1 + len(varint(len(body) + 4)) + len(body) + 4 + 4
+    return pack_chunk(END, body + struct.pack("<I", size))
 
 
 class StreamWriter:
@@ -180,11 +200,8 @@ class StreamWriter:
 
         duration: of the last frame, in units of time; 0 if it is not known.
         """
-        body = varint(self.frames) + (varint(self._groups) + self._index if self._groups > 1 else varint(0))
-        body += varint(duration) if duration else b""
-        # chunk type, length of the length, body, its own size, checksum
-        size = 1 + len(varint(len(body) + 4)) + len(body) + 4 + 4
-        self._chunk(END, body + struct.pack("<I", size))
+        groups, index = (self._groups, bytes(self._index)) if self._groups > 1 else (0, b"")
+        self._write(pack_end(Ending(self.frames, duration), groups, index))
         self.flush()
 
     def flush(self) -> None:
@@ -192,10 +209,7 @@ class StreamWriter:
         self._file.flush()
 
     def _chunk(self, chunk_type: bytes, body: bytes) -> None:
-        if len(body) > MAX_CHUNK:
-            raise ValueError(f"a chunk of {len(body)} bytes is too large")
-        data = chunk_type + varint(len(body)) + body
-        self._write(data + struct.pack("<I", zlib.crc32(data)))
+        self._write(pack_chunk(chunk_type, body))
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)

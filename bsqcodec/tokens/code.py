@@ -3,9 +3,7 @@
 import io
 import itertools
 import shutil
-import struct
 import tempfile
-import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -18,7 +16,18 @@ from ..network.patches import TOKEN
 from ..network.quantiser import COEFFICIENTS
 from ..network.weights import Model
 from ..settings import MAX_PIXELS
-from ..stream.container import END, GOP, MAGIC, VERSION, StreamWriter, unpack_header
+from ..stream.container import (
+    END,
+    GOP,
+    MAGIC,
+    VERSION,
+    Ending,
+    StreamWriter,
+    checked,
+    pack_chunk,
+    pack_end,
+    unpack_header,
+)
 from ..stream.contrast import MAX_CLASS, MIN_CLASS
 from ..stream.fields import MAX_TIME, varint
 from ..stream.group import (
@@ -107,7 +116,7 @@ class _Recoder:
         body += self._bytes("header_more")
         if len(body) > 255:
             raise BsqError("the header has more than 255 bytes")
-        return _checked(MAGIC + bytes([VERSION, len(body)]) + body)
+        return checked(MAGIC + bytes([VERSION, len(body)]) + body)
 
     def _bytes(self, name: str, length: int | None = None) -> bytes:
         return self._npz.integers(name, (length,), 0, 255, np.uint8).tobytes()
@@ -129,10 +138,11 @@ class _Recoder:
             if kind == ord(GOP):
                 size += file.write(next(gops))
             else:
-                size += file.write(_chunk(bytes([kind]), self._bytes(f"chunk{number}")))
-        entries = [(offsets[n], first) for n, first in zip(index, self._first.tolist(), strict=False)]
-        duration = int(self._npz.integers("last_duration", (), 0, MAX_TIME - 1))
-        file.write(_end(len(self._type), entries, duration))
+                size += file.write(pack_chunk(bytes([kind]), self._bytes(f"chunk{number}")))
+        entries = [(0, 0), *zip((offsets[n] for n in index), self._first.tolist(), strict=False)]
+        steps = (b - a for pair in itertools.pairwise(entries) for a, b in zip(*pair, strict=True))
+        ending = Ending(len(self._type), int(self._npz.integers("last_duration", (), 0, MAX_TIME - 1)))
+        file.write(pack_end(ending, len(index), b"".join(map(varint, steps))))
         return self._changed
 
     def _gops(self) -> Iterator[bytes]:
@@ -224,21 +234,3 @@ class _Recoder:
         )
         fields = {number: MotionField(vectors[i], quarters[i]) for i, number in enumerate(references)}
         return Motion(fields, modes)
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return _checked(kind + varint(len(body)) + body)
-
-
-def _checked(data: bytes) -> bytes:
-    return data + struct.pack("<I", zlib.crc32(data))
-
-
-def _end(frames: int, entries: list[tuple[int, int]], duration: int) -> bytes:
-    """The last chunk. entries: of the index, offset and first frame; duration: of the last frame."""
-    body = varint(frames) + varint(len(entries))
-    for before, entry in itertools.pairwise([(0, 0), *entries]):
-        body += b"".join(varint(b - a) for a, b in zip(before, entry, strict=True))
-    body += varint(duration) if duration else b""
-    size = 1 + len(varint(len(body) + 4)) + len(body) + 4 + 4
-    return _chunk(END, body + struct.pack("<I", size))
