@@ -9,17 +9,17 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NoReturn, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, NoReturn
 
 import click
 
+from .command_options import device_options, jobs_options, max_pixels_option, paths_options, report_options
 from .errors import BsqError, explain
 from .report import Report, say
 from .settings import (
     MAX_EFFORT,
     MAX_GOP,
-    MAX_PIXELS,
     MAX_QUALITY,
     MIN_QUALITY,
     SCALES,
@@ -29,7 +29,6 @@ from .settings import (
     SinkOptions,
 )
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 _DEFAULTS, _SINK = EncodeSettings(), SinkOptions()
 
 
@@ -80,41 +79,6 @@ def cli() -> None:
     """A learned image and video codec whose files decode to the same bits on every machine."""
 
 
-def _device(command: _F) -> _F:
-    command = click.option("--device", default="auto", help="Device to compute on: auto, cpu or cuda.")(command)
-    return click.option("--threads", type=click.IntRange(1), help="Number of CPU threads.  [default: all cores]")(
-        command
-    )
-
-
-def _jobs(command: _F) -> _F:
-    jobs = (
-        "Groups of pictures, or with --to files, to work on at the same time, each in a process of one thread.  "
-        "[default: as many as are worth it]"
-    )
-    dask = "Address of a dask.distributed scheduler to run the groups of pictures on, in place of --jobs."
-    command = click.option("--dask", default="", help=dask)(command)
-    return click.option("--jobs", type=click.IntRange(1), help=jobs)(command)
-
-
-def _paths(command: _F) -> _F:
-    to = "Folder for the output of each INPUT, which keeps its name but for the suffix; is made if it is not there."
-    command = click.option("--to", "folder", metavar="FOLDER", type=click.Path(file_okay=False), help=to)(command)
-    metavar = "INPUT OUTPUT | INPUT... --to FOLDER"
-    return click.argument("paths", metavar=metavar, type=click.Path(), nargs=-1, required=True)(command)
-
-
-def _told(command: _F) -> _F:
-    command = click.option("--quiet", is_flag=True, help="No progress, no summary.")(command)
-    text = "Print a JSON object for each file (on standard error if OUTPUT is -), in place of summary and warnings."
-    return click.option("--json", "as_json", is_flag=True, help=text)(command)
-
-
-def _limit(command: _F) -> _F:
-    text = "Refuse a stream whose frames have more pixels."
-    return click.option("--max-pixels", type=click.IntRange(1, MAX_PIXELS), default=MAX_PIXELS, help=text)(command)
-
-
 def _frames(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int | None]:
     if value is None:
         return 0, None
@@ -128,7 +92,7 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
 
 
 @cli.command()
-@_paths
+@paths_options
 @click.option(
     "-q",
     "--quality",
@@ -155,8 +119,8 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
     help="Quality of transparency; 100 is lossless.  [default: as --quality, but at least 20]",
 )
 @click.option("--model", type=click.Path(), default=_DEFAULTS.model, help="Name of a packaged model, or a model file.")
-@_device
-@_jobs
+@device_options
+@jobs_options
 @click.option("--start", type=click.FloatRange(0), default=0.0, help="Seconds of the input to skip.")
 @click.option("--duration", type=click.FloatRange(0, min_open=True), help="Seconds to encode.  [default: all]")
 @click.option("--audio/--no-audio", default=True, help="Copy the audio tracks.")
@@ -168,11 +132,10 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted encode to OUTPUT.")
 @click.option("--md5", is_flag=True, help="Print the MD5 of the frames as they will be decoded.")
-@_told
+@report_options
 def encode(
-    paths: Sequence[str], folder: str | None, size: str | None, threads: int | None, md5: bool, as_json: bool,
-    quiet: bool, **options: Any,
-) -> None:  # fmt: skip
+    paths: Sequence[str], folder: str | None, size: str | None, md5: bool, as_json: bool, quiet: bool, **options: Any
+) -> None:
     """Encode pictures, videos and folders of frames.
 
     INPUT is a video or image file, a folder or pattern of frames ("frames/*.png"), or - for standard input, which holds
@@ -191,19 +154,17 @@ def encode(
             raise click.UsageError("OUTPUT is missing: give INPUT OUTPUT, or INPUT... --to FOLDER")
         from .file_encoder import encode_file
 
-        _set_threads(threads)
         return report.one(source, target, functools.partial(encode_file, source, target, md5=md5, **options))
     for name in ("resume", "preview"):
         if options[name]:
             raise BsqError(f"--{name} is for one OUTPUT, not for a folder")
     from . import batch
 
-    _set_threads(threads)
     _exit(batch.encode_files(paths, folder, report, options))
 
 
 @cli.command()
-@_paths
+@paths_options
 @click.option("--format", help="Suffix of the outputs in --to.  [default: png for still images, mkv for videos]")
 @click.option("--frames", callback=_frames, help="Only frames A to B-1, counted from 0: A:B, A:, :B or A.")
 @click.option(
@@ -235,16 +196,15 @@ def encode(
 @click.option(
     "--conceal", is_flag=True, help="Go on after damage, with the last good frame in place of those that are lost."
 )
-@_limit
-@_device
-@_jobs
+@max_pixels_option
+@device_options
+@jobs_options
 @click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
 @click.option("--md5", is_flag=True, help="Print the MD5 of the frames, in full size; OUTPUT may be left out.")
-@_told
+@report_options
 def decode(
-    paths: Sequence[str], folder: str | None, format: str | None, threads: int | None, md5: bool, as_json: bool,
-    quiet: bool, **options: Any,
-) -> None:  # fmt: skip
+    paths: Sequence[str], folder: str | None, format: str | None, md5: bool, as_json: bool, quiet: bool, **options: Any
+) -> None:
     """Decode .bsq files.
 
     The suffix of OUTPUT says into what: mp4, mkv, mov (H.264), y4m, png, jpg, or, still or animated, gif, webp, apng,
@@ -260,11 +220,9 @@ def decode(
             raise BsqError("--format is for the outputs in --to; that of OUTPUT is told by its suffix")
         from .file_decoder import decode_file
 
-        _set_threads(threads)
         return report.one(source, target, functools.partial(decode_file, source, target, **options))
     from . import batch
 
-    _set_threads(threads)
     _exit(batch.decode_files(paths, folder, format or "", report, options))
 
 
@@ -272,14 +230,12 @@ def decode(
 @click.argument("source", metavar="FILE", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--bits", is_flag=True, help="Show the mean bits per frame of each type too; decodes every symbol.")
-@_limit
-@_device
-def info(source: str, as_json: bool, bits: bool, max_pixels: int, threads: int | None, device: str) -> None:
+@max_pixels_option
+@device_options
+def info(source: str, as_json: bool, bits: bool, max_pixels: int, device: str) -> None:
     """Show what a .bsq file holds."""
     from .describe import describe, lines
 
-    if bits:
-        _set_threads(threads)
     found = describe(source, device if bits else None, max_pixels)
     click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
 
@@ -287,24 +243,22 @@ def info(source: str, as_json: bool, bits: bool, max_pixels: int, threads: int |
 @cli.command()
 @click.argument("source", metavar="FILE", type=click.Path())
 @click.option("--model", type=click.Path(), help="A model file, if the stream needs one that is not packaged.")
-@_limit
-@_device
-@_told
-def verify(source: str, threads: int | None, as_json: bool, quiet: bool, **options: Any) -> None:
+@max_pixels_option
+@device_options
+@report_options
+def verify(source: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Check every checksum of a .bsq file and decode every symbol; the exit status says whether all is well."""
     from .file_decoder import verify_file
 
-    _set_threads(threads)
     Report("verify", quiet, as_json).one(source, None, functools.partial(verify_file, source, **options))
 
 
 @cli.command()
-@_device
-def selftest(device: str, threads: int | None) -> None:
+@device_options
+def selftest(device: str) -> None:
     """Decode the conformance streams and compare with an integer oracle: does this machine decode exactly?"""
     from .selftest import selftest
 
-    _set_threads(threads)
     found = selftest(device)
     click.echo("\n".join([*found.differences, found.summary()]))
     if found.differences:
@@ -333,13 +287,6 @@ def _bytes(text: str) -> int:
         if value > 0:
             return value
     raise BsqError(f"{text!r} is not a size such as 50000, 500k or 2M")
-
-
-def _set_threads(threads: int | None) -> None:
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 def main() -> None:

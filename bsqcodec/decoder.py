@@ -5,7 +5,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from .gop.alpha import decode_alpha
 from .gop.decoder import decode_symbols
 from .gop.picture_group import decode_group
 from .jobs.workers import MAX_GROUP_BYTES, Future, Workers, decoded
-from .network.weights import Model, device_of, find_model, load_model
+from .network.weights import Model, model_of
 from .settings import MAX_PIXELS
 from .stream.container import Gop, IndexEntry
 from .stream.reader import StreamReader
@@ -23,7 +23,6 @@ from .types import Frame, FrameStats, Packet
 
 DEPTHS = (8, 9, 10, 11, 12, 16)  # bits of a sample of frames
 Chunk = Gop | list[Packet] | Lost
-_T = TypeVar("_T")
 
 
 class Decoder:
@@ -80,12 +79,7 @@ class Decoder:
     @property
     def model(self) -> Model:
         """The model that the stream needs, loaded when it is first asked for."""
-        if isinstance(self._model, str):
-            self._model = load_model(self._model, device_of(self._device))
-        if self._model is None:
-            self._model = find_model(self.reader.model, device_of(self._device))
-        if self._model.id != self.reader.model:
-            raise FormatError(f"the stream needs model {self.reader.model.hex()}, not {self._model.id.hex()}")
+        self._model = model_of(self.reader.model, self._model, self._device)
         return self._model
 
     def index(self) -> list[IndexEntry] | None:
@@ -134,7 +128,8 @@ class Decoder:
         """Decode every symbol, and give the cost of each frame, in the order of coding. Raises as `frames` does."""
         for chunk in self._chunks(0):
             if isinstance(chunk, Gop):
-                yield from self._located(self._symbols(chunk), chunk)
+                with chunk.located():
+                    yield from self._symbols(chunk)
 
     def _chunks(self, start: int, conceal: bool = False) -> Iterator[Chunk]:
         """The chunks from the one on that holds frame `start`, or from an earlier one where there is no index."""
@@ -208,11 +203,11 @@ class Decoder:
 
     def _pictures(self, gop: Gop, future: Future | None) -> Iterator[np.ndarray]:
         """The frames of a group, decoded here, or by the worker that was to do it."""
-        if future is not None:
-            return self._located(decoded(future), gop)
-        return self._located(
-            decode_group(self.model, gop.payload, gop.alpha, self.info.frame_format, len(gop.pts)), gop
-        )
+        with gop.located():
+            if future is not None:
+                yield from decoded(future)
+            else:
+                yield from decode_group(self.model, gop.payload, gop.alpha, self.info.frame_format, len(gop.pts))
 
     def _symbols(self, gop: Gop) -> Iterator[FrameStats]:
         """The cost of the frames of a group; its alpha is decoded behind them, if only to see that it can be."""
@@ -222,14 +217,6 @@ class Decoder:
         if gop.alpha:
             for _ in decode_alpha(self.model, gop.alpha, *size):
                 pass
-
-    def _located(self, items: Iterator[_T], gop: Gop) -> Iterator[_T]:
-        """The same items; errors then tell which group of pictures it is."""
-        try:
-            yield from items
-        except FormatError as e:
-            last = gop.first + len(gop.pts) - 1
-            raise FormatError(f"frames {gop.first} to {last}, in the chunk at byte {gop.offset}: {e}") from e
 
 
 def _count(chunk: Gop | Lost, stop: int | None) -> int:

@@ -3,7 +3,7 @@
 import functools
 import io
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -14,10 +14,9 @@ from .gop.picture_group import PictureGroupEncoder
 from .network.weights import Model
 from .rate import RateControl, find_quality
 from .settings import EncodeSettings
-from .types import Frame, MediaInfo, Packet
+from .types import Frame, Items, MediaInfo, Packet
 
 PILOT_FRAMES = 4  # frames of each piece of a video that is encoded to find the quality
-Items = Iterator[Frame | Packet]
 Reopen = Callable[..., media.Source]  # by its name, with other fields of SourceOptions
 
 

@@ -11,9 +11,7 @@ import numpy as np
 from . import media
 from .errors import BsqError
 from .output import check_free
-from .types import Frame, MediaInfo, Packet
-
-Items = Iterator[Frame | Packet]
+from .types import Frame, Items, MediaInfo, Packet
 
 
 def check_preview(path: str, target: str, force: bool, resume: bool) -> None:

@@ -17,7 +17,7 @@ from .settings import TUNES
 from .stream.container import Gop
 from .stream.group import parse_group
 from .stream.reader import StreamReader
-from .types import Frame, Packet
+from .types import Items, Packet
 
 
 class Unfinished:
@@ -48,7 +48,7 @@ class Unfinished:
             self._groups, end = self._groups + 1, self._end
         self.output: Any = _Again(file, end, self._other("another input, model or options"))
 
-    def again(self, encoder: Encoder, items: Iterator[Frame | Packet]) -> Iterator[Gop]:
+    def again(self, encoder: Encoder, items: Items) -> Iterator[Gop]:
         """Write the groups, with their input from `items`, of which the rest is left; yields each when it is written.
 
         Raises BsqError if a group was made for another quality or tune or, which is seen in the last one, of other

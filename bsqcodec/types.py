@@ -1,6 +1,6 @@
 """Frames, sound and subtitles, and what is known of a video beside them. Shared by media files and .bsq streams."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple
@@ -173,6 +173,9 @@ class Frame(NamedTuple):
     rgb: np.ndarray
     pts: int
     duration: int = 0
+
+
+Items = Iterator[Frame | Packet]  # of an input, in its order
 
 
 def rescaled(samples: np.ndarray, depth: int, target: int) -> np.ndarray:

@@ -2,14 +2,13 @@
 
 import math
 import os
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
 import av
 
 from ..errors import first_line
-from ..types import Frame, MediaInfo, Packet
+from ..types import Items, MediaInfo
 from .metadata import MAX_BYTES, MAX_ITEMS, size
 
 DEFAULT_RATE = Fraction(25)  # frames per second where nothing tells, as in a folder of images
@@ -49,7 +48,7 @@ class Source:
     def close(self) -> None:
         """Release the input."""
 
-    def __iter__(self) -> Iterator[Frame | Packet]:
+    def __iter__(self) -> Items:
         raise NotImplementedError
 
     def _warn(self, line: str) -> None:

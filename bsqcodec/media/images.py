@@ -14,7 +14,7 @@ from PIL import Image
 from ..errors import BsqError
 from ..exif import ROTATIONS
 from ..suffixes import ANIMATION_SUFFIXES
-from ..types import Frame, MediaInfo, Packet, rescaled
+from ..types import Frame, Items, MediaInfo, rescaled
 from . import colour, deep_images
 from .base import DEFAULT_RATE, MAX_DEPTH, Source, coded_from_8_bits, reason_of, suffix_of, ticks
 from .image_metadata import as_rgb, icc_of, metadata_of, orientation_of, upright
@@ -96,7 +96,7 @@ class ImageSource(Source):
         if self._image:
             self._image.close()
 
-    def __iter__(self) -> Iterator[Frame | Packet]:
+    def __iter__(self) -> Items:
         origin = self._wanted[0][1]
         for i, time in self._wanted:
             if self._files:

@@ -1,13 +1,12 @@
 """Frames with alpha, uint8 or uint16 (H, W, 4), straight: composited on a colour, or without their alpha."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 from PIL import ImageColor
 
 from ..errors import BsqError
-from ..types import Frame, Packet
+from ..types import Frame, Items
 from .base import Source
 
 Colour = tuple[int, int, int]  # R, G, B, 0..255
@@ -48,7 +47,7 @@ class OpaqueSource(Source):
         """Release the source."""
         self._source.close()
 
-    def __iter__(self) -> Iterator[Frame | Packet]:
+    def __iter__(self) -> Items:
         for item in self._source:
             if isinstance(item, Frame):
                 rgba = item.rgb

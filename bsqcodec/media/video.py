@@ -16,7 +16,7 @@ from av.stream import Disposition
 
 from ..errors import BsqError
 from ..settings import SourceOptions
-from ..types import Frame, MediaInfo, Packet, Track
+from ..types import Frame, Items, MediaInfo, Packet, Track
 from . import colour, hdr, times, tracks, y4m
 from .base import DEFAULT_RATE, MAX_DEPTH, MAX_TIME, Source, coded_from_8_bits, reason_of, ticks
 from .video_metadata import metadata_of
@@ -300,7 +300,7 @@ class VideoSource(Source):
         if cut:
             raise BsqError(f"{self._name} is cut off at frame {self._yielded}")
 
-    def __iter__(self) -> Iterator[Frame | Packet]:
+    def __iter__(self) -> Items:
         held: Frame | None = None  # until it is known whether it is the last
         index = 0
         while True:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..errors import BsqError, ModelError
+from ..errors import BsqError, FormatError, ModelError
 from ..model_files import find_file, packaged_ids
 from ..settings import DEFAULT_MODEL
 from ..types import MODEL_ID_BYTES
@@ -142,3 +142,21 @@ def find_model(identity: bytes, device: str | torch.device = "cpu") -> Model:
     if name is None:
         raise ModelError(f"the stream needs model {identity.hex()}, which is not installed")
     return load_model(name, device)
+
+
+def model_of(identity: bytes, model: Model | str | None = None, device: str = "auto") -> Model:
+    """The model that a stream needs, loaded.
+
+    Args:
+        identity: its id.
+        model: where it is, if it is not packaged: a model file, or a model that is loaded.
+        device: as `device_of` takes it, for a model that is not loaded yet.
+
+    Raises ModelError if it is not there, FormatError if `model` is another one.
+    """
+    if isinstance(model, str):
+        model = load_model(model, device_of(device))
+    model = model or find_model(identity, device_of(device))
+    if model.id != identity:
+        raise FormatError(f"the stream needs model {identity.hex()}, not {model.id.hex()}")
+    return model

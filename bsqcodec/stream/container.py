@@ -4,10 +4,11 @@ Streams can hold more without a new version: a reader ignores fields of the head
 a chunk that it does not know if its type is a lower-case letter.
 """
 
+import contextlib
 import itertools
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO, NamedTuple
@@ -44,6 +45,15 @@ class Gop:
     pts: tuple[int, ...]
     payload: bytes
     alpha: bytes = b""
+
+    @contextlib.contextmanager
+    def located(self) -> Iterator[None]:
+        """A context in which a FormatError tells which group of pictures it is about."""
+        try:
+            yield
+        except FormatError as e:
+            last = self.first + len(self.pts) - 1
+            raise FormatError(f"frames {self.first} to {last}, in the chunk at byte {self.offset}: {e}") from e
 
 
 class Ending(NamedTuple):

@@ -14,7 +14,7 @@ from ..gop.references import Motion, frame_condition
 from ..gop.symbol_encoder import SymbolEncoder
 from ..network.patches import TOKEN
 from ..network.quantiser import COEFFICIENTS
-from ..network.weights import Model
+from ..network.weights import Model, model_of
 from ..settings import MAX_PIXELS
 from ..stream.container import (
     END,
@@ -44,7 +44,7 @@ from ..stream.group import (
 from ..stream.motion_fields import MotionField
 from ..stream.reader import StreamReader
 from ..types import MODEL_ID_BYTES
-from .layout import COLUMNS, FIELDS, LAYOUT, MAX_COEFFICIENT, model_of
+from .layout import COLUMNS, FIELDS, LAYOUT, MAX_COEFFICIENT
 from .npz import NpzReader
 
 

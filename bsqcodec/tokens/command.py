@@ -2,7 +2,8 @@
 
 import click
 
-from ..settings import MAX_PIXELS
+from ..command_options import device_options, max_pixels_option
+from ..report import say
 
 
 @click.command()
@@ -10,25 +11,11 @@ from ..settings import MAX_PIXELS
 @click.argument("target", metavar="OUTPUT")
 @click.option("--to-bsq", is_flag=True, help="INPUT is an archive of arrays, OUTPUT becomes a .bsq file.")
 @click.option("--model", help="A model file, if the stream needs one that is not packaged.")
-@click.option(
-    "--max-pixels",
-    type=click.IntRange(1, MAX_PIXELS),
-    default=MAX_PIXELS,
-    show_default=True,
-    help="Refuse a stream whose frames have more pixels.",
-)
-@click.option("--device", default="auto", show_default=True, help="Device to compute on: auto, cpu or cuda.")
-@click.option("--threads", type=click.IntRange(1), help="Number of CPU threads.  [default: all cores]")
+@max_pixels_option
+@device_options
 @click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
 def tokens(
-    source: str,
-    target: str,
-    to_bsq: bool,
-    model: str | None,
-    max_pixels: int,
-    device: str,
-    threads: int | None,
-    force: bool,
+    source: str, target: str, to_bsq: bool, model: str | None, max_pixels: int, device: str, force: bool
 ) -> None:
     """Write all that a .bsq file codes as NumPy arrays, or code such arrays.
 
@@ -39,15 +26,9 @@ def tokens(
     from .code import arrays_to_stream
     from .save import stream_to_arrays
 
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
     with open_input(source) as file, output_file(target, force) as out:
         if not to_bsq:
             stream_to_arrays(file, out, model=model, device=device, max_pixels=max_pixels)
         elif changed := arrays_to_stream(file, out, model=model, device=device, max_pixels=max_pixels):
             text = "a coefficient is" if changed == 1 else f"{changed} coefficients are"
-            click.echo(
-                f"warning: {text} not as asked for in {target}: the model leaves no bits for the value", err=True
-            )
+            say(f"warning: {text} not as asked for in {target}: the model leaves no bits for the value")

@@ -1,12 +1,10 @@
-"""What both directions share: the arrays of a stream and of its frames, and the model that a stream needs."""
+"""What both directions share: the arrays of a stream and of its frames."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import FormatError
 from ..network.quantiser import EXCESS_MAX, PLANE_BOUNDS
-from ..network.weights import Model, device_of, find_model, load_model
 from ..settings import TUNES
 from ..stream.fields import MAX_TIME
 
@@ -37,13 +35,3 @@ COLUMNS = {
     "mini_gop": _Column(np.uint8, (2,), 0, 255),
     "references": _Column(np.int64, (2,), -1, MAX_FRAMES),
 }
-
-
-def model_of(identity: bytes, model: Model | str | None, device: str) -> Model:
-    """The model that a stream needs, loaded. Raises ModelError if it is not there, FormatError for another."""
-    if isinstance(model, str):
-        model = load_model(model, device_of(device))
-    model = model or find_model(identity, device_of(device))
-    if model.id != identity:
-        raise FormatError(f"the stream needs model {identity.hex()}, not {model.id.hex()}")
-    return model

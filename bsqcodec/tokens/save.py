@@ -10,14 +10,14 @@ import numpy as np
 from ..errors import FormatError
 from ..gop.decoder import Symbols, decode_symbols
 from ..network.quantiser import COEFFICIENTS, STEP_BITS
-from ..network.weights import Model
+from ..network.weights import Model, model_of
 from ..settings import MAX_PIXELS
 from ..stream.container import END, GOP, Gop, IndexEntry, unpack_end
 from ..stream.fields import Fields
 from ..stream.group import parse_group
 from ..stream.reader import StreamReader
 from ..types import MODEL_ID_BYTES, MediaInfo
-from .layout import COLUMNS, FIELDS, LAYOUT, model_of
+from .layout import COLUMNS, FIELDS, LAYOUT
 from .npz import NpzWriter
 
 
@@ -121,16 +121,13 @@ def _write_group(
 ) -> None:
     """Write the arrays of the frames of a group, and append their rows to the columns."""
     frames, rows = len(gop.pts), {}
-    try:
+    with gop.located():
         group = parse_group(gop.payload, frames)
         for s in decode_symbols(model, gop.payload, info.height, info.width, frames):
             references = [gop.first + n for n in s.vectors] + [-1] * (2 - len(s.vectors))
             bits = (s.stats.bits, s.stats.side_bits)
             rows[s.place.number] = (s.stats.frame_type, s.condition.quality, references, bits)
             _write_frame(npz, f"frame{gop.first + s.place.number}", s, model)
-    except FormatError as e:
-        last = gop.first + frames - 1
-        raise FormatError(f"frames {gop.first} to {last}, in the chunk at byte {gop.offset}: {e}") from e
     columns["pts"] += gop.pts
     columns["group"] += [number] * frames
     columns["tune"] += [group.tune] * frames

@@ -10,7 +10,7 @@ import pytest
 from bench_helpers import run
 from PIL import Image
 
-from bsqcodec import api, decoder
+from bsqcodec import api
 from bsqcodec.bench import datasets, ours, runner
 from bsqcodec.bench.codec import BenchSettings
 from bsqcodec.bench.frames import frames_of
@@ -30,7 +30,7 @@ def model_file(tmp_path_factory, monkeypatch) -> Iterator[Path]:
     save_model(random_network(), path)
     loads = []
     monkeypatch.setattr(ours, "load_model", lambda name, device: loads.append(name) or weights.load_model(name))
-    monkeypatch.setattr(decoder, "find_model", lambda identity, device: weights.load_model(str(path)))
+    monkeypatch.setattr(weights, "find_model", lambda identity, device: weights.load_model(str(path)))
     ours._model.cache_clear()
     ours._digest.cache_clear()
     yield path
