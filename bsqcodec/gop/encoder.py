@@ -11,15 +11,14 @@ from torch import Tensor
 from ..network.patches import TOKEN
 from ..network.weights import Model
 from ..settings import EncodeSettings, check_quality, tune_number
-from ..stream import contrast
 from ..stream.group import MAX_MINI_GOP, Place, mini_gop
-from ..stream.range_coder import BitEncoder
 from ..types import FrameStats
 from .mini_gop_choice import MiniGopChoice
 from .motion import flat
 from .motion_choice import MotionChoice
 from .quality import FrameQualities
-from .references import Motion, ReferenceBuffer, VectorContexts, frame_condition
+from .references import Motion, frame_condition
+from .symbol_encoder import SymbolEncoder
 from .temporal_filter import REACH, temporal_filter
 
 # Motion is weighed as if the quantiser step were so many times that of a token of class 0: without B frames, and with.
@@ -57,9 +56,7 @@ class GopEncoder:
             raise ValueError(f"mini-GOPs of {mini_gop} frames; they may have 1 to {MAX_MINI_GOP}")
         self._network, self._device, self._settings = model.network, model.device, settings
         self._tune = tune_number(settings.tune)
-        self._references = ReferenceBuffer(model, height, width, depth)
-        self._contexts = VectorContexts(self._references.rows, self._references.columns)
-        self._coder = BitEncoder()
+        self._symbols = SymbolEncoder(model, height, width, depth)
         low_delay = self._mini_gop == 1
         self._qualities = FrameQualities(low_delay)
         self._lookahead = 0 if low_delay else REACH  # frames that an anchor waits for
@@ -68,7 +65,7 @@ class GopEncoder:
         self._anchor = -1  # the last one that is encoded
         self._choice: MiniGopChoice | None = None  # of the next one
         self._error = torch.tensor(0.0)  # mean absolute coding error of the last frame
-        self.stats: list[FrameStats] = []
+        self.stats: list[FrameStats] = self._symbols.stats
 
     def push(self, frame: np.ndarray, quality: int) -> list[np.ndarray]:
         """Take the next frame, uint8 (H, W, 3) RGB, to be encoded at quality 1..100; most P and all B frames get less.
@@ -76,7 +73,7 @@ class GopEncoder:
         Returns the frames that are encoded by now and were not returned before, in the order of time, as the decoder
         will give them. Raises ValueError for a frame of another size or type and for a quality out of range.
         """
-        size = self._references.height, self._references.width
+        size = self._symbols.references.height, self._symbols.references.width
         if frame.shape != (*size, 3) or frame.dtype != np.uint8:
             raise ValueError(f"frame is {frame.dtype} {frame.shape}, not uint8 {(*size, 3)}")
         check_quality(quality)
@@ -91,12 +88,12 @@ class GopEncoder:
     @property
     def bits(self) -> float:
         """Ideal code length of every frame encoded so far, in bits."""
-        return self._coder.bits
+        return self._symbols.bits
 
     def finish(self) -> bytes:
         """The payload of all frames pushed; `flush` comes before."""
         assert len(self.stats) == len(self._asked), "there are frames that are not encoded"
-        return self._qualities.header(self._tune) + self._coder.finish()
+        return self._qualities.header(self._tune) + self._symbols.finish()
 
     def _encode(self, ending: bool) -> list[np.ndarray]:
         """Encode the mini-GOPs whose frames have all come, and those that the next anchor waits for; or all frames."""
@@ -148,29 +145,19 @@ class GopEncoder:
         predicted = prediction is not None
         quality = self._qualities.choose(quality, place, predicted)
         condition = frame_condition(place, predicted, quality, self._tune)
-        start, count = self._coder.bits, self._coder.count
-        self._contexts.encode(motion, place, self._coder)
-        classes = None
-        if not predicted:
-            classes = self._network.classes(x)
-            contrast.encode_classes(classes[0].cpu().numpy(), self._coder)
-        context = self._network.context(condition, prediction, classes)
-        middle = self._coder.bits
-        y = self._network.encode(x, context, condition, self._settings.effort)
-        error_bits = ERROR_BITS[self._settings.tune][predicted]
-        coefficients = self._network.code(context, condition, self._encode_step, y, error_bits)
-        bits, side_bits = self._coder.bits - middle, middle - start
-        frame_type = place.frame_type(predicted)
-        self.stats.append(FrameStats(frame_type, quality, bits, side_bits, self._coder.count - count))
-        if not self._decoded:
-            return None
-        decoded = self._references.reconstruct(place, coefficients, context, condition)
-        self._error = (x - self._references.frames[place.number]).abs().mean()
+        classes = None if predicted else self._network.classes(x)[0].cpu().numpy()
+        _, decoded = self._symbols.add(
+            place, condition, motion, classes,
+            lambda context: self._network.encode(x, context, condition, self._settings.effort),
+            prediction=prediction, error_bits=ERROR_BITS[self._settings.tune][predicted], decoded=self._decoded,
+        )  # fmt: skip
+        if decoded is not None:
+            self._error = (x - self._symbols.references.frames[place.number]).abs().mean()
         return decoded
 
     def _padded(self, frame: np.ndarray) -> Tensor:
         """The frame as uint8 (1, 3, 16 * rows, 16 * columns) on the device, its last row and column repeated."""
-        s = self._references
+        s = self._symbols.references
         x = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))[None].to(self._device)
         bottom, right = s.rows * TOKEN - s.height, s.columns * TOKEN - s.width
         return F.pad(x.float(), (0, right, 0, bottom), mode="replicate").to(torch.uint8)
@@ -184,14 +171,9 @@ class GopEncoder:
             return None, Motion({})
         step = self._network.quantiser_step(self._qualities.predicted(quality, place))
         step *= MOTION_STEP[self._settings.tune][self._lookahead > 0]
-        prediction, motion = MotionChoice(x, step, place, self._references, self._contexts).best()
+        prediction, motion = MotionChoice(x, step, place, self._symbols.references, self._symbols.contexts).best()
         # a scene cut: the frame is closer to the mean of each of its tokens than to its prediction, and that is
         # not because the last frame was coded as coarsely
         if (x - prediction).abs().mean() < max((x - flat(x)).abs().mean(), SCENE_CUT_ERROR * self._error):
             return prediction, motion
         return None, Motion({})
-
-    def _encode_step(self, p: np.ndarray, bits: np.ndarray | None) -> np.ndarray:
-        assert bits is not None
-        self._coder.encode(bits, p)
-        return bits

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
+import torch
 
 from ..errors import BsqError, FormatError
 from ..gop.references import Motion, frame_condition
@@ -208,8 +209,10 @@ class _Recoder:
         y = self._npz.integers(f"{name}.coefficients", shape, -MAX_COEFFICIENT, MAX_COEFFICIENT, np.int32)
         n_coded = self._model.network.n_coded(quality)
         condition = frame_condition(place, bool(motion.vectors), quality, tune)
-        coded = encoder.add(place, condition, motion, classes, np.ascontiguousarray(y[..., :n_coded]))
-        self._changed += int(np.count_nonzero(coded != y[..., :n_coded]) + np.count_nonzero(y[..., n_coded:]))
+        coefficients = torch.from_numpy(np.ascontiguousarray(y[..., :n_coded]))[None]
+        coded, _ = encoder.add(place, condition, motion, classes, lambda _: coefficients)
+        changed = coded[0].cpu().numpy() != y[..., :n_coded]
+        self._changed += int(np.count_nonzero(changed) + np.count_nonzero(y[..., n_coded:]))
 
     def _motion(self, place: Place, first: int, rows: int, columns: int) -> Motion:
         """How a frame is predicted."""

@@ -362,7 +362,8 @@ def test_little_is_kept_of_frames_that_are_done(tiny):
     encoder = GopEncoder(tiny, 32, 32, EncodeSettings(), 4)
     for t in range(14):
         encoder.push(x[t % 6], 50)
-        assert len(encoder._references.frames) <= 5 and len(encoder._contexts._vectors) <= 5
+        symbols = encoder._symbols
+        assert len(symbols.references.frames) <= 5 and len(symbols.contexts._vectors) <= 5
 
 
 def test_vectors_are_expected_by_the_book(tiny, monkeypatch):
