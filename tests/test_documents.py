@@ -122,6 +122,12 @@ def test_paths_exist(document):
     assert not missing
 
 
+def test_the_readme_tells_what_every_part_of_the_package_is_for():
+    parts = {path.name for path in (ROOT / "bsqcodec").iterdir() if path.suffix == ".py" and path.name != "__init__.py"}
+    parts |= {f"{path.parent.name}/" for path in (ROOT / "bsqcodec").glob("*/__init__.py")}
+    assert not parts - set(spans("README.md"))
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)]+)\)", text(document)):
