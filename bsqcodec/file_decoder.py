@@ -95,7 +95,7 @@ def _decode(
     progress: Progress | None,
     total: int | None,
 ) -> FormatError | None:
-    """Write the frames, and their sound, until all is done or a damage is met, which is returned."""
+    """Write the frames, and the packets of tracks, until all is done or a damage is met, which is returned."""
     if sink:
         result.warnings = sink.warnings
         decoder.on_packet = sink.write_packet

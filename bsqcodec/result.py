@@ -40,7 +40,7 @@ class Result:
 
     @property
     def md5(self) -> str:
-        """MD5 of all decoded frames, `packed` RGB, one after the other. A still image may be encoded without it."""
+        """MD5 of all decoded frames, `packed`, one after the other. A still image may be encoded without it."""
         return self._digest.hexdigest()
 
 

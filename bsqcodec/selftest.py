@@ -63,7 +63,7 @@ def checksums(data: bytes, model: Model) -> tuple[dict[str, Any], int]:
 
     "bits": MD5 of, for each frame in the order of coding, its frame type and quality (a byte each), its modes (int8)
     and, of each reference, the vectors of blocks, then of their quarters (int16, little-endian), or classes of contrast
-    (int8), and its coefficients (int32, little-endian). "pictures": MD5 of the frames, `packed` RGB.
+    (int8), and its coefficients (int32, little-endian). "pictures": MD5 of the frames, `packed`.
     """
     bits, pictures = hashlib.md5(), hashlib.md5()
     frames = count = 0

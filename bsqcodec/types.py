@@ -164,7 +164,7 @@ class Frame(NamedTuple):
     """A picture and its time.
 
     Attributes:
-        rgb: RGB, uint8 (H, W, 3); of `MediaInfo.alpha` (H, W, 4), the last not multiplied into the others; decoded
+        rgb: RGB, uint8 (H, W, 3); if `MediaInfo.alpha` RGBA (H, W, 4), colours not multiplied by alpha; decoded
             frames of more than 8 bits are uint16, 0..2**bit_depth - 1.
         pts: presentation time in units of `MediaInfo.time_base`.
         duration: of the last frame, in the same units, if it is known; 0 for all others.

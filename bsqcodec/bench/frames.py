@@ -49,7 +49,7 @@ def frame_rate(path: Path) -> float:
     """Frames per second of an image (0), a video, or a folder of images. Raises BsqError if it cannot be read."""
     if path.suffix.lower() == RAW_SUFFIX:
         return float(raw_format(path)["framerate"])
-    with open_source(str(path), audio=False) as source:
+    with open_source(str(path), audio=False, subtitles=False) as source:
         return float(source.info.frame_rate or 0)
 
 
@@ -75,7 +75,7 @@ def raw_format(path: Path) -> dict[str, str]:
 
 def _media_frames(path: Path) -> Iterator[np.ndarray]:
     try:
-        with open_source(str(path), audio=False, background=_BACKGROUND) as source:
+        with open_source(str(path), audio=False, subtitles=False, background=_BACKGROUND) as source:
             for item in source:
                 if isinstance(item, Frame):
                     yield item.rgb

@@ -7,7 +7,7 @@ import numpy as np
 from ..network.weights import Model
 from ..settings import EncodeSettings
 from ..types import FrameFormat, FrameStats, rescaled
-from .alpha import AlphaEncoder, decode_alpha, fill_transparent
+from .alpha import OPAQUE, AlphaEncoder, decode_alpha, fill_transparent
 from .decoder import decode_gop
 from .encoder import GopEncoder
 
@@ -81,7 +81,7 @@ def decode_group(
     if not frame_format.alpha:
         yield from pictures
         return
-    opaque = np.full((height, width), 255, np.uint8)
+    opaque = np.full((height, width), OPAQUE, np.uint8)
     planes = decode_alpha(model, alpha, height, width, frames) if alpha else (opaque for _ in range(frames))
     for rgb, plane in zip(pictures, planes, strict=True):
         yield _joined(rgb, plane, frame_format.bit_depth)

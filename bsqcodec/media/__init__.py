@@ -1,4 +1,4 @@
-"""Pictures, videos and their sound, from files, folders and pipes and into them.
+"""Pictures, videos and their tracks, from files, folders and pipes and into them.
 
 Frames are RGB, of 8 bits from sources, of up to 16 into outputs.
 """
@@ -59,22 +59,21 @@ def open_source(path: str, options: SourceOptions | None = None, **changes: Any)
 
 def _source(path: str, options: SourceOptions) -> Source:
     """The source at a path, as `open_source` takes it; its frames may have alpha."""
-    start, duration = options.start, options.duration
     if path == "-":
         return _open_pipe(options)
     if not os.path.exists(path):
         files = glob.glob(path) if glob.has_magic(path) else []
         if not files:
             raise BsqError(f"no file matches {path}" if glob.has_magic(path) else f"no such file: {path}")
-        return ImageSource(path, sorted(files, key=_natural), start, duration)
+        return ImageSource(path, options, sorted(files, key=_natural))
     if os.path.isdir(path):
         names = (n for n in os.listdir(path) if not n.startswith(".") and suffix_of(n) in IMAGE_SUFFIXES)
         files = [os.path.join(path, n) for n in sorted(names, key=_natural)]
         if not files:
             raise BsqError(f"{path}: the folder holds no images")
-        return ImageSource(path, files, start, duration)
+        return ImageSource(path, options, files)
     if suffix_of(path) in IMAGE_SUFFIXES | ANIMATION_SUFFIXES:
-        return ImageSource(path, None, start, duration)
+        return ImageSource(path, options)
     return VideoSource(path, options)
 
 
@@ -88,7 +87,7 @@ def _open_pipe(options: SourceOptions) -> Source:
         raise BsqError("standard input is empty")
     if len(data) == _MAX_PIPED:
         raise BsqError(f"standard input is not a y4m stream, and of an image no more than {_MAX_PIPED} bytes are read")
-    return ImageSource("standard input", None, options.start, options.duration, data)
+    return ImageSource("standard input", options, data=data)
 
 
 def open_sink(

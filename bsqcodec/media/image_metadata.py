@@ -9,7 +9,7 @@ from PIL import ExifTags, Image, ImageCms
 
 from .. import exif as tiff
 from .hdr import LIGHT, MASTERING
-from .metadata import TAG
+from .metadata import LOOP, TAG
 from .png_chunks import XMP_KEYWORD, is_keyword, is_raw
 
 _RAW_EXIF = "Raw profile type exif"  # PNG text with EXIF in hexadecimal, by ImageMagick
@@ -18,7 +18,6 @@ _TIFF_TAGS = (  # of the first directory of a TIFF, those that are not about how
     ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit, ExifTags.Base.Software, ExifTags.Base.DateTime,
     ExifTags.Base.Artist, ExifTags.Base.HostComputer, ExifTags.Base.Copyright,
 )  # fmt: skip
-LOOP = "loop"
 _JPEG_SEGMENT = 65533  # bytes at most
 _JPEG_LIMITS = {  # bytes of what goes into segments, heads taken off
     "icc": 255 * (_JPEG_SEGMENT - 14),

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..errors import BsqError
 from ..exif import ROTATIONS
+from ..settings import SourceOptions
 from ..suffixes import ANIMATION_SUFFIXES
 from ..types import Frame, Items, MediaInfo, rescaled
 from . import colour, deep_images
@@ -31,16 +32,14 @@ class ImageSource(Source):
 
     Args:
         path: the image or animation; with `files` the folder or pattern, for messages.
+        options: what is wanted of it; alpha and all metadata are kept.
         files: the images of a video in their order; None: `path` is the only file.
         data: the content of that file, which then need not exist.
-        start, duration: seconds from the first frame to the first that is wanted, and seconds wanted; None is all.
 
     Raises BsqError if the first image is broken or not supported, or no frame is wanted.
     """
 
-    def __init__(
-        self, path: str, files: list[str] | None, start: float, duration: float | None, data: bytes | None = None
-    ):
+    def __init__(self, path: str, options: SourceOptions, files: list[str] | None = None, data: bytes | None = None):
         super().__init__()
         self._path, self._files = path, files
         self._image: Image.Image | None = None  # the only file, which stays open
@@ -67,8 +66,8 @@ class ImageSource(Source):
             if durations:
                 time_base = Fraction(1, 1000)
                 rate = Fraction(1000 * len(durations), sum(durations)).limit_denominator((1 << 31) - 1)
-        low = ticks(start, time_base)
-        high = low + ticks(duration, time_base) if duration is not None else math.inf
+        low = ticks(options.start, time_base)
+        high = low + ticks(options.duration, time_base) if options.duration is not None else math.inf
         times = list(itertools.accumulate(durations[:-1], initial=0))
         self._wanted = [(i, t) for i, t in enumerate(times) if low <= t < high]
         if not self._wanted:

@@ -6,14 +6,16 @@ from dataclasses import replace
 from ..errors import shown
 from ..types import MediaInfo
 from . import colour
-from .png_chunks import RAW
 
 MAX_BYTES = 16_000_000  # of names and values together, which is less than a stream holds
 MAX_ITEMS = 10_000
-TAG = "tag:"
+TAG = "tag:"  # begins the names of tags and text
+RAW = "png:"  # begins the names of chunks of PNG as they are
+LOOP = "loop"  # how often an animation is shown, in decimal; 0 is for ever
+LANGUAGE = "language"  # of the pictures, for example "eng"
 
 _SHOWN_AS = {
-    "icc": "ICC profile", "exif": "EXIF", "xmp": "XMP", "loop": "loop count", "chapters": "chapters",
+    "icc": "ICC profile", "exif": "EXIF", "xmp": "XMP", LOOP: "loop count", "chapters": "chapters",
     "mdcv": "mastering display", "clli": "content light level",
 }  # fmt: skip
 _SHOWN = 4  # names in a line of what is left out, after which the others are counted
@@ -35,7 +37,7 @@ def left_out(info: MediaInfo, holds: Callable[[str, bytes], bool], colours: bool
     holds: tells of a name and its value whether the output holds it. colours: whether it holds primaries and transfer.
     """
     names = [name for name, value in info.metadata.items() if not holds(name, value)]
-    names.sort(key=lambda name: name.startswith((TAG, "language")))  # which are many, and count least
+    names.sort(key=lambda name: name.startswith((TAG, LANGUAGE)))  # which are many, and count least
     lost = list(dict.fromkeys("gAMA and cHRM" if name.startswith(RAW) else _shown(name) for name in names))
     if not colours and not ("icc" in info.metadata and "icc" not in names) and not colour.looks_like_srgb(info):
         hdr = f"HDR ({colour.HDR_TRANSFERS[info.transfer]})" if info.transfer in colour.HDR_TRANSFERS else ""

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 
 from ..types import MediaInfo
 from . import colour, hdr
+from .metadata import RAW, TAG
 
-RAW = "png:"  # begins the names of metadata that are chunks as they are, which are these
-_RAW_CHUNKS = {"png:gAMA": 4, "png:cHRM": 32}  # bytes
+_RAW_CHUNKS = {RAW + "gAMA": 4, RAW + "cHRM": 32}  # bytes
 XMP_KEYWORD = "XML:com.adobe.xmp"
 
 _HEAD_BYTES = 8 + 25  # signature and IHDR
@@ -119,8 +119,8 @@ def chunks_of(info: MediaInfo, metadata: Mapping[str, bytes]) -> list[tuple[byte
     if "xmp" in metadata:
         chunks.append(_text(XMP_KEYWORD, metadata["xmp"]))
     for name, value in metadata.items():
-        if name.startswith("tag:"):
-            keyword = name.removeprefix("tag:")
+        if name.startswith(TAG):
+            keyword = name.removeprefix(TAG)
             chunks.append(_text(_KEYWORDS.get(keyword.lower(), keyword), value))
     return chunks
 

@@ -90,10 +90,7 @@ def _settable(layout: str) -> str:
 
 
 class CopiedTrack:
-    """A track of an output, for packets as they are, or for text that is converted to the format the output takes.
-
-    Raises BsqError for sound that the output cannot hold while another can.
-    """
+    """A track of an output, for packets as they are, or for text that is converted to the format the output takes."""
 
     def __init__(self, stream: Any, track: Track, container: Any, convert: "_TextConverter | None", warn: _Warn):
         self._stream, self._track, self._convert, self._warn = stream, track, convert, warn

@@ -7,9 +7,8 @@ from fractions import Fraction
 from typing import Any
 
 from .hdr import LIGHT, MASTERING
-from .metadata import TAG
+from .metadata import LANGUAGE, TAG
 
-LANGUAGE = "language"  # of the pictures, for example "eng"
 _MOV_LANGUAGES = {  # that MOV has by another code of ISO 639-2 only, or by one of Apple's
     "deu": "ger", "fre": "fra", "nld": "dut", "zho": "chi", "ell": "gre", "fas": "per", "isl": "ice", "sqi": "alb",
     "eus": "baq", "hye": "arm", "kat": "geo", "mkd": "mac", "msa": "may", "mya": "bur", "cym": "wel", "bod": "tib",
