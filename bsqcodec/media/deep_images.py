@@ -1,5 +1,6 @@
 """Images of 16 bits a sample in colour, which Pillow does not hold: read and written through FFmpeg."""
 
+import io
 from typing import Any
 
 import av
@@ -8,10 +9,14 @@ import numpy as np
 from ..types import rescaled
 
 
-def read_8_bits(path: str) -> np.ndarray | None:
-    """An image of 16 bits as the nearest 8, uint8 (H, W, 3) RGB or (H, W, 4) RGBA; None for others."""
+def read_8_bits(image: str | io.BytesIO) -> np.ndarray | None:
+    """An image of 16 bits, by its path or content, as the nearest 8, uint8 (H, W, 3) RGB or (H, W, 4) RGBA.
+
+    None for others.
+    """
+    source: Any = f"file:{image}" if isinstance(image, str) else image
     try:
-        with av.open(f"file:{path}") as file:
+        with av.open(source) as file:
             frame = next(file.decode(video=0))
     except (av.FFmpegError, OSError, ValueError, StopIteration, IndexError):
         return None

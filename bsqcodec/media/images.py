@@ -41,7 +41,7 @@ class ImageSource(Source):
 
     def __init__(self, path: str, options: SourceOptions, files: list[str] | None = None, data: bytes | None = None):
         super().__init__()
-        self._path, self._files = path, files
+        self._path, self._files, self._data = path, files, data
         self._image: Image.Image | None = None  # the only file, which stays open
         self._animated = False
         self._depth = 8  # bits of a sample that decoded frames shall have
@@ -56,12 +56,12 @@ class ImageSource(Source):
             durations = [1] * len(files)
         else:
             with _reading(path):
-                self._image = Image.open(path if data is None else io.BytesIO(data))
+                self._image = Image.open(self._source(path))
                 rgb, rotation = self._pixels(self._image, path)
                 durations, transparent = _durations(self._image, path)
                 self._alpha = transparent or rgb.shape[2] == 4
                 self._animated = bool(durations)
-                primaries, transfer, metadata = self._metadata(self._image, path, data)
+                primaries, transfer, metadata = self._metadata(self._image, path)
             rate = None
             if durations:
                 time_base = Fraction(1, 1000)
@@ -118,9 +118,13 @@ class ImageSource(Source):
                 rgb = np.concatenate([rgb, np.full_like(rgb[..., :1], OPAQUE)], axis=2)
             yield Frame(rgb, time - origin, self._last_duration if i == self._wanted[-1][0] else 0)
 
-    def _metadata(self, image: Any, name: str, data: bytes | None = None) -> tuple[int, int, dict[str, bytes]]:
+    def _source(self, name: str) -> str | io.BytesIO:
+        """An image by its path, or the only one by its content, if that is known."""
+        return name if self._data is None else io.BytesIO(self._data)
+
+    def _metadata(self, image: Any, name: str) -> tuple[int, int, dict[str, bytes]]:
         """Primaries and transfer of H.273 and metadata of `image`; only colours of one of many images."""
-        chunks = read_colour_chunks(io.BytesIO(data) if data else name) if image.format == "PNG" else {}
+        chunks = read_colour_chunks(self._source(name)) if image.format == "PNG" else {}
         primaries, transfer, raw = colours(chunks)
         if image.format in _SEVERAL and image.n_frames > 1:
             self._warn(f"{name}: of {image.n_frames} pictures all but the first are left out")
@@ -165,7 +169,7 @@ class ImageSource(Source):
 
     def _rounded(self, image: Any, name: str) -> Any:
         """An image of 16 bits rounded to 8, of which Pillow would keep the upper ones; the same if it is gray."""
-        picture = deep_images.read_8_bits(name) if image.mode in ("RGB", "RGBA") else None
+        picture = deep_images.read_8_bits(self._source(name)) if image.mode in ("RGB", "RGBA") else None
         return image if picture is None or picture.shape[1::-1] != image.size else Image.fromarray(picture)
 
 

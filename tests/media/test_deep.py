@@ -1,6 +1,8 @@
 """More than 8 bits a sample, and HDR, in and out; what is written is read back by FFmpeg."""
 
+import io
 import struct
+import sys
 import zlib
 from dataclasses import replace
 from fractions import Fraction
@@ -170,18 +172,20 @@ def test_png_of_16_bits(tmp_path, name, depth):
 
 
 @pytest.mark.parametrize("suffix", ["tiff", "png"])
-def test_images_of_16_bits_are_rounded_not_cut(tmp_path, suffix):
-    picture = ramp(16, 257)
+def test_images_of_16_bits_are_rounded_not_cut(tmp_path, suffix, monkeypatch):
+    picture = ramp(16, 400)
     with av.open(str(tmp_path / f"a.{suffix}"), "w", format="image2") as output:
         pixel_format = "rgb48be" if suffix == "png" else "rgb48le"
-        stream = output.add_stream(suffix, 1, width=257, height=32, pix_fmt=pixel_format)
+        stream = output.add_stream(suffix, 1, width=400, height=32, pix_fmt=pixel_format)
         frame = av.VideoFrame.from_ndarray(picture, pixel_format)
         output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
-    with open_source(str(tmp_path / f"a.{suffix}")) as source:
-        assert source.info.bit_depth == 12 and "of the 16 bits of a sample 8 are coded" in source.warnings[0]
-        [frame] = source
-    assert np.array_equal(frame.rgb, rescaled(picture, 16, 8))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((tmp_path / f"a.{suffix}").read_bytes())))
+    for name in (str(tmp_path / f"a.{suffix}"), "-"):
+        with open_source(name) as source:
+            assert source.info.bit_depth == 12 and "of the 16 bits of a sample 8 are coded" in source.warnings[0]
+            [frame] = source
+        assert np.array_equal(frame.rgb, rescaled(picture, 16, 8))
 
 
 def test_a_mirrored_image_of_16_bits_is_turned_over(tmp_path):
