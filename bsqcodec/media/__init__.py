@@ -21,7 +21,6 @@ from .base import VIDEO_FORMATS, Source, suffix_of
 from .image_sinks import STILL_FORMATS, FolderSink, StillSink
 from .images import ImageSource
 from .metadata import stripped
-from .resample import reduced_info, reduction
 from .sinks import Sink
 from .transparency import OpaqueSource, colour_of
 from .video import VideoSource
@@ -116,12 +115,7 @@ def open_sink(
         BsqError: unknown suffix or scale, missing folder, folder with files in it, audio that needs another container;
             on exit, no frame was written, or the result cannot be.
     """
-    options = replace(options or SinkOptions(), **changes)
-    factor = reduction(options.scale)
-    sink = _sink(path, reduced_info(info, factor), options)
-    sink.factor = factor
-    sink.background = colour_of(options.background or "black")
-    return sink.opened()
+    return _sink(path, info, replace(options or SinkOptions(), **changes)).opened()
 
 
 def max_depth(path: str) -> int:
@@ -138,17 +132,17 @@ def max_depth(path: str) -> int:
 def _sink(path: str, info: MediaInfo, options: SinkOptions) -> Sink:
     suffix = suffix_of(path)
     if suffix == ".y4m":
-        return Y4mSink(path, info)
+        return Y4mSink(path, info, options)
     if path.endswith("/") or os.path.isdir(path):
-        return FolderSink(path, info)
+        return FolderSink(path, info, options)
     if suffix in VIDEO_FORMATS:
-        return VideoSink(path, info, VIDEO_FORMATS[suffix], options.crf)
+        return VideoSink(path, info, options, VIDEO_FORMATS[suffix])
     if suffix in ANIMATION_FORMATS:
-        return AnimationSink(path, info, ANIMATION_FORMATS[suffix], options.image_quality)
+        return AnimationSink(path, info, options, ANIMATION_FORMATS[suffix])
     if suffix in STILL_FORMATS:
-        return StillSink(path, info, STILL_FORMATS[suffix], options.image_quality)
+        return StillSink(path, info, options, STILL_FORMATS[suffix])
     if path == "-" or is_special(path):
-        return StillSink(path, info, "PNG", options.image_quality) if info.image else Y4mSink(path, info)
+        return StillSink(path, info, options, "PNG") if info.image else Y4mSink(path, info, options)
     known = ", ".join(OUTPUT_SUFFIXES)
     raise BsqError(f"{path}: the name of an output ends in {known}, or in / for a folder of images")
 

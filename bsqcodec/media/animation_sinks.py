@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import BsqError
+from ..settings import SinkOptions
 from ..types import MediaInfo
 from .image_metadata import held, save_options
 from .image_sinks import StillSink
@@ -53,13 +54,13 @@ class AnimationSink(StillSink):
 
     max_depth = 8
 
-    def __init__(self, path: str, info: MediaInfo, format: AnimationFormat, quality: int):
+    def __init__(self, path: str, info: MediaInfo, options: SinkOptions, format: AnimationFormat):
         Image.init()
         if format.name not in Image.SAVE_ALL:
             raise BsqError(f"{path}: this installation of Pillow cannot write {format.name}")
-        super().__init__(path, info, format.name, quality)
+        super().__init__(path, info, options, format.name)
         self._animation = format
-        self._frame_bytes = info.width * info.height * format.bytes
+        self._frame_bytes = self._info.width * self._info.height * format.bytes
         self._first: np.ndarray | None = None
         self._pictures: list[Image.Image] = []
         self._pts: list[int] = []

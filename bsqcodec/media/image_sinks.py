@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import BsqError
+from ..settings import SinkOptions
 from ..types import MediaInfo
 from . import deep_images
 from .image_metadata import held, holds, save_options
@@ -25,11 +26,11 @@ _PNG_LEVEL = 3  # of zlib; takes half the time of 6, for files of about the same
 class StillSink(Sink):
     """One image, whose format is named as Pillow names it."""
 
-    def __init__(self, path: str, info: MediaInfo, format: str, quality: int):
-        super().__init__(path, info, holds_alpha=format != "JPEG")
+    def __init__(self, path: str, info: MediaInfo, options: SinkOptions, format: str):
+        super().__init__(path, info, options, holds_alpha=format != "JPEG")
         self._leave_out_tracks()
         self._leave_out_metadata(functools.partial(holds, format), colours=format == "PNG")
-        self._format, self._quality = format, quality
+        self._format, self._quality = format, options.image_quality
 
     def _open(self, part: str) -> None:
         self._part = part
@@ -60,8 +61,8 @@ class StillSink(Sink):
 class FolderSink(Sink):
     """A folder of numbered PNGs, upright."""
 
-    def __init__(self, path: str, info: MediaInfo):
-        super().__init__(path.rstrip("/") or "/", info, holds_alpha=True)
+    def __init__(self, path: str, info: MediaInfo, options: SinkOptions):
+        super().__init__(path.rstrip("/") or "/", info, options, holds_alpha=True)
         if os.path.exists(self._path) and (not os.path.isdir(self._path) or os.listdir(self._path)):
             raise BsqError(f"{self._path} is not an empty folder; give another name")
         self._leave_out_tracks()

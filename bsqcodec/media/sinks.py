@@ -9,11 +9,12 @@ import numpy as np
 
 from ..errors import BsqError
 from ..output import replacing
+from ..settings import SinkOptions
 from ..types import MediaInfo, Packet
 from .base import reason_of
 from .metadata import left_out
-from .resample import reduced
-from .transparency import Colour, composited
+from .resample import reduced, reduced_info, reduction
+from .transparency import colour_of, composited
 
 NO_ALPHA = "transparency is left out, which this output cannot hold; a background may be chosen"
 
@@ -21,24 +22,31 @@ NO_ALPHA = "transparency is left out, which this output cannot hold; a backgroun
 class Sink:
     """An output that takes frames while it is `opened`.
 
+    Args:
+        path: as `open_sink` takes it.
+        info: what the frames are, in full size.
+        options: how to write them.
+        holds_alpha: whether the output holds alpha; else they are composited on a background.
+
+    Raises BsqError for an unknown scale or colour.
+
     Attributes:
         max_depth: most bits of a sample that the output holds.
         warnings: one line for each thing that the output cannot hold.
-        background: what frames with alpha are composited on, where the output holds none.
-        factor: by what the sides of the frames are to be divided first.
         duration: of the last frame, in units of MediaInfo's time_base; 0 if unknown. May be set until `opened` ends.
     """
 
     max_depth = 16
-    factor = 1
 
-    def __init__(self, path: str, info: MediaInfo, holds_alpha: bool = False):
+    def __init__(self, path: str, info: MediaInfo, options: SinkOptions, holds_alpha: bool = False):
         assert info.bit_depth <= self.max_depth
         self.warnings: list[str] = []
         self.duration = 0
-        self.background: Colour = (0, 0, 0)
+        self._factor = reduction(options.scale)  # by what the sides of the frames are divided first
+        self._background = colour_of(options.background or "black")
         self._flatten = info.alpha and not holds_alpha
-        self._path, self._info, self._frames = path, replace(info, alpha=info.alpha and holds_alpha), 0
+        self._path, self._frames = path, 0
+        self._info = replace(reduced_info(info, self._factor), alpha=info.alpha and holds_alpha)  # of what is written
 
     @contextlib.contextmanager
     def opened(self) -> Iterator["Sink"]:
@@ -60,7 +68,7 @@ class Sink:
                 raise
 
     def write(self, frame: np.ndarray, pts: int, duration: int = 0) -> None:
-        """Append a frame of MediaInfo's `frame_format`, sides times `factor`; `pts` in its time_base, rising strictly.
+        """Append a frame of MediaInfo's `frame_format`; `pts` in its time_base, rising strictly.
 
         duration: of the last frame, if it is known.
 
@@ -68,7 +76,7 @@ class Sink:
             BsqError: it cannot be written.
             BrokenPipeError: nobody reads the pipe any more.
         """
-        frame = reduced(frame, self.factor)
+        frame = reduced(frame, self._factor)
         if self._flatten:
             frame = self._flattened(frame)
         assert frame.shape == self._info.frame_format.shape
@@ -83,7 +91,7 @@ class Sink:
         depth = self._info.bit_depth
         if NO_ALPHA not in self.warnings and frame[..., 3].min() < (1 << depth) - 1:
             self.warnings.append(NO_ALPHA)
-        return composited(frame, self.background, depth)
+        return composited(frame, self._background, depth)
 
     def write_packet(self, packet: Packet) -> None:
         """Append a packet of MediaInfo's tracks. Outputs without tracks ignore it. Raises as `write` does."""

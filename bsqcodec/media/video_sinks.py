@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import BsqError
 from ..output import is_special
+from ..settings import SinkOptions
 from ..types import MediaInfo, Packet
 from . import colour, hdr, tracks
 from .base import DEFAULT_RATE
@@ -27,10 +28,10 @@ class VideoSink(Sink):
 
     max_depth = 10
 
-    def __init__(self, path: str, info: MediaInfo, format: str, crf: int):
-        super().__init__(path, info, holds_alpha=format in ALPHA_CODECS)
+    def __init__(self, path: str, info: MediaInfo, options: SinkOptions, format: str):
+        super().__init__(path, info, options, holds_alpha=format in ALPHA_CODECS)
         self._leave_out_metadata(holds, colours=True)
-        self._format, self._crf = format, crf
+        self._format, self._crf = format, options.crf
         self._matrix, self._full = _yuv(info, colour.BT709)
         self._span = 0, 0  # pts of the first and of the last frame
         self._begin: int | None = None  # dts of the first packet
@@ -120,10 +121,11 @@ class VideoSink(Sink):
 class Y4mSink(Sink):
     """YUV4MPEG2, 4:4:4, in the matrix of `info`, or if that has none in the one that readers assume."""
 
-    def __init__(self, path: str, info: MediaInfo):
-        super().__init__(path, info)
+    def __init__(self, path: str, info: MediaInfo, options: SinkOptions):
+        super().__init__(path, info, options)
         self._leave_out_tracks()
         self._leave_out_metadata(lambda name, value: False)
+        info = self._info
         width, height = info.width, info.height
         (across, down), rate = info.sample_aspect_ratio, info.frame_rate or DEFAULT_RATE
         if info.rotation % 180:
