@@ -1,4 +1,4 @@
-"""The alpha plane of a group of pictures: as a gray video, or without loss as few values; section 11 of the page."""
+"""The alpha plane of a group of pictures: as a gray video, or as few values. Section 11 of bitstream_spec.md."""
 
 import zlib
 from collections.abc import Iterator

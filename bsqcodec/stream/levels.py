@@ -1,4 +1,4 @@
-"""Lossless coding of pictures of few values, such as masks: adaptive binary contexts by the pixels around, exact.
+"""Lossless coding of pictures of few values, such as masks: method 2 of section 11 of bitstream_spec.md.
 
 Pixels at the same place of their 16x16 blocks are coded at once, for all blocks: first the corners of the blocks, as a
 picture of their own in the same way, then place after place in raster order. So of every pixel those to the left and
