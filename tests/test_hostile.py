@@ -18,12 +18,13 @@ import bsqcodec.pillow
 from bsqcodec.api import Encoder
 from bsqcodec.describe import describe, lines
 from bsqcodec.errors import BsqError, FormatError
+from bsqcodec.file_decoder import decode_file
+from bsqcodec.file_encoder import encode_file
 from bsqcodec.media import open_source
 from bsqcodec.stream.container import StreamWriter, pack_header
 from bsqcodec.stream.fields import varint
 from bsqcodec.stream.reader import StreamReader
 from bsqcodec.stream.tracks import MAX_ITEMS, MAX_METADATA, MAX_PACKETS, MAX_TRACKS, pack_track
-from bsqcodec.transcode import decode_file, encode_file
 from bsqcodec.types import MediaInfo, Packet, Track
 from helpers import INFO, MODEL, checked, stream
 from mutations import join, split
