@@ -14,10 +14,9 @@ from PIL import Image
 from ..errors import BsqError
 from ..exif import ROTATIONS
 from ..settings import SourceOptions
-from ..suffixes import ANIMATION_SUFFIXES
 from ..types import Frame, Items, MediaInfo, rescaled
 from . import colour, deep_images
-from .base import DEFAULT_RATE, MAX_DEPTH, Source, coded_from_8_bits, reason_of, suffix_of, ticks
+from .base import DEFAULT_RATE, MAX_DEPTH, Source, coded_from_8_bits, reason_of, ticks
 from .image_metadata import as_rgb, icc_of, metadata_of, orientation_of, upright
 from .png_chunks import colours, hdr_metadata, read_colour_chunks
 
@@ -55,10 +54,11 @@ class ImageSource(Source):
             self._alpha = any(map(_may_be_transparent, files))
             durations = [1] * len(files)
         else:
-            with _reading(path):
+            with _reading(path if data is None else f"{path}, which is not y4m,"):
                 self._image = Image.open(self._source(path))
+            with _reading(path):
                 rgb, rotation = self._pixels(self._image, path)
-                durations, transparent = _durations(self._image, path)
+                durations, transparent = _durations(self._image)
                 self._alpha = transparent or rgb.shape[2] == 4
                 self._animated = bool(durations)
                 primaries, transfer, metadata = self._metadata(self._image, path)
@@ -182,14 +182,14 @@ def _may_be_transparent(name: str) -> bool:
         return False
 
 
-def _durations(image: Any, path: str) -> tuple[list[int], bool]:
+def _durations(image: Any) -> tuple[list[int], bool]:
     """Milliseconds of each frame of an animation, and whether any has transparent pixels: all are decoded for it.
 
     Of a still image there are no durations.
     """
     count = getattr(image, "n_frames", 1) if image.format not in _SEVERAL else 1
     durations, transparent = [], False
-    for i in range(count if count > 1 or image.format == "GIF" or suffix_of(path) in ANIMATION_SUFFIXES else 0):
+    for i in range(count if count > 1 else 0):
         image.seek(i)
         image.load()
         durations.append(round(image.info.get("duration", 0)) or _DEFAULT_MILLISECONDS)

@@ -309,8 +309,10 @@ def test_loop_counts_tell_how_often_an_animation_is_shown(tmp_path):
     ]:  # fmt: skip
         first.save(tmp_path / name, save_all=True, append_images=rest, duration=40, **loop)
         assert opened(tmp_path / name)[0].metadata == {"loop": expected}, name
-    first.save(tmp_path / "still.webp")
-    assert opened(tmp_path / "still.webp")[0].metadata == {}
+    for name in ("still.webp", "still.gif", "still.apng"):
+        first.save(tmp_path / name, "PNG" if name.endswith("apng") else None)
+        info = opened(tmp_path / name)[0]
+        assert info.image and info.metadata == {}, name
 
 
 def test_a_folder_keeps_the_profile_only(tmp_path):

@@ -57,7 +57,7 @@ def test_standard_input_may_be_anything_with_a_buffer(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((tmp_path / "a.y4m").read_bytes())))
     assert len(read_media("-", start=0.08)[1]) == 3
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"nothing of that kind")))
-    with pytest.raises(BsqError, match="standard input is broken or not an image"):
+    with pytest.raises(BsqError, match="standard input, which is not y4m, is broken or not an image"):
         open_source("-")
     for nothing, match in ((b"", "is empty"), (b"YUV4MPEG2 W48\n", "is not a y4m stream")):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(nothing)))
