@@ -85,7 +85,7 @@ class AnimationSink(StillSink):
         options |= {} if self._format == "PNG" else save_options(metadata)
         if durations := self._durations():
             options["duration"] = durations if len(durations) > 1 else durations[0]
-        if (loop := self._loop()) is not None:
+        if len(self._pictures) > 1 and (loop := self._loop()) is not None:
             options["loop"] = loop
         if self._format == "GIF" and self._info.alpha:
             options["disposal"] = 2  # what was opaque may become transparent
@@ -101,10 +101,8 @@ class AnimationSink(StillSink):
             output.write(content)
 
     def _loop(self) -> int | None:
-        """How often the animation is shown, as the format counts it; None: not told."""
-        if self._info.loop is None:
-            return None
-        count = min(self._info.loop, _MAX_LOOP)
+        """How often the animation is shown, as the format counts it, 0 is for ever; None: once, of a GIF."""
+        count = min(self._info.loop or 0, _MAX_LOOP)
         if self._format == "AVIF" and count:
             self.warnings.append(f"the animation repeats for ever, not {count} times, which AVIF output cannot tell")
         if self._format == "GIF" and count:
