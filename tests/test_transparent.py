@@ -114,8 +114,10 @@ def test_an_unknown_colour_is_refused_before_anything_is_written(folder, tmp_pat
 
 def test_an_output_without_transparency_says_so(folder, tmp_path, capsys):
     run(folder, "encode", folder / "hard" / "0.png", tmp_path / "a.bsq")
-    run(folder, "decode", tmp_path / "a.bsq", tmp_path / "a.jpg", "--background", "#00ff00")
+    run(folder, "decode", tmp_path / "a.bsq", tmp_path / "black.jpg")
     assert capsys.readouterr().err.startswith("warning: transparency is left out, which this output cannot hold")
+    run(folder, "decode", tmp_path / "a.bsq", tmp_path / "a.jpg", "--background", "#00ff00")
+    assert "warning" not in capsys.readouterr().err
     assert np.abs(np.asarray(Image.open(tmp_path / "a.jpg"))[0, 0].astype(int) - [0, 255, 0]).max() < 20
 
 

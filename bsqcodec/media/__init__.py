@@ -26,7 +26,7 @@ from .transparency import OpaqueSource, colour_of
 from .video import VideoSource
 from .video_sinks import VideoSink, Y4mSink
 
-__all__ = ["OUTPUT_SUFFIXES", "Sink", "Source", "max_depth", "open_sink", "open_source"]
+__all__ = ["OUTPUT_SUFFIXES", "Sink", "Source", "max_depth", "open_sink", "open_source", "suffix_of"]
 
 OUTPUT_SUFFIXES = (*VIDEO_FORMATS, ".y4m", *STILL_FORMATS, *ANIMATION_FORMATS)
 _Y4M = b"YUV4MPEG2 "

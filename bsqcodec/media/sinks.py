@@ -16,7 +16,8 @@ from .metadata import left_out
 from .resample import reduced, reduced_info, reduction
 from .transparency import colour_of, composited
 
-NO_ALPHA = "transparency is left out, which this output cannot hold; a background may be chosen"
+NO_ALPHA = "transparency is left out, which this output cannot hold; the background is black, if none is chosen"
+_BLACK = 0, 0, 0
 
 
 class Sink:
@@ -43,7 +44,7 @@ class Sink:
         self.warnings: list[str] = []
         self.duration = 0
         self._factor = reduction(options.scale)  # by what the sides of the frames are divided first
-        self._background = colour_of(options.background or "black")
+        self._background = colour_of(options.background) if options.background else None
         self._flatten = info.alpha and not holds_alpha
         self._path, self._frames = path, 0
         self._info = replace(reduced_info(info, self._factor), alpha=info.alpha and holds_alpha)  # of what is written
@@ -87,11 +88,11 @@ class Sink:
         self.duration = duration
 
     def _flattened(self, frame: np.ndarray) -> np.ndarray:
-        """A frame with alpha on the background; warns if it is not opaque."""
+        """A frame with alpha on the background; warns if it is not opaque, and no background was chosen."""
         depth = self._info.bit_depth
-        if NO_ALPHA not in self.warnings and frame[..., 3].min() < (1 << depth) - 1:
-            self.warnings.append(NO_ALPHA)
-        return composited(frame, self._background, depth)
+        if not self._background and frame[..., 3].min() < (1 << depth) - 1:
+            self._warn(NO_ALPHA)
+        return composited(frame, self._background or _BLACK, depth)
 
     def write_packet(self, packet: Packet) -> None:
         """Append a packet of MediaInfo's tracks. Outputs without tracks ignore it. Raises as `write` does."""

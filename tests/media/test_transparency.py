@@ -183,8 +183,10 @@ def test_outputs_without_alpha_show_a_background_and_say_so(tmp_path, name):
         if name == "a.jpg"
         else replace(CLIP, width=WIDTH, height=HEIGHT, alpha=True)
     )
-    (warning,) = write(tmp_path / name, [rgba()], info, background="red")
-    assert warning == "transparency is left out, which this output cannot hold; a background may be chosen"
+    (warning,) = write(tmp_path / name, [rgba()], info)
+    assert warning.endswith("which this output cannot hold; the background is black, if none is chosen")
+    (tmp_path / name).unlink()
+    assert not write(tmp_path / name, [rgba()], info, background="red")
     _, (frame,), _ = read(tmp_path / name)
     assert np.abs(frame[:, 0].astype(int) - [255, 0, 0]).max() < 30
     opaque = rgba()
