@@ -135,6 +135,9 @@ class Y4mSink(Sink):
         self._matrix, self._full = _yuv(info, colour.assumed_matrix(width, height))
         bits = next(bits for bits in (8, 10, 12, 16) if bits >= info.bit_depth)
         self._pixel_format, kind = ("yuv444p", "444") if bits == 8 else (f"yuv444p{bits}le", f"444p{bits}")
+        self._interval = 1 / (rate * info.time_base)  # units of time
+        self._first = 0  # pts of the first frame
+        self._worst = Fraction(0)  # by how many units of time a frame is too early or too late
         self._head = (
             f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A{across}:{down} C{kind} "
             f"XCOLORRANGE={'FULL' if self._full else 'LIMITED'}\n"
@@ -150,12 +153,20 @@ class Y4mSink(Sink):
         self._file.write(self._head.encode() + b"FRAME\n" + colour.samples(picture))
         self._file.flush()
         self._head = ""
+        self._first = self._first if self._frames else pts
+        self._worst = max(self._worst, abs(pts - self._first - self._frames * self._interval))
 
     def _finish(self) -> None:
+        if self._worst > self._interval / 2:
+            late = round(1000 * self._worst * self._info.time_base)
+            self._warn(f"the frames appear up to {late} ms too early or late, for y4m shows each for the same time")
+        self._close()
+
+    def _close(self) -> None:
         if self._file is not sys.stdout.buffer:
             self._file.close()
 
-    _abandon = _finish
+    _abandon = _close
 
 
 def _picture(frame: np.ndarray, info: MediaInfo, pixel_format: str, matrix: int, full: bool) -> Any:

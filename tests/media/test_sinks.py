@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 
@@ -16,6 +17,16 @@ def test_outputs_without_sound_say_so(tmp_path):
         assert "audio" in sink.warnings[0]
         sink.write(waves(1)[0], 0)
         sink.write_packet(packets[0])
+
+
+def test_y4m_tells_of_times_that_it_cannot_hold(tmp_path):
+    info = replace(CLIP, time_base=Fraction(1, 1000))  # 25 per second
+    for times, late in (((100, 139, 181), None), ((0, 40, 200), 120), ((0, 15, 80), 25)):
+        with open_sink(str(tmp_path / "a.y4m"), info) as sink:
+            for frame, time in zip(waves(3), times, strict=True):
+                sink.write(frame, time)
+        expected = f"the frames appear up to {late} ms too early or late, for y4m shows each for the same time"
+        assert sink.warnings == ([expected] if late else []), times
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.y4m", "a.png", "a.jpg", "a/"])
