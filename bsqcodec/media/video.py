@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import math
 import os
+import shlex
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -318,7 +319,7 @@ class VideoSource(Source):
                     yield packet
                 continue
             if item.interlaced_frame:
-                how = f"ffmpeg -i {self._name} -vf bwdif OUTPUT"
+                how = f"ffmpeg -i {'-' if self._pipe else shlex.quote(self._name)} -vf bwdif OUTPUT"
                 self._warn(f"{self._name} is interlaced; deinterlace it first, for example with: {how}")
             if held:
                 yield held

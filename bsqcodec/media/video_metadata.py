@@ -57,6 +57,8 @@ def _chapters(container: Any, start: Fraction, end: Fraction | None) -> list[str
         first, last = (max(0, math.floor((time - start) / _MILLISECOND + Fraction(1, 2))) for time in times)
         if last > 0 and (end is None or times[0] < end):
             title = " ".join(chapter["metadata"].get("title", "").split())
+            if end is not None:
+                last = min(last, math.floor((end - start) / _MILLISECOND + Fraction(1, 2)))
             lines.append(f"{first} {max(first, last)} {title}".rstrip())
     return lines
 

@@ -128,15 +128,15 @@ def test_sound_that_begins_after_the_pictures(tmp_path, suffix, start):
 
 
 def test_interlaced_video_is_told(tmp_path):
-    with av.open(f"{tmp_path}/a.mkv", "w") as output:
+    with av.open(f"{tmp_path}/a b.mkv", "w") as output:
         video: Any = output.add_stream("libx264", 25, width=48, height=32, options={"x264-params": "tff=1"})
         for picture in waves(2):
             output.mux(video.encode(colour.to_yuv(picture, "yuv420p")))
         output.mux(video.encode(None))
-    with open_source(f"{tmp_path}/a.mkv") as source:
+    with open_source(f"{tmp_path}/a b.mkv") as source:
         assert len(list(source)) == 2
-    how = f"ffmpeg -i {tmp_path}/a.mkv -vf bwdif OUTPUT"
-    expected = f"{tmp_path}/a.mkv is interlaced; deinterlace it first, for example with: {how}"
+    how = f"ffmpeg -i '{tmp_path}/a b.mkv' -vf bwdif OUTPUT"
+    expected = f"{tmp_path}/a b.mkv is interlaced; deinterlace it first, for example with: {how}"
     assert source.warnings == [expected]
 
 

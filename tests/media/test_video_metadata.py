@@ -42,7 +42,7 @@ def test_tags_and_chapters_round_trip(tmp_path, suffix, more):
     assert written(path, TAGS | CHAPTERS | more) == []
     assert opened(path) == (TAGS | CHAPTERS | more, [])
     chapters = opened(path, start=0.6, duration=1.2)[0]["chapters"]
-    assert chapters.decode() == "0 400 Eins\n400 1400 Zwei drei"
+    assert chapters.decode() == "0 400 Eins\n400 1200 Zwei drei"
     with av.open(str(path)) as container:
         assert container.streams.video[0].metadata["language"] == "spa"
 
