@@ -18,7 +18,7 @@ from .network.weights import Model
 from .output import output_file
 from .pilot import pilot
 from .prefetch import read_ahead
-from .preview import Preview, check_preview, previewing
+from .preview import Preview, check_outputs, previewing
 from .rate import RateControl
 from .result import Progress, Result
 from .resume import Unfinished
@@ -61,7 +61,7 @@ def encode_file(
     Raises BsqError for all that can go wrong with files, ValueError as `Encoder`; then only `resume` leaves anything.
     """
     wanted = {f.name: options.pop(f.name) for f in fields(SourceOptions) if f.name in options}
-    check_preview(preview, target, force, resume)
+    check_outputs(target, preview, force, resume)
     md5 = md5 or preview != ""  # which needs the frames, too
     settings, loaded = choose(settings, model, device, options)
     alone = isinstance(model, Model) or bpp is not None or size is not None or loaded.device.type != "cpu"

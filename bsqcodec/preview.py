@@ -11,11 +11,17 @@ import numpy as np
 from . import media
 from .errors import BsqError
 from .output import check_free
+from .suffixes import MEDIA_SUFFIXES
 from .types import Frame, Items, MediaInfo, Packet
 
 
-def check_preview(path: str, target: str, force: bool, resume: bool) -> None:
-    """Raise BsqError if an encode to `target` cannot have the preview `path`; none is asked for if that is empty."""
+def check_outputs(target: str, path: str, force: bool, resume: bool) -> None:
+    """Raise BsqError if an encode to `target` cannot have the preview `path`; none is asked for if that is empty.
+
+    Neither if the name of `target` is that of another format: then it is most likely one of a file to be kept.
+    """
+    if (suffix := media.suffix_of(target)) in MEDIA_SUFFIXES:
+        raise BsqError(f"{target}: encode makes .bsq files; decode makes {suffix} of them")
     if not path:
         return
     if path == "-":
@@ -75,7 +81,8 @@ def previewing(path: str, info: MediaInfo) -> Iterator[Preview]:
         yield Preview()
         return
     if info.bit_depth > media.max_depth(path):
-        raise BsqError(f"{path} cannot hold the {info.bit_depth} bits a sample of the frames, but .png and y4m can")
+        others = "a .png" if info.image else "a folder, as in frames/,"
+        raise BsqError(f"{path} cannot hold the {info.bit_depth} bits a sample of the frames; {others} or a .y4m can")
     with media.open_sink(path, info) as sink:
         preview = Preview(sink, path)
         yield preview

@@ -249,6 +249,7 @@ def test_bad_inputs(folder, tmp_path, capsys):
     fails(capsys, "decode", folder / "clip.bsq", tmp_path / "x.mp4", "--frames", "90:", match="no such frames")
     fails(capsys, "decode", folder / "clip.bsq", match="give OUTPUT", code=2)
     fails(capsys, "encode", folder / "photo.png", match="OUTPUT is missing", code=2)
+    fails(capsys, "encode", folder / "photo.png", tmp_path / "x.png", match="encode makes .bsq files; decode")
     for command in ("encode", "decode"):
         fails(capsys, command, "a.png", "b.png", "c.png", match="3 paths without --to: give INPUT OUTPUT", code=2)
     fails(capsys, "verify", tmp_path / "cut.bsq", match="cut short")

@@ -158,6 +158,7 @@ def test_a_preview_with_fewer_bits_than_the_frames_is_refused(folder, tmp_path, 
         depth = source.info.bit_depth
     assert depth > 8
     assert encode(folder, tmp_path / "in.png", tmp_path / "a.bsq", "--preview", tmp_path / "a.jpg") == 1
-    assert f"a.jpg cannot hold the {depth} bits a sample" in capsys.readouterr().err
+    expected = f"a.jpg cannot hold the {depth} bits a sample of the frames; a .png or a .y4m can"
+    assert expected in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
     assert encode(folder, tmp_path / "in.png", tmp_path / "a.bsq", "--preview", tmp_path / "a.png") == 0
