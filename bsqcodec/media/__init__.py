@@ -14,12 +14,12 @@ from typing import Any
 from ..errors import BsqError
 from ..output import is_special
 from ..settings import MAX_PIXELS, MAX_SIDE, SinkOptions, SourceOptions
-from ..suffixes import ANIMATION_SUFFIXES, IMAGE_SUFFIXES
+from ..suffixes import ANIMATION_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ..types import MediaInfo
 from .animation_sinks import ANIMATION_FORMATS, AnimationSink
 from .base import VIDEO_FORMATS, Source, suffix_of
 from .image_sinks import STILL_FORMATS, FolderSink, StillSink
-from .images import ImageSource
+from .images import ImageSource, is_image
 from .metadata import stripped
 from .sinks import Sink
 from .transparency import OpaqueSource, colour_of
@@ -71,7 +71,8 @@ def _source(path: str, options: SourceOptions) -> Source:
         if not files:
             raise BsqError(f"{path}: the folder holds no images")
         return ImageSource(path, options, files)
-    if suffix_of(path) in IMAGE_SUFFIXES | ANIMATION_SUFFIXES:
+    suffix = suffix_of(path)
+    if suffix in IMAGE_SUFFIXES | ANIMATION_SUFFIXES or (suffix not in VIDEO_SUFFIXES and is_image(path)):
         return ImageSource(path, options)
     return VideoSource(path, options)
 

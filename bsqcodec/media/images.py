@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import math
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -23,6 +24,8 @@ from .png_chunks import colours, hdr_metadata, read_colour_chunks
 OPAQUE = 255
 # formats of pages, or of pictures beside the one to show such as a map of its brightness, which are no animation
 _SEVERAL = ("TIFF", "MPO")
+# formats, by Pillow's names, of images that are known by their content; the last may be missing
+_COMMON = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "ICO", "JPEG2000", "AVIF")
 _DEFAULT_MILLISECONDS = 100  # what browsers show a frame of an animation for that gives 0
 
 
@@ -153,6 +156,8 @@ class ImageSource(Source):
         rotation = ROTATIONS.get(orientation, 0)
         if self._files or orientation not in ROTATIONS:
             image, rotation = upright(image, orientation), 0
+        if image.mode.startswith(("I", "F")):
+            return _gray(image, name), rotation
         if image.has_transparency_data:
             rgba = np.array(image.convert("RGBA"))
             if rgba[..., 3].min() < OPAQUE:
@@ -160,17 +165,35 @@ class ImageSource(Source):
                     self._warn("alpha is not multiplied into the colours any more, as it was in the source")
                 return rgba, rotation
             return np.ascontiguousarray(rgba[..., :3]), rotation
-        if image.mode.startswith(("I", "F")):
-            gray = np.asarray(image)
-            if image.mode == "F" or gray.min() < 0 or gray.max() > 65535:
-                raise BsqError(f"{name} has samples of 32 bits, which are not supported")
-            return np.stack([rescaled(gray.astype(np.uint16), 16, 8)] * 3, axis=2), rotation
         return np.array(image.convert("RGB")), rotation
 
     def _rounded(self, image: Any, name: str) -> Any:
         """An image of 16 bits rounded to 8, of which Pillow would keep the upper ones; the same if it is gray."""
         picture = deep_images.read_8_bits(self._source(name)) if image.mode in ("RGB", "RGBA") else None
         return image if picture is None or picture.shape[1::-1] != image.size else Image.fromarray(picture)
+
+
+def is_image(path: str) -> bool:
+    """Whether the content of a file, whatever its name, is an image of one of the common formats."""
+    if not os.path.isfile(path):  # a pipe would lose what is read
+        return False
+    try:
+        Image.open(path, formats=_COMMON).close()
+    except Exception:  # as in `_reading`
+        return False
+    return True
+
+
+def _gray(image: Any, name: str) -> np.ndarray:
+    """An image of 16 bits, gray, as uint8 RGB (H, W, 3), or RGBA (H, W, 4) if one of its values is transparent."""
+    gray = np.asarray(image)
+    if image.mode == "F" or gray.min() < 0 or gray.max() > 65535:
+        raise BsqError(f"{name} has samples of 32 bits, which are not supported")
+    planes = [rescaled(gray.astype(np.uint16), 16, 8)] * 3
+    clear = gray == image.info.get("transparency", -1)
+    if clear.any():
+        planes.append(np.where(clear, 0, OPAQUE).astype(np.uint8))
+    return np.stack(planes, axis=2)
 
 
 def _may_be_transparent(name: str) -> bool:

@@ -16,6 +16,7 @@ from bsqcodec import Decoder, MediaInfo
 from bsqcodec.file_decoder import decode_file
 from bsqcodec.file_encoder import encode_file
 from bsqcodec.media import colour, max_depth, open_sink, open_source
+from bsqcodec.media.png_chunks import with_chunks
 from bsqcodec.types import rescaled
 from helpers import exit_status, read_media, waves
 
@@ -186,6 +187,16 @@ def test_images_of_16_bits_are_rounded_not_cut(tmp_path, suffix, monkeypatch):
             assert source.info.bit_depth == 12 and "of the 16 bits of a sample 8 are coded" in source.warnings[0]
             [frame] = source
         assert np.array_equal(frame.rgb, rescaled(picture, 16, 8))
+
+
+def test_a_gray_of_16_bits_may_be_transparent(tmp_path):
+    gray = np.arange(48 * 32, dtype=np.uint16).reshape(32, 48) * 40
+    Image.fromarray(gray).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(with_chunks(data, [(b"tRNS", struct.pack(">H", gray[7, 9]))]))
+    info, [frame], _ = read_media(tmp_path / "a.png")
+    assert info.alpha and np.array_equal(frame.rgb[..., 3], np.where(gray == gray[7, 9], 0, 255))
+    assert np.abs(frame.rgb[..., :3] - gray[..., None] / 257).max() < 0.51
 
 
 def test_a_mirrored_image_of_16_bits_is_turned_over(tmp_path):

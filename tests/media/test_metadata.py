@@ -315,6 +315,14 @@ def test_loop_counts_tell_how_often_an_animation_is_shown(tmp_path):
         assert info.image and info.metadata == {}, name
 
 
+def test_an_image_is_known_by_its_content(tmp_path):
+    for name in ("photo", "a.jfif", "a.tmp"):
+        picture = Image.fromarray(waves(1)[0])
+        picture.save(tmp_path / name, "JPEG", icc_profile=SRGB, exif=tiff.PREFIX + exif_bytes(6))
+        info = opened(tmp_path / name)[0]
+        assert info.image and info.rotation == 90 and info.metadata.keys() == {"icc", "exif"}, name
+
+
 def test_a_folder_keeps_the_profile_only(tmp_path):
     (tmp_path / "in").mkdir()
     for i, profile in enumerate((SRGB, SRGB, None)):
