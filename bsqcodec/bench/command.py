@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import shlex
 from pathlib import Path
@@ -243,4 +244,6 @@ def compare(first: str, second: str, metrics: tuple[str, ...], frames: int, html
     for key, value in values.items():
         metric = library.BY_KEY[key]
         decibels = f"  ({metric.quality(value):.3f} dB)" if metric.decibels else ""
-        click.echo(f"{key:12} {value:.5f}{decibels}")
+        click.echo(
+            f"{key:12} " + ("the frames are too small for it" if math.isnan(value) else f"{value:.5f}{decibels}")
+        )

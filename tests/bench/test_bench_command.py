@@ -142,6 +142,9 @@ def test_compare(pictures, clip, tmp_path):
     status, output = run("compare", pictures / "one.png", tmp_path / "one.jpg")
     assert status == 0 and "psnr-rgb" in output and "ms-ssim-rgb" in output and "dB" in output
     assert "inf" in run("compare", clip, clip, "--metrics", "psnr", "--frames", 2)[1]
+    Image.new("RGB", (48, 32)).save(tmp_path / "small.png")
+    small = run("compare", tmp_path / "small.png", tmp_path / "small.png", "--metrics", "ms-ssim")
+    assert small == (0, "ms-ssim-rgb  the frames are too small for it\n")
     assert run("compare", pictures / "one.png", pictures / "two.png") == (
         1,
         "sizes differ: 208x192 and 192x208",
