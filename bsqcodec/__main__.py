@@ -127,7 +127,12 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--subtitles/--no-subtitles", default=True, help="Copy the subtitle tracks.")
 @click.option("--alpha/--no-alpha", default=True, help="Keep transparency.")
 @click.option("--background", help="Colour to put behind what is transparent, such as white or #ff8000.")
-@click.option("--preview", default="", help="Write what decode will give of OUTPUT too: to .png, .mp4, frames/ ...")
+@click.option(
+    "--preview",
+    default="",
+    show_default=False,
+    help="Write what decode will give of OUTPUT too: a .png, .mp4, frames/ ...",
+)
 @click.option("--strip", is_flag=True, help="Leave out EXIF, XMP, chapters, tags and titles.")
 @click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted encode to OUTPUT.")

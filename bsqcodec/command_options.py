@@ -33,7 +33,7 @@ def jobs_options(command: _F) -> _F:
         "[default: as many as are worth it]"
     )
     dask = "Address of a dask.distributed scheduler to run the groups of pictures on, in place of --jobs."
-    command = click.option("--dask", default="", help=dask)(command)
+    command = click.option("--dask", default="", show_default=False, help=dask)(command)
     return click.option("--jobs", type=click.IntRange(1), help=jobs)(command)
 
 

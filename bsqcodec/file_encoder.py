@@ -120,6 +120,8 @@ class _Encoding:
                 self._add(item.decoded)
             else:
                 self._add(self._encoder.write(*item))
+            last = item.pts[-1] if isinstance(item, EncodedGroup) else item.pts
+            self.result.seconds = float((last + item.duration) * self.result.info.time_base)
             self._steer()
 
     def close(self, source: str) -> None:

@@ -64,8 +64,8 @@ class Report:
         kept = f" ({result.kept} from before)" if result.kept else ""
         info, (low, high) = result.info, result.qualities
         rate = f"{result.size} bytes, {_bits_per_pixel(result):.4f} bits per pixel"
-        if info.frame_rate:
-            rate += f", {8 * result.size * float(info.frame_rate) / result.frames / 1000:.0f} kbit/s"
+        if info.frame_rate and result.seconds:
+            rate += f", {8 * result.size / result.seconds / 1000:.0f} kbit/s"
         return f"{frames}{kept}, {rate}, quality {low}{f' to {high}' if high > low else ''}, {seconds:.1f} s"
 
 

@@ -20,6 +20,7 @@ class Result:
         size: bytes of the .bsq stream; of one that is decoded, those that were read, and 0 in the end if only a part
             was wanted.
         bits: ideal code length of the pictures of an encoded stream.
+        seconds: when the last frame of a video that was encoded ends, 0 if this is not known.
         qualities: lowest and highest quality that was asked for, or found by `verify_file`.
         warnings: a line for each thing that was lost.
     """
@@ -29,6 +30,7 @@ class Result:
     kept: int = 0
     size: int = 0
     bits: float = 0.0
+    seconds: float = 0.0
     qualities: tuple[int, int] = (100, 1)
     warnings: list[str] = field(default_factory=list)
     _digest: "hashlib._Hash" = field(default_factory=hashlib.md5, repr=False)

@@ -17,6 +17,7 @@ from PIL import Image
 from skimage import data as skdata
 
 import bsqcodec
+from bsqcodec.media import open_source
 from bsqcodec.settings import TUNES
 from helpers import exit_status, moving, same_pictures, with_fields, write_video
 
@@ -70,7 +71,7 @@ def test_video_keeps_frames_times_and_audio(folder, tmp_path, capsys):
         assert sound and sound == [bytes(p) for p in y.demux(audio=0) if p.size]
 
 
-def test_variable_frame_rate_aspect_and_colour(tmp_path):
+def test_variable_frame_rate_aspect_and_colour(tmp_path, capsys):
     pts = [0, 40, 90, 200, 210, 400]
     write_video(
         tmp_path / "in.mkv",
@@ -81,7 +82,10 @@ def test_variable_frame_rate_aspect_and_colour(tmp_path):
         color_trc=6,
         colorspace=5,
     )
-    run("encode", tmp_path / "in.mkv", tmp_path / "v.bsq", "--quiet")
+    run("encode", tmp_path / "in.mkv", tmp_path / "v.bsq")
+    with open_source(str(tmp_path / "in.mkv")) as source:
+        seconds = float(max(frame.pts + frame.duration for frame in source) * source.info.time_base)
+    assert f", {8 * (tmp_path / 'v.bsq').stat().st_size / seconds / 1000:.0f} kbit/s" in capsys.readouterr().err
     run("decode", tmp_path / "v.bsq", tmp_path / "out.mkv", "--quiet")
     assert [round(float(t) * 1000) for t, _ in read(tmp_path / "out.mkv")] == pts
     with av.open(str(tmp_path / "in.mkv")) as x, av.open(str(tmp_path / "out.mkv")) as y:
@@ -315,3 +319,4 @@ def test_every_option_has_help():
     for name in ("encode", "decode", "info", "verify", "bench", "compare"):
         command = cli.get_command(None, name)
         assert command.help and all(p.help for p in command.params if isinstance(p, click.Option)), name
+        assert '[default: ""]' not in command.get_help(click.Context(command)), name
