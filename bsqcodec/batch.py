@@ -173,8 +173,9 @@ def _summary(command: str, whole: list[dict[str, Any]], files: int, seconds: flo
     frames, size = (sum(found.get(key, 0) for found in whole) for key in ("frames", "bytes"))
     text = f"{len(whole)} of {many(files, 'file')}, {many(frames, 'frame')}, "
     if command == "encode" and whole:
-        pixels = sum(found["frames"] * found["width"] * found["height"] for found in whole)
-        text += f"{size} bytes, {8 * size / pixels:.4f} bits per pixel, "
+        pixels = [found["frames"] * found["width"] * found["height"] for found in whole]
+        bits = sum(found["bits_per_pixel"] * n for found, n in zip(whole, pixels, strict=True))
+        text += f"{size} bytes, {bits / sum(pixels):.4f} bits per pixel, "
     return text + f"{seconds:.1f} s"
 
 

@@ -134,6 +134,7 @@ class _Encoding:
             self._tell()
         self.result.warnings += self.preview.warnings
         self.result.bits, self.result.size = self._encoder.bits, self._encoder.size
+        self.result.track_bytes = self._encoder.tracks_size
 
     def _add(self, pictures: list[np.ndarray]) -> None:
         for picture in pictures:

@@ -77,7 +77,9 @@ def account(source: str, target: str | None, result: "Result", seconds: float, m
         found["kept"] = result.kept
     found |= {"width": result.info.width, "height": result.info.height}
     if result.size:
-        found |= {"bytes": result.size, "bits_per_pixel": round(_bits_per_pixel(result), 6)}
+        found["bytes"] = result.size
+        if not (result.info.tracks and result.track_bytes is None):
+            found["bits_per_pixel"] = round(_bits_per_pixel(result), 6)
     if low <= high:
         found["quality"] = [low, high]
     if md5:
@@ -100,7 +102,9 @@ def print_json(value: dict[str, Any], error_stream: bool = False) -> None:
 
 
 def _bits_per_pixel(result: "Result") -> float:
-    return 8 * result.size / (result.frames * result.info.width * result.info.height)
+    """Of the pictures, without sound and subtitles."""
+    pictures = result.size - (result.track_bytes or 0)
+    return 8 * pictures / (result.frames * result.info.width * result.info.height)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ class Result:
         kept: frames of these that were encoded before, by an encode that is now resumed; `md5` does not have them.
         size: bytes of the .bsq stream; of one that is decoded, those that were read, and 0 in the end if only a part
             was wanted.
+        track_bytes: those of `size` that are sound and subtitles; None, of a stream that is not encoded, if not known.
         bits: ideal code length of the pictures of an encoded stream.
         seconds: when the last frame of a video that was encoded ends, 0 if this is not known.
         qualities: lowest and highest quality that was asked for, or found by `verify_file`.
@@ -29,6 +30,7 @@ class Result:
     frames: int = 0
     kept: int = 0
     size: int = 0
+    track_bytes: int | None = None
     bits: float = 0.0
     seconds: float = 0.0
     qualities: tuple[int, int] = (100, 1)

@@ -59,6 +59,18 @@ def test_image_round_trip_in_separate_processes(folder, tmp_path):
     assert b"bits per pixel" in a.stderr and a.stderr.count(b"\n") == 1
 
 
+def test_bits_per_pixel_are_those_of_pictures(folder, tmp_path, capsys):
+    run("encode", folder / "clip.mp4", tmp_path / "a.bsq", "--duration", 0.1, "--json")
+    encoded = json.loads(capsys.readouterr().out)
+    run("info", tmp_path / "a.bsq", "--json")
+    shown = json.loads(capsys.readouterr().out)
+    # heads of packets are counted with the pictures there
+    assert shown["tracks"] and encoded["bits_per_pixel"] <= shown["bits_per_pixel"] < 1.2 * encoded["bits_per_pixel"]
+    assert encoded["bits_per_pixel"] < 8 * encoded["bytes"] / (encoded["frames"] * shown["width"] * shown["height"])
+    run("verify", tmp_path / "a.bsq", "--json")
+    assert "bits_per_pixel" not in json.loads(capsys.readouterr().out)
+
+
 def test_video_keeps_frames_times_and_audio(folder, tmp_path, capsys):
     run("encode", folder / "clip.mp4", tmp_path / "v.bsq", "--gop", 3, "--md5")
     run("decode", tmp_path / "v.bsq", tmp_path / "v.mkv", "--md5")
