@@ -59,10 +59,13 @@ def pilot(
         assert isinstance(frame, Frame)
         tried = functools.partial(_picture_bits, frame, info, model, settings)
         return iter([frame]), RateControl(find_quality(tried, target, tries=8), target, 1)
-    pieces, items = _pieces(opened, reopen, items)
-    quality = find_quality(functools.partial(_video_bits, pieces, info, model, settings), target, tries=4)
+    seen, items = _ahead(items)
+    pieces = _pieces(opened, reopen, seen)
+    gop = min(settings.gop, opened.total or settings.gop)
+    tried = functools.partial(_video_bits, pieces, info, model, settings, gop)
     if size is None:
-        return items, RateControl(quality, target)
+        return items, RateControl(find_quality(tried, target, tries=4), target)
+    quality = find_quality(tried, max(target - _track_bits(seen, info), 1), tries=4)
     return items, RateControl(quality, target, opened.total, include_tracks=True)
 
 
@@ -74,10 +77,10 @@ def _picture_bits(frame: Frame, info: MediaInfo, model: Model, settings: EncodeS
 
 
 def _video_bits(
-    pieces: list[list[np.ndarray]], info: MediaInfo, model: Model, settings: EncodeSettings, quality: int
+    pieces: list[list[np.ndarray]], info: MediaInfo, model: Model, settings: EncodeSettings, gop: int, quality: int
 ) -> float:
-    """Bits per frame of a video, estimated from some frames of a few places."""
-    total, gop = 0.0, settings.gop
+    """Bits per frame of a video in groups of `gop`, estimated from some frames of a few places."""
+    total = 0.0
     for piece in pieces:
         encoder = PictureGroupEncoder(model, info.frame_format, settings)
         for frame in piece:
@@ -89,21 +92,37 @@ def _video_bits(
     return total / len(pieces)
 
 
-def _pieces(opened: media.Source, reopen: Reopen | None, items: Items) -> tuple[list[list[np.ndarray]], Items]:
-    """A few frames of three places of a file, or the first few of a pipe; and the items, none missing."""
+def _ahead(items: Items) -> tuple[list[Frame | Packet], Items]:
+    """The first few frames with the packets between, and the items, none missing."""
+    seen: list[Frame | Packet] = []
+    frames = 0
+    for item in items:
+        seen.append(item)
+        frames += isinstance(item, Frame)
+        if frames == 2 * PILOT_FRAMES:
+            break
+    return seen, itertools.chain(seen, items)
+
+
+def _track_bits(seen: list[Frame | Packet], info: MediaInfo) -> float:
+    """Bits of sound and subtitles per frame, as far as packets tell how long they take."""
+    per_second = 0.0
+    for number, track in enumerate(info.tracks):
+        packets = [item for item in seen if isinstance(item, Packet) and item.track == number and item.duration]
+        if packets:
+            seconds = sum(packet.duration for packet in packets) * track.time_base
+            per_second += float(8 * sum(len(packet.data) for packet in packets) / seconds)
+    return per_second / float(info.frame_rate or 1)
+
+
+def _pieces(opened: media.Source, reopen: Reopen | None, seen: list[Frame | Packet]) -> list[list[np.ndarray]]:
+    """A few frames of three places of a file, or the first few of a pipe or of a short video, which were `seen`."""
     rate = opened.info.frame_rate
     if reopen is None or not opened.total or not rate or opened.total < 8 * PILOT_FRAMES:
-        seen: list[Frame | Packet] = []
-        frames = 0
-        for item in items:
-            seen.append(item)
-            frames += isinstance(item, Frame)
-            if frames == 2 * PILOT_FRAMES:
-                break
-        return [[item.rgb for item in seen if isinstance(item, Frame)]], itertools.chain(seen, items)
+        return [[item.rgb for item in seen if isinstance(item, Frame)]]
     pieces = []
     for part in (1, 3, 5):
         begin, length = float(opened.total * part / 6 / rate), PILOT_FRAMES / float(rate)
         with reopen(start=begin, duration=length) as piece:
             pieces.append([item.rgb for item in itertools.islice(piece, PILOT_FRAMES) if isinstance(item, Frame)])
-    return [piece for piece in pieces if piece], items
+    return [piece for piece in pieces if piece]

@@ -2,7 +2,9 @@
 
 import pytest
 
+from bsqcodec.file_encoder import encode_file
 from bsqcodec.rate import RateControl, find_quality
+from helpers import moving, write_video
 
 
 @pytest.mark.parametrize("slope", [0.02, 0.06, 0.15])
@@ -45,3 +47,11 @@ def test_quality_changes_little_from_one_group_to_the_next():
     control = RateControl(50, 1000.0)
     assert control.next(32, 10**9, 0) == 40
     assert control.next(64, 2 * 10**9, 0) == 30
+
+
+def test_a_short_video_with_sound_has_the_size_that_was_asked_for(tmp_path):
+    write_video(tmp_path / "a.mkv", moving(6, 64, 96), audio=True)
+    encode_file(f"{tmp_path}/a.mkv", f"{tmp_path}/a.bsq", quality=50)
+    wanted = (tmp_path / "a.bsq").stat().st_size
+    result = encode_file(f"{tmp_path}/a.mkv", f"{tmp_path}/b.bsq", size=wanted)
+    assert abs(result.size / wanted - 1) < 0.15 and result.track_bytes > wanted / 8
