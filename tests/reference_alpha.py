@@ -70,11 +70,12 @@ class Frame:
         assert all(self.now[p] < self.n - 1 for p in those), "a value of alpha is out of range"
 
 
-def decode_values(body, frames, width, height, make_coder):  # of each frame, uint8 (H, W)
-    assert body[:1] == b"\2" and len(body) > 1, "alpha is coded by an unknown method"
-    n = body[1] + 1
-    values, coder, decoded = np.frombuffer(body[2 : 2 + n], np.uint8), make_coder(body[2 + n :]), []
-    assert len(values) == n and all(values[1:] > values[:-1]), "the values of alpha do not rise"
+def decode_values(data, frames, width, height, make_coder, gray=None):  # of each frame, (H, W); gray: of method 1
+    assert data, "alpha is cut short"
+    n, given = data[0] + 1, data[0] + (gray is None)
+    values, coder, decoded = np.frombuffer(data[1 : 1 + given], np.uint8), make_coder(data[1 + given :]), []
+    assert len(values) == given and all(values[1:] > values[:-1]), "the values of alpha do not rise"
+    values = values.astype(np.int64) if gray is None else np.array([0, *values])
     contexts = {(name, row): start(3) for name in ("more", "largest") for row in (False, True)}
     contexts |= {"differs": np.repeat(start(2), 3, 0).tolist(), "between": [[128, 128] for _ in range(520)]}
     now = {}
@@ -82,5 +83,6 @@ def decode_values(body, frames, width, height, make_coder):  # of each frame, ui
         if n > 1 and not (f and coder.bit(32768)):
             before = now if f and coder.bit(32768) else None
             now = Frame(coder, contexts, n, width, height, before).now
-        decoded.append(values[[[now.get((y, x), 0) for x in range(width)] for y in range(height)]])
+        numbers = np.array([[now.get((y, x), 0) for x in range(width)] for y in range(height)])
+        decoded.append(values[numbers] if gray is None else np.where(numbers > 0, values[numbers], gray[f]))
     return decoded

@@ -298,18 +298,23 @@ def decode_group(model, payload, frames, width, height, depth):  # the frames in
 
 
 def decode_alpha(model, body, frames, width, height):  # section 11: of each frame, (H, W, 1)
-    if body[:1] != b"\1":
-        return [plane[..., None].astype(np.int64) for plane in decode_values(body, frames, width, height, Coder)]
-    assert body[1] <= 4, "the gray video of alpha is too small"
-    f, planes = 1 << body[1], []
-    for picture in decode_group(model, body[2:], frames, -(-width // f), -(-height // f), 8):
+    body = Reader(body)
+    method, planes = body.take(1)[0], []
+    assert method in (1, 2), "alpha is coded by an unknown method"
+    if method == 2:
+        return [plane[..., None] for plane in decode_values(body.data[1:], frames, width, height, Coder)]
+    f = 1 << body.take(1)[0]
+    assert f <= 16, "the gray video of alpha is too small"
+    for picture in decode_group(model, body.take(body.v()), frames, -(-width // f), -(-height // f), 8):
         s, c, d = picture.sum(-1, dtype=np.int64), *(2 * np.arange(size) + 1 - f for size in (height, width))
         a, b, u, v = c // (2 * f), d // (2 * f), (c % (2 * f))[:, None], d % (2 * f)
         s = np.pad(s, 1, "edge")  # so that a and b, which begin at -1, count from 0
         t = (2 * f - u) * ((2 * f - v) * s[a + 1][:, b + 1] + v * s[a + 1][:, b + 2])
         t += u * ((2 * f - v) * s[a + 2][:, b + 1] + v * s[a + 2][:, b + 2])
-        planes.append(clip(div(85 * (t - 288 * f * f), 828 * f * f), 0, 255)[..., None])
-    return planes
+        planes.append(clip(div(85 * (t - 288 * f * f), 828 * f * f), 0, 255))
+    rest = body.data[body.at :]
+    planes = decode_values(rest, frames, width, height, Coder, planes) if rest else planes
+    return [plane[..., None] for plane in planes]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from ..errors import FormatError
 from ..network.patches import TOKEN
 from ..network.weights import Model
 from ..settings import MAX_QUALITY, EncodeSettings
-from ..stream.fields import Fields
+from ..stream.fields import Fields, block
 from ..stream.levels import MAX_VALUES, LevelCoder
 from ..stream.range_coder import BitDecoder, BitEncoder
 from .decoder import decode_gop
@@ -25,6 +25,7 @@ _SMOOTH = 8  # difference from the pixels to the left and above, up to which a v
 _MIDDLE = 128  # sample of what is not seen at all
 _MAX_SHIFT = 4  # log2 of how many times smaller a gray video may be than its frames
 _ERROR = 160  # largest error of alpha by that, times the quality
+_MANY = 500  # one pixel of so many may be off by more than that, and be told
 _MORE_QUALITY = 10  # for each halving, for errors get larger, too
 _MIN_QUALITY = 20  # unless one is asked for
 
@@ -32,8 +33,9 @@ _MIN_QUALITY = 20  # unless one is asked for
 class AlphaEncoder:
     """Encodes the alpha plane of a group of pictures.
 
-    Where most of what is neither transparent nor opaque is a slope, such as a shadow, it becomes a gray video; else, as
-    at antialiased edges, it is coded by values: exactly, if there are few enough of them, else rounded to fewer.
+    Where most of what is neither transparent nor opaque is a slope, such as a shadow, it becomes a gray video, in which
+    edges and what they enclose have values instead. Else, as at antialiased edges alone, it is coded by values:
+    exactly, if there are few enough of them, else rounded to fewer.
 
     Args:
         model: a model that `load_model` gives.
@@ -56,10 +58,7 @@ class AlphaEncoder:
         self._used |= np.bincount(alpha.ravel(), minlength=MAX_VALUES) > 0
         between = (alpha > 0) & (alpha < OPAQUE)
         self._between += int(np.count_nonzero(between))
-        for axis in (0, 1):
-            steps = np.diff(alpha.astype(np.int16), axis=axis, prepend=alpha.take([0], axis))
-            between &= np.abs(steps) <= _SMOOTH
-        self._slopes += int(np.count_nonzero(between))
+        self._slopes += int(np.count_nonzero(between & ~_is_steep(alpha)))
 
     def finish(self) -> tuple[bytes, list[np.ndarray]]:
         """The body of the group's chunk, empty if all is opaque, and the frames as they will decode."""
@@ -68,10 +67,9 @@ class AlphaEncoder:
         number = _number_of_values(self._quality)
         if self._used.sum() <= number:
             return self._code_levels(np.arange(MAX_VALUES))
-        if 2 * self._slopes > self._between:
-            return self._code_gray()
         index = (np.arange(MAX_VALUES) * (number - 1) * 2 + OPAQUE) // (2 * OPAQUE)
-        return self._code_levels((index * OPAQUE * 2 + number - 1) // (2 * (number - 1)))
+        rounded = (index * OPAQUE * 2 + number - 1) // (2 * (number - 1))
+        return self._code_gray(rounded) if 2 * self._slopes > self._between else self._code_levels(rounded)
 
     def _pushed(self) -> Iterator[np.ndarray]:
         for frame in self._frames:
@@ -90,42 +88,87 @@ class AlphaEncoder:
         body = bytes([LEVELS, len(values) - 1, *values.tolist()]) + encoder.finish()
         return body, [rounded.astype(np.uint8)[frame] for frame in self._pushed()]
 
-    def _code_gray(self) -> tuple[bytes, list[np.ndarray]]:
-        shift = next(s for s in range(_MAX_SHIFT, -1, -1) if s == 0 or all(self._fits(f, s) for f in self._pushed()))
+    def _code_gray(self, rounded: np.ndarray) -> tuple[bytes, list[np.ndarray]]:
+        """Code the frames as a gray video, and edges by values unless the video may be small without that."""
+        shift = next((s for s in range(_MAX_SHIFT, 0, -1) if all(self._fits(f, s) for f in self._pushed())), None)
+        edges = shift is None
+        if shift is None:
+            shift = self._choose_shift()
         quality = min(MAX_QUALITY, self._quality + _MORE_QUALITY * shift)
-        encoder = GopEncoder(self._model, *_reduced(*self._size, shift), self._settings)
+        video = GopEncoder(self._model, *_reduced(*self._size, shift), self._settings)
         decoded: list[np.ndarray] = []
         for frame in self._pushed():
-            decoded += encoder.push(_gray_of(frame, shift), quality)
-        decoded += encoder.flush()
-        body = bytes([GRAY, shift]) + encoder.finish()
-        return body, [_alpha_of(picture, shift, *self._size) for picture in decoded]
+            gray = _without_edges(frame)[0] if edges else frame
+            decoded += video.push(_gray_of(gray, shift), quality)
+        decoded += video.flush()
+        planes = [_alpha_of(picture, shift, *self._size) for picture in decoded]
+        body = bytes([GRAY, shift]) + block(video.finish())
+        return self._with_values(body, planes, shift, rounded) if edges else (body, planes)
+
+    def _with_values(
+        self, body: bytes, planes: list[np.ndarray], shift: int, rounded: np.ndarray
+    ) -> tuple[bytes, list[np.ndarray]]:
+        """The body of a gray video and what it decodes to, with values where there are edges, and where it is off."""
+        values = np.unique(rounded[self._used]).astype(np.uint8)
+        table = (1 + np.searchsorted(values, rounded)).astype(np.uint8)
+        encoder, coder = BitEncoder(), LevelCoder(*self._size, len(values) + 1)
+        for i, frame in enumerate(self._pushed()):
+            gray, inside = _without_edges(frame)
+            inside |= self._is_off(_alpha_of(_gray_of(gray, shift), shift, *self._size), frame)
+            coder.encode(np.where(inside, table[frame], 0).astype(np.uint8), encoder)
+            planes[i] = np.where(inside, rounded.astype(np.uint8)[frame], planes[i])
+        return body + bytes([len(values), *values.tolist()]) + encoder.finish(), planes
+
+    def _choose_shift(self) -> int:
+        """How much smaller the first frame may be, but for its edges and for few other pixels."""
+        frame = next(self._pushed())
+        gray, inside = _without_edges(frame)
+        for shift in range(_MAX_SHIFT, 0, -1):
+            off = self._is_off(_alpha_of(_gray_of(gray, shift), shift, *self._size), frame) & ~inside
+            if np.count_nonzero(off) * _MANY < frame.size:
+                return shift
+        return 0
+
+    def _is_off(self, found: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        return np.abs(found.astype(np.int16) - frame) * self._quality > _ERROR
 
     def _fits(self, frame: np.ndarray, shift: int) -> bool:
         """Whether a frame survives being coded 2**shift times smaller."""
-        found = _alpha_of(_gray_of(frame, shift), shift, *self._size)
-        return int(np.abs(found.astype(np.int16) - frame).max()) * self._quality <= _ERROR
+        return not self._is_off(_alpha_of(_gray_of(frame, shift), shift, *self._size), frame).any()
 
 
 def decode_alpha(model: Model, body: bytes, height: int, width: int, frames: int) -> Iterator[np.ndarray]:
     """The alpha plane of each frame of a group, uint8 (H, W). Raises FormatError if the body cannot be theirs."""
     fields = Fields(body)
     method = fields.take(1)[0]
+    planes: Iterator[np.ndarray] | None = None
     if method == GRAY:
-        shift = fields.take(1)[0]
-        if shift > _MAX_SHIFT:
-            raise FormatError(f"a gray video of alpha is reduced 2**{shift} times")
-        for picture in decode_gop(model, fields.rest(), *_reduced(height, width, shift), frames):
-            yield _alpha_of(picture, shift, height, width)
-        return
-    if method != LEVELS:
+        planes = _decode_gray(model, fields, height, width, frames)
+        if not fields.rest():
+            yield from planes
+            return
+    elif method != LEVELS:
         raise FormatError(f"alpha is coded by the unknown method {method}")
-    values = np.frombuffer(fields.take(fields.take(1)[0] + 1), np.uint8)
+    count = fields.take(1)[0] + 1
+    values = np.frombuffer(fields.take(count - (method == GRAY)), np.uint8)  # a gray video stands for the first one
     if (values[1:] <= values[:-1]).any():
         raise FormatError("the values of alpha do not rise")
-    decoder, coder = BitDecoder(fields.rest()), LevelCoder(height, width, max(2, len(values)))
+    decoder, coder = BitDecoder(fields.rest()), LevelCoder(height, width, max(2, count))
     for _ in range(frames):
-        yield values[coder.decode(decoder)] if len(values) > 1 else np.full((height, width), values[0])
+        numbers = coder.decode(decoder) if count > 1 else np.zeros((height, width), np.uint8)
+        if planes is None:
+            yield values[numbers]
+        else:
+            yield np.where(numbers > 0, np.concatenate([[0], values]).astype(np.uint8)[numbers], next(planes))
+
+
+def _decode_gray(model: Model, fields: Fields, height: int, width: int, frames: int) -> Iterator[np.ndarray]:
+    """The frames of a gray video, as alpha. Its fields are read at once."""
+    shift, payload = fields.take(1)[0], fields.block()
+    if shift > _MAX_SHIFT:
+        raise FormatError(f"a gray video of alpha is reduced 2**{shift} times")
+    pictures = decode_gop(model, payload, *_reduced(height, width, shift), frames)
+    return (_alpha_of(picture, shift, height, width) for picture in pictures)
 
 
 def fill_transparent(rgba: np.ndarray) -> np.ndarray:
@@ -171,6 +214,23 @@ def _doubled(x: np.ndarray, axis: int, size: int) -> np.ndarray:
     near, out = 0.75 * x, np.empty((2 * len(x), *x.shape[1:]), np.float32)
     out[::2], out[1::2] = near + 0.25 * edge[:-2], near + 0.25 * edge[2:]
     return np.moveaxis(out[:size], 0, axis)
+
+
+def _is_steep(alpha: np.ndarray) -> np.ndarray:
+    """Where alpha, uint8 (H, W), differs much from the pixel to the left or above."""
+    steps = (np.diff(alpha.astype(np.int16), axis=axis, prepend=alpha.take([0], axis)) for axis in (0, 1))
+    down, right = (np.abs(step) > _SMOOTH for step in steps)
+    return down | right
+
+
+def _without_edges(alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Alpha, uint8 (H, W), smoothly continued where it is opaque or has edges, and where that is, bool (H, W)."""
+    inside = (alpha == OPAQUE) | ((alpha > 0) & _is_steep(alpha))
+    if inside.all() or not inside.any():
+        return alpha, inside
+    seen = (~inside).astype(np.float32)
+    filled = _pull_and_push((alpha * seen)[..., None].astype(np.float32), seen)[..., 0]
+    return np.where(inside, np.rint(filled), alpha).astype(np.uint8), inside
 
 
 def _number_of_values(quality: int) -> int:

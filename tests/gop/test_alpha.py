@@ -134,7 +134,7 @@ def test_wrong_planes_are_refused():
         bytes([LEVELS, 1, 5, 5]),
         bytes([LEVELS, 2, 0, 255, 5]),
         bytes([GRAY]),
-        bytes([GRAY, 1, 1, 6, 0, 0]),
+        bytes([GRAY, 1, 4, 1, 6, 0, 0]),
     ],
 )
 def test_broken_bodies_are_format_errors(body, tiny):
@@ -200,6 +200,18 @@ def test_slopes_are_coded_smaller(model, height, width, waves, shift):
     body, decoded = check(model, frames, 40, GRAY)
     assert body[1] == shift and same_pictures(by_the_book(body, frames), decoded)
     assert np.mean(np.abs(np.stack(decoded).astype(int) - np.stack(frames))) < 2
+
+
+def test_edges_in_slopes_have_values(model):
+    """A title with a shadow: its edges stay sharp though the shadow is a gray video of fewer pixels."""
+    frames = []
+    for t in range(2):
+        shadow = disc(96, 128, 44 + t, blur=9).astype(int) * 2 // 3
+        frames.append(np.maximum(disc(96, 128, 40 + t), shadow).astype(np.uint8))
+    body, decoded = check(model, frames, 40, GRAY)
+    assert body[1] > 0 and same_pictures(by_the_book(body, frames), decoded)
+    off = np.abs(np.stack(decoded).astype(int) - np.stack(frames))
+    assert off.max() < 25 and off.mean() < 1 and not off[np.stack(frames) == 255].any()
 
 
 def test_a_gray_video_that_is_too_small_is_refused(tiny):
