@@ -28,7 +28,7 @@ class EncodeSettings:
     Attributes:
         quality: 1..100, of I frames; most P and all B frames get less.
         gop: frames from one I frame to the next, 1..65535; each such group decodes without the others.
-        effort: search steps for better bits, for each frame; 0..1000. Each takes about three times as long as encoding
+        effort: search steps for better bits, for each frame; 0..1000. Each takes about twice as long as encoding
             without any. Most is gained by the first 16.
         low_delay: no B frames, so that every frame is encoded when it comes.
         tune: "perceptual" for texture and sharpness as people see them (MS-SSIM), or "psnr" for the smallest squared
