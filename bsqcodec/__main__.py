@@ -133,7 +133,7 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
     show_default=False,
     help="Write what decode will give of OUTPUT too: a .png, .mp4, frames/ ...",
 )
-@click.option("--strip", is_flag=True, help="Leave out EXIF, XMP, chapters, tags and titles.")
+@click.option("--strip", is_flag=True, help="Leave out EXIF (so pixel density too), XMP, chapters, tags and titles.")
 @click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted encode to OUTPUT.")
 @click.option("--md5", is_flag=True, help="Print the MD5 of the frames as they will be decoded.")

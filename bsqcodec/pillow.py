@@ -1,7 +1,7 @@
 """Lets Pillow open and save .bsq files: `import bsqcodec.pillow`, and then `Image.open` and `Image.save` as ever.
 
 Opening reads the header; torch is loaded when pixels are asked for. Save options are the fields of `EncodeSettings`,
-`model` and `device` as `Encoder` takes them, `exif`, `icc_profile`, `xmp`, and for animations `save_all`,
+`model` and `device` as `Encoder` takes them, `exif`, `icc_profile`, `xmp`, `dpi`, and for animations `save_all`,
 `append_images`, `duration` (milliseconds, of all frames or a list) and `loop` (how often shown, 0 for ever).
 """
 
@@ -63,6 +63,8 @@ class BsqImageFile(ImageFile.ImageFile):
                 self.info[name] = info.metadata[key]
         if exif := tiff.shown(info.metadata.get("exif", b""), info.rotation):
             self.info["exif"] = tiff.PREFIX + exif
+        if (density := tiff.density(exif)) and density[2]:
+            self.info["dpi"] = float(density[0]), float(density[1])
         if info.loop is not None:
             self.info["loop"] = info.loop
         self._show(0)
@@ -222,6 +224,8 @@ def _write(sources: list[Image.Image], image: Image.Image, file: Any) -> None:
 
     options = image.encoderinfo
     orientation, exif = _split_exif(options.get("exif"))
+    if dpi := options.get("dpi"):
+        exif = tiff.with_density(exif, *dpi)
     info, times = _described(sources, image, options)
     rotation = tiff.ROTATIONS.get(orientation)
     upright = tiff.TURNS.get(orientation) if rotation is None else None

@@ -8,6 +8,8 @@ import numpy as np
 
 from ..types import rescaled
 
+_HEAD_BYTES, _PHYS_BYTES = 8 + 25, 21  # of a PNG: signature and IHDR, and pHYs
+
 
 def read_8_bits(image: str | io.BytesIO) -> np.ndarray | None:
     """An image of 16 bits, by its path or content, as the nearest 8, uint8 (H, W, 3) RGB or (H, W, 4) RGBA.
@@ -31,4 +33,6 @@ def png(frame: np.ndarray, depth: int) -> bytes:
     context.time_base, context.sample_aspect_ratio = 1, 1
     context.options = {"compression_level": "3", "pred": "paeth"}
     picture: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(rescaled(frame, depth, 16)), format=name)
-    return b"".join(bytes(packet) for packet in [*context.encode(picture), *context.encode(None)])
+    content = b"".join(bytes(packet) for packet in [*context.encode(picture), *context.encode(None)])
+    told = content[_HEAD_BYTES + 4 :].startswith(b"pHYs")  # by FFmpeg, that pixels are square, which it does not know
+    return content[:_HEAD_BYTES] + content[_HEAD_BYTES + _PHYS_BYTES * told :]

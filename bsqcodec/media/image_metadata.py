@@ -25,6 +25,7 @@ _JPEG_LIMITS = {  # bytes of what goes into segments, heads taken off
     "xmp": _JPEG_SEGMENT - 29,
     "tag:comment": _JPEG_SEGMENT,
 }
+_JFIF_DENSITY = 65535  # at most
 Warn = Callable[[str], None]
 
 
@@ -79,7 +80,11 @@ def as_rgb(image: Any, warn: Warn) -> Any:
 
 def metadata_of(image: Any, animated: bool, warn: Warn) -> dict[str, bytes]:
     """ICC profile, EXIF, XMP, text and loop count of an image that is loaded. Warns of what is broken."""
-    found: dict[str, bytes | None] = {"icc": icc_of(image), "exif": _exif(image, warn), "xmp": _xmp(image)}
+    found: dict[str, bytes | None] = {
+        "icc": icc_of(image),
+        "exif": _with_density(image, _exif(image, warn)),
+        "xmp": _xmp(image),
+    }
     if animated:
         found[LOOP] = str(_loop(image)).encode()
     text = getattr(image, "text", {})
@@ -111,11 +116,14 @@ def held(format: str, metadata: Mapping[str, bytes], rotation: int) -> dict[str,
 
 def save_options(metadata: Mapping[str, bytes]) -> dict[str, Any]:
     """Options of Pillow's writers of all formats but PNG for metadata that these hold."""
-    options = {}
+    options: dict[str, Any] = {}
     for name, value in metadata.items():
         if name != LOOP:
             option = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp", "tag:comment": "comment"}[name.lower()]
             options[option] = tiff.PREFIX + value if name == "exif" else value
+    density = tiff.density(metadata.get("exif", b""))
+    if density and density[2] and max(density[:2]) <= _JFIF_DENSITY:
+        options["dpi"] = density[0], density[1]
     return options
 
 
@@ -136,6 +144,17 @@ def _exif(image: Any, warn: Warn) -> bytes | None:
     except Exception:  # Pillow documents no class for broken EXIF
         warn("the EXIF is broken and left out")
         return None
+
+
+def _with_density(image: Any, exif: bytes | None) -> bytes | None:
+    """EXIF, made if there is none, with the density of the pixels that PNG, JFIF and others tell beside it."""
+    if image.format == "TIFF":  # which tells it in the EXIF; where it does not, Pillow makes one up
+        return exif
+    told, inch = image.info.get("dpi"), True
+    if told is None:
+        told = image.info.get("aspect") or (image.info.get("jfif_unit") == 0 and image.info.get("jfif_density"))
+        inch = False
+    return tiff.with_density(exif or b"", told[0], told[1], inch) if told else exif
 
 
 def _exif_of_tiff(image: Any) -> bytes:

@@ -134,7 +134,7 @@ class ImageSource(Source):
         metadata = metadata_of(image, self._animated, self._warn)
         if self._files:
             if metadata.keys() - {"icc"}:
-                self._warn("EXIF, XMP and text of the images are left out, which are of each for itself")
+                self._warn("EXIF, XMP, text and pixel density of the images are left out, which are of each for itself")
             metadata = {key: value for key, value in metadata.items() if key == "icc"}
         return primaries, transfer, metadata | raw | hdr_metadata(chunks)
 

@@ -5,6 +5,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Mapping
 
+from .. import exif as tiff
 from ..types import MediaInfo
 from . import colour, hdr
 from .metadata import RAW, TAG
@@ -116,6 +117,7 @@ def chunks_of(info: MediaInfo, metadata: Mapping[str, bytes]) -> list[tuple[byte
         chunks.append((b"cLLI", struct.pack(">2I", *(n * _CLLI_UNIT for n in struct.unpack(">2H", light)))))
     if "exif" in metadata:
         chunks.append((b"eXIf", metadata["exif"]))
+        chunks += _density(metadata["exif"])
     if "xmp" in metadata:
         chunks.append(_text(XMP_KEYWORD, metadata["xmp"]))
     for name, value in metadata.items():
@@ -143,6 +145,16 @@ def is_keyword(name: str) -> bool:
     encoded = name.encode("latin-1", "replace")
     printable = all(32 <= c <= 126 or c > 160 for c in encoded)
     return name == encoded.decode("latin-1") and 0 < len(encoded) < 80 and printable and "  " not in f" {name} "
+
+
+def _density(exif: bytes) -> list[tuple[bytes, bytes]]:
+    """The chunk pHYs, if EXIF tells of it: pixels in a metre, or how width and height compare."""
+    if not (density := tiff.density(exif)):
+        return []
+    across, down, inch = density
+    scale = across.denominator * down.denominator
+    numbers = [tiff.per_metre(n) if inch else int(n * scale) for n in (across, down)]
+    return [(b"pHYs", struct.pack(">2IB", *numbers, inch))] if 0 < min(numbers) <= max(numbers) < 1 << 31 else []
 
 
 def _text(keyword: str, value: bytes) -> tuple[bytes, bytes]:
