@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from . import media
 from .errors import BsqError
 from .output import check_free
 from .suffixes import MEDIA_SUFFIXES
-from .types import Frame, Items, MediaInfo, Packet
+from .types import Frame, Items, MediaInfo, Packet, rescaled
 
 
 def check_outputs(target: str, path: str, force: bool, resume: bool) -> None:
@@ -34,17 +35,24 @@ def check_outputs(target: str, path: str, force: bool, resume: bool) -> None:
 
 
 class Preview:
-    """Takes what an encoder is given, and what it gives back, and writes it to a sink, if there is one."""
+    """Takes what an encoder is given, and what it gives back, and writes it to a sink, if there is one.
 
-    def __init__(self, sink: media.Sink | None = None, name: str = ""):
+    name: of the sink, for warnings. depth, shown_depth: bits of a sample of the frames, and of those in the sink.
+    """
+
+    def __init__(self, sink: media.Sink | None = None, name: str = "", depth: int = 8, shown_depth: int = 8):
         self._sink = sink
         self._waiting: deque[Packet | tuple[Any, ...]] = deque()  # packets, and frames without their pixels
-        self._name = name
+        self._name, self._depth, self._shown_depth = name, depth, shown_depth
 
     @property
     def warnings(self) -> list[str]:
         """A line for each thing that the sink cannot hold."""
-        return [f"{self._name}: {line}" for line in self._sink.warnings] if self._sink else []
+        if not self._sink:
+            return []
+        rounded = f"the preview has {self._shown_depth} bits a sample, the stream {self._depth}"
+        lines = [rounded] if self._shown_depth < self._depth else []
+        return [f"{self._name}: {line}" for line in lines + self._sink.warnings]
 
     def watch(self, items: Items) -> Items:
         """The items of an encode, on their way to the encoder: their times and packets are those of the preview."""
@@ -61,7 +69,7 @@ class Preview:
             self.write_packets()
             time = self._waiting.popleft()
             assert isinstance(time, tuple)
-            self._sink.write(picture, *time)
+            self._sink.write(rescaled(picture, self._depth, self._shown_depth), *time)
 
     def write_packets(self) -> None:
         """Write the packets of sound and subtitles that come before the next frame."""
@@ -75,15 +83,14 @@ class Preview:
 def previewing(path: str, info: MediaInfo) -> Iterator[Preview]:
     """A preview at `path`, as `media.open_sink` takes it, of an encode of `info`; without effect if `path` is empty.
 
-    It gets its name on normal exit; on an exception nothing is left. Raises BsqError as `media.open_sink`.
+    It gets its name on normal exit; on an exception nothing is left. Samples are rounded to the bits that it holds.
+    Raises BsqError as `media.open_sink`.
     """
     if not path:
         yield Preview()
         return
-    if info.bit_depth > media.max_depth(path):
-        others = "a .png" if info.image else "a folder, as in frames/,"
-        raise BsqError(f"{path} cannot hold the {info.bit_depth} bits a sample of the frames; {others} or a .y4m can")
-    with media.open_sink(path, info) as sink:
-        preview = Preview(sink, path)
+    depth = min(info.bit_depth, media.max_depth(path))
+    with media.open_sink(path, replace(info, bit_depth=depth)) as sink:
+        preview = Preview(sink, path, info.bit_depth, depth)
         yield preview
         preview.write_packets()

@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 import bsqcodec
+from bsqcodec import media
 from bsqcodec.jobs import choice
 from bsqcodec.jobs.workers import Workers, run
 from bsqcodec.media.video_sinks import VideoSink
 from bsqcodec.network.saving import save_model
+from bsqcodec.types import rescaled
 from helpers import exit_status, moving, photo, psnr, random_network, same_pictures, write_video
 
 TIMES = [0, 40, 90, 200, 210, 300, 420]  # ms
@@ -152,13 +154,29 @@ def test_a_transparent_picture(folder, tmp_path):
     assert np.array_equal(Image.open(tmp_path / "a.png"), pictures(folder, tmp_path / "a.bsq")[0])
 
 
-def test_a_preview_with_fewer_bits_than_the_frames_is_refused(folder, tmp_path, capsys):
-    Image.fromarray(photo(32, 48)[..., 0].astype(np.uint16) * 257).save(tmp_path / "in.png")
-    with bsqcodec.media.open_source(str(tmp_path / "in.png")) as source:
-        depth = source.info.bit_depth
-    assert depth > 8
-    assert encode(folder, tmp_path / "in.png", tmp_path / "a.bsq", "--preview", tmp_path / "a.jpg") == 1
-    expected = f"a.jpg cannot hold the {depth} bits a sample of the frames; a .png or a .y4m can"
-    assert expected in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
-    assert encode(folder, tmp_path / "in.png", tmp_path / "a.bsq", "--preview", tmp_path / "a.png") == 0
+def test_a_preview_that_holds_fewer_bits_shows_the_frames_rounded(folder, tmp_path, capsys):
+    deep = np.linspace(0, 65535, 32 * 48).astype(np.uint16).reshape(32, 48)
+    Image.fromarray(deep).save(tmp_path / "in.png")
+    encoded = (folder, tmp_path / "in.png", tmp_path / "a.bsq", "-f", "--preview")
+    assert encode(*encoded, tmp_path / "a.webp") == 0
+    line = f"warning: {tmp_path / 'a.webp'}: the preview has 8 bits a sample, the stream 12\n"
+    assert line in capsys.readouterr().err
+    assert encode(*encoded, tmp_path / "a.png") == 0 and "the preview has" not in capsys.readouterr().err
+    with media.open_source(str(tmp_path / "a.png")) as source:
+        assert source.info.bit_depth == 12
+    [picture] = pictures(folder, tmp_path / "a.bsq")
+    assert psnr(np.asarray(Image.open(tmp_path / "a.webp")), rescaled(picture, 12, 8)) > 35
+
+
+def test_a_video_preview_that_holds_fewer_bits(folder, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for i, frame in enumerate(moving(4, 32, 48)):
+        Image.fromarray(frame[..., 0].astype(np.uint16) * 257).save(tmp_path / "in" / f"{i}.png")
+    assert encode(folder, tmp_path / "in", tmp_path / "a.bsq", "--preview", tmp_path / "a.mov") == 0
+    assert f"{tmp_path / 'a.mov'}: the preview has 10 bits a sample, the stream 12\n" in capsys.readouterr().err
+    with av.open(str(tmp_path / "a.mov")) as video:
+        found = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+        pixels = video.streams.video[0].pix_fmt
+    assert pixels.startswith("yuv420p10") and len(found) == 4
+    for frame, picture in zip(found, pictures(folder, tmp_path / "a.bsq"), strict=True):
+        assert psnr(frame, rescaled(picture, 12, 8)) > 25  # the chroma has half the size

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-from ..errors import BsqError
+from ..errors import BsqError, shown
 from ..output import is_special
 from ..settings import MAX_PIXELS, MAX_SIDE, SinkOptions, SourceOptions
 from ..suffixes import ANIMATION_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -66,15 +66,24 @@ def _source(path: str, options: SourceOptions) -> Source:
             raise BsqError(f"no file matches {path}" if glob.has_magic(path) else f"no such file: {path}")
         return ImageSource(path, options, sorted(files, key=_natural))
     if os.path.isdir(path):
-        names = (n for n in os.listdir(path) if not n.startswith(".") and suffix_of(n) in IMAGE_SUFFIXES)
-        files = [os.path.join(path, n) for n in sorted(names, key=_natural)]
-        if not files:
-            raise BsqError(f"{path}: the folder holds no images")
-        return ImageSource(path, options, files)
+        return _open_folder(path, options)
     suffix = suffix_of(path)
     if suffix in IMAGE_SUFFIXES | ANIMATION_SUFFIXES or (suffix not in VIDEO_SUFFIXES and is_image(path)):
         return ImageSource(path, options)
     return VideoSource(path, options)
+
+
+def _open_folder(path: str, options: SourceOptions) -> Source:
+    """The images in a folder; warns of what else there is in it, but for what is hidden."""
+    names = sorted((name for name in os.listdir(path) if not name.startswith(".")), key=_natural)
+    images = [name for name in names if suffix_of(name) in IMAGE_SUFFIXES]
+    if not images:
+        raise BsqError(f"{path}: the folder holds no images")
+    source = ImageSource(path, options, [os.path.join(path, name) for name in images])
+    if others := [name for name in names if suffix_of(name) not in IMAGE_SUFFIXES]:
+        count = "another file in the folder is" if len(others) == 1 else f"{len(others)} other files in the folder are"
+        source.warnings.append(f"{path}: {count} passed over, such as {shown(others[0])}")
+    return source
 
 
 def _open_pipe(options: SourceOptions) -> Source:

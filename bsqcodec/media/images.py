@@ -1,6 +1,7 @@
 """Images, animations and folders of images as sources of frames, through Pillow."""
 
 import contextlib
+import glob
 import io
 import itertools
 import math
@@ -109,7 +110,11 @@ class ImageSource(Source):
                         self._warn(f"{name}: its ICC profile is not that of the images before it, and left out")
                 if rgb.shape[:2] != (self.info.height, self.info.width):
                     size = f"{rgb.shape[1]}x{rgb.shape[0]}, not {self.info.width}x{self.info.height}"
-                    raise BsqError(f"{name} is {size} like the images before it")
+                    each = self._path if glob.has_magic(self._path) else os.path.join(self._path, "*")
+                    raise BsqError(
+                        f"{name} is {size} like the images before it; to encode each for itself: "
+                        f"bsqcodec encode {each} --to OUT"
+                    )
             else:
                 assert self._image
                 with _reading(f"{self._path}, frame {i}"):

@@ -81,3 +81,28 @@ def test_animation(tmp_path, suffix):
     assert not info.image and info.frame_rate == Fraction(4000, 260)
     assert [f.pts * info.time_base for f in found] == [Fraction(t, 1000) for t in (0, 40, 120, 160)]
     assert all(mean_error(f.rgb, g) < 8 for f, g in zip(found, frames, strict=True))
+
+
+def test_what_else_is_in_a_folder_is_told(tmp_path):
+    for i, picture in enumerate(waves(2)):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    (tmp_path / ".hidden").write_bytes(b"")
+    with open_source(str(tmp_path)) as source:
+        assert source.warnings == [] and source.total == 2
+    Image.fromarray(waves(1)[0]).save(tmp_path / "b.gif")
+    with open_source(str(tmp_path)) as source:
+        assert source.warnings == [f"{tmp_path}: another file in the folder is passed over, such as b.gif"]
+    (tmp_path / "c.txt").write_bytes(b"")
+    with open_source(str(tmp_path)) as source:
+        assert source.warnings == [f"{tmp_path}: 2 other files in the folder are passed over, such as b.gif"]
+        assert len(list(source)) == 2
+
+
+def test_images_of_several_sizes_are_refused_with_the_way_out(tmp_path):
+    Image.fromarray(waves(1)[0]).save(tmp_path / "0.png")
+    Image.fromarray(waves(1, 33, 47)[0]).save(tmp_path / "1.png")
+    for path, each in ((str(tmp_path), f"{tmp_path}/*"), (f"{tmp_path}/*.png", f"{tmp_path}/*.png")):
+        with pytest.raises(BsqError) as error:
+            read_media(path)
+        size = "1.png is 33x47, not 48x32 like the images before it"
+        assert f"{size}; to encode each for itself: bsqcodec encode {each} --to OUT" in str(error.value)
