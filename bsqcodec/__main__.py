@@ -250,7 +250,8 @@ def info(source: str, as_json: bool, bits: bool, max_pixels: int, device: str) -
 @click.option("--model", type=click.Path(), help="A model file, if the stream needs one that is not packaged.")
 @max_pixels_option
 @device_options
-@report_options
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object in place of the summary.")
+@click.option("--quiet", is_flag=True, help="No progress, no summary.")
 def verify(source: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Check every checksum of a .bsq file and decode every symbol; the exit status says whether all is well."""
     from .file_decoder import verify_file

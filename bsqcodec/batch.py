@@ -12,6 +12,7 @@ from . import media
 from .errors import BsqError, explain
 from .file_decoder import decode_file
 from .file_encoder import encode_file
+from .jobs import cluster
 from .jobs.choice import check_jobs
 from .jobs.processes import Pool, choose_processes
 from .model_files import find_file
@@ -43,7 +44,8 @@ def encode_files(sources: Sequence[str], folder: str, report: Report, options: d
     folder: is made if it is not there. options: as `encode_file` takes them, but for `jobs`: files at a time, each in a
     process of one thread; None: as many as are worth it. Returns whether all went well.
 
-    Raises BsqError, before anything is done, if two outputs would have one name, or the folder cannot be made.
+    Raises BsqError, before anything is done, if two outputs would have one name, the folder cannot be made, or no
+    dask scheduler answers.
     """
     find_file(options["model"])  # that it is there is found out here, not for each file
     pairs = _pairs(sources, folder, lambda source: ".bsq")
@@ -120,6 +122,8 @@ def _divided(options: dict[str, Any], files: int) -> tuple[dict[str, Any], int]:
     """The options for each file, and how many files to work on at a time."""
     jobs, dask = options["jobs"], options["dask"]
     check_jobs(jobs, dask)
+    if dask:  # that a scheduler answers is found out here, not for each file
+        cluster.connect(dask).close()
     if jobs is None and not dask and device_of(options["device"]).type == "cpu":
         jobs = choose_processes(files // _FILES_PER_PROCESS, _FILE_BYTES)
         if jobs == 1:  # then the groups of pictures of a video may share the cores

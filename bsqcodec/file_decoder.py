@@ -73,8 +73,8 @@ def decode_file(
                 raise BsqError(f"{source}: there are no such frames{why}")
         result.warnings += lost + decoder.warnings
         result.size = decoder.reader.size if frames == (0, None) else 0
-    if damage:
-        raise FormatError(f"{damage}; what comes before is kept") from damage
+        if damage:
+            raise FormatError(f"{damage}; what comes before is kept") from damage
     return result
 
 

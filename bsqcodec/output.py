@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import BsqError
+from .errors import BsqError, FormatError
 
 try:
     import fcntl
@@ -24,13 +24,19 @@ except ImportError:  # Windows, where a file that another process has open canno
 
 @contextlib.contextmanager
 def open_input(path: str) -> Iterator[BinaryIO]:
-    """A file to read in binary; "-" is standard input. Raises BsqError if it cannot be opened."""
+    """A file to read in binary; "-" is standard input. Raises BsqError if it cannot be opened.
+
+    A FormatError that is raised while it is open is raised again with the name of the file.
+    """
     with contextlib.ExitStack() as stack:
         try:
             file = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))
         except OSError as e:
             raise BsqError(f"cannot read {path}: {e.strerror}") from e
-        yield file
+        try:
+            yield file
+        except FormatError as e:
+            raise FormatError(f"{'standard input' if path == '-' else path}: {e}") from e
 
 
 def check_free(path: str, force: bool) -> None:

@@ -247,7 +247,9 @@ def test_bad_inputs(folder, tmp_path, capsys):
     fails(capsys, "encode", folder / "photo.png", out, "--tune", "sharp", match="'perceptual', 'psnr'", code=2)
     fails(capsys, "bench", "--dataset", "kodak", "--tune", "sharp", match="'perceptual', 'psnr'", code=2)
     fails(capsys, "decode", tmp_path / "no.bsq", tmp_path / "x.png", match="no.bsq")
-    fails(capsys, "decode", tmp_path / "noise.bsq", tmp_path / "x.png", match="not a .bsq stream")
+    for command, *more in (("decode", "x.png"), ("tokens", "x.npz"), ("verify",), ("info",)):
+        more, noise = [tmp_path / name for name in more], tmp_path / "noise.bsq"
+        fails(capsys, command, noise, *more, match=f"bsqcodec: {noise}: not a .bsq stream\n")
     newer = "the stream has version 9; this decoder reads version 1\n"
     fails(capsys, "decode", tmp_path / "newer.bsq", tmp_path / "x.png", match=newer)
     for command in ("info", "verify"):

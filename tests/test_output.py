@@ -1,5 +1,6 @@
 """Files and folders get their name when they are whole, and only then."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bsqcodec import BsqError
+from bsqcodec import BsqError, FormatError
 from bsqcodec.output import _locked, open_input, output_file, replacing
 
 
@@ -117,3 +118,11 @@ def test_paths_that_cannot_be_opened(tmp_path):
             pass
     with pytest.raises(BsqError, match="cannot write"):
         write(tmp_path / ("a" * 250))
+
+
+def test_what_is_wrong_with_a_stream_is_told_with_its_name(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
+    for path, name in ((str(tmp_path / "a"), tmp_path / "a"), ("-", "standard input")):
+        with pytest.raises(FormatError, match=f"^{name}: broken$"), open_input(path):
+            raise FormatError("broken")

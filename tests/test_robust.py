@@ -195,7 +195,8 @@ def test_other_versions_are_refused_by_every_command(files, coded, capsys, versi
     for words in (("decode", "--md5"), ("decode", "--md5", "--conceal"), ("info",), ("verify",)):
         status, err = command(capsys, words[0], files / "other.bsq", *words[1:])
         assert status == 1
-        assert err == f"bsqcodec: the stream has version {version}; this decoder reads version 1\n"
+        line = f"the stream has version {version}; this decoder reads version 1"
+        assert err == f"bsqcodec: {files / 'other.bsq'}: {line}\n"
 
 
 def test_missing_bytes_and_foreign_bytes_are_survived():

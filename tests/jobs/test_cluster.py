@@ -101,6 +101,21 @@ def test_a_scheduler_that_does_not_answer_is_one_line(clip, tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+def test_of_many_files_only_one_waits_for_a_scheduler(clip, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def connect(address):
+        asked.append(address)
+        raise BsqError(f"no dask scheduler at {address}")
+
+    monkeypatch.setattr(cluster, "connect", connect)
+    for words in (("encode", *sorted((clip[0] / "in").iterdir())), ("decode", clip[0] / "one.bsq")):
+        asked.clear()
+        assert exit_status(*words, "--to", tmp_path / "out", "--dask", "gone") == 1
+        assert capsys.readouterr().err == "bsqcodec: no dask scheduler at gone\n" and asked == ["gone"]
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_cluster_is_refused_where_it_cannot_work(clip, tmp_path, monkeypatch, capsys):
     folder, _ = clip
     source, address = folder / "in", "tcp://127.0.0.1:1"
