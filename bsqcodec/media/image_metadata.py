@@ -26,6 +26,13 @@ _JPEG_LIMITS = {  # bytes of what goes into segments, heads taken off
     "tag:comment": _JPEG_SEGMENT,
 }
 _JFIF_DENSITY = 65535  # at most
+_SEGMENTS = {  # of JPEG, by how they begin, with what they are called; what is kept, or of use to no one else, has ""
+    b"JFIF": "", b"JFXX": "thumbnail of JFIF", b"Exif\0\0": "", b"http://ns.adobe.com/xap/1.0/\0": "",
+    b"http://ns.adobe.com/xmp/extension/": "extended XMP", b"ICC_PROFILE\0": "", b"MPF\0": "", b"Adobe": "",
+    b"Photoshop 3.0\0": "", b"Ducky": "",
+}  # fmt: skip
+_IPTC = 0x0404  # a resource of Photoshop
+_TIFF_DATA = {33723: "IPTC", 34377: "data of Photoshop", 34735: "GeoTIFF"}  # by tag
 Warn = Callable[[str], None]
 
 
@@ -93,6 +100,20 @@ def metadata_of(image: Any, animated: bool, warn: Warn) -> dict[str, bytes]:
         comment = comment if isinstance(comment, bytes) else comment.encode()
         found[TAG + "comment"] = comment.decode(errors="replace").rstrip("\0").encode()
     return {name: value for name, value in found.items() if value}
+
+
+def not_kept(image: Any) -> list[str]:
+    """What an image that is loaded carries beside `metadata_of` and its pixels, as far as Pillow tells."""
+    names = [name for tag, name in _TIFF_DATA.items() if tag in getattr(image, "tag_v2", ())]
+    if resources := image.info.get("photoshop"):
+        names.append("IPTC" if _IPTC in resources else "data of Photoshop")
+    segments = getattr(image, "applist", [])
+    for kind, data in segments:
+        if kind != "COM":
+            names.append(next((name for begin, name in _SEGMENTS.items() if data.startswith(begin)), f"segment {kind}"))
+    if sum(kind == "COM" for kind, _ in segments) > 1:
+        names.append("all comments but the last")
+    return list(dict.fromkeys(filter(None, names)))
 
 
 def holds(format: str, name: str, value: bytes) -> bool:

@@ -17,10 +17,9 @@ from ..errors import BsqError
 from ..exif import ROTATIONS
 from ..settings import SourceOptions
 from ..types import Frame, Items, MediaInfo, rescaled
-from . import colour, deep_images
+from . import colour, deep_images, png_chunks
 from .base import DEFAULT_RATE, MAX_DEPTH, Source, coded_from_8_bits, reason_of, ticks
-from .image_metadata import as_rgb, icc_of, metadata_of, orientation_of, upright
-from .png_chunks import colours, hdr_metadata, read_colour_chunks
+from .image_metadata import as_rgb, icc_of, metadata_of, not_kept, orientation_of, upright
 
 OPAQUE = 255
 # formats of pages, or of pictures beside the one to show such as a map of its brightness, which are no animation
@@ -48,6 +47,7 @@ class ImageSource(Source):
         self._image: Image.Image | None = None  # the only file, which stays open
         self._animated = False
         self._depth = 8  # bits of a sample that decoded frames shall have
+        self._strip = options.strip
         self._alpha = False  # shall frames have alpha?
         rate: Fraction | None = DEFAULT_RATE
         time_base = 1 / DEFAULT_RATE
@@ -132,16 +132,19 @@ class ImageSource(Source):
 
     def _metadata(self, image: Any, name: str) -> tuple[int, int, dict[str, bytes]]:
         """Primaries and transfer of H.273 and metadata of `image`; only colours of one of many images."""
-        chunks = read_colour_chunks(self._source(name)) if image.format == "PNG" else {}
-        primaries, transfer, raw = colours(chunks)
+        chunks = png_chunks.read_colour_chunks(self._source(name)) if image.format == "PNG" else {}
+        primaries, transfer, raw = png_chunks.colours(chunks)
         if image.format in _SEVERAL and image.n_frames > 1:
             self._warn(f"{name}: of {image.n_frames} pictures all but the first are left out")
         metadata = metadata_of(image, self._animated, self._warn)
+        lost = not_kept(image) + (png_chunks.not_kept(self._source(name)) if image.format == "PNG" else [])
+        if lost and not self._files and not self._strip:
+            self._warn(f"{name}: left out, which is not kept: {', '.join(lost)}")
         if self._files:
             if metadata.keys() - {"icc"}:
                 self._warn("EXIF, XMP, text and pixel density of the images are left out, which are of each for itself")
             metadata = {key: value for key, value in metadata.items() if key == "icc"}
-        return primaries, transfer, metadata | raw | hdr_metadata(chunks)
+        return primaries, transfer, metadata | raw | png_chunks.hdr_metadata(chunks)
 
     def _pixels(self, image: Any, name: str) -> tuple[np.ndarray, int]:
         """The current frame of `image`, and by how many degrees it is to be turned clockwise.

@@ -3,7 +3,7 @@
 import io
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from .. import exif as tiff
 from ..types import MediaInfo
@@ -16,6 +16,9 @@ XMP_KEYWORD = "XML:com.adobe.xmp"
 _HEAD_BYTES = 8 + 25  # signature and IHDR
 # bytes that are needed of each
 _COLOUR_CHUNKS = {b"cICP": 4, b"iCCP": 0, b"sRGB": 0, b"gAMA": 4, b"cHRM": 32, b"mDCV": 24, b"cLLI": 8}
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_LONGEST_KEYWORD = 79
+_NOT_KEPT = {b"bKGD": "background colour", b"tIME": "time of change", b"caBX": "content credentials"}
 _PRIMARIES = {  # by number of H.273: x and y of white, red, green, blue, times 1000
     1: (312.7, 329, 640, 330, 300, 600, 150, 60),
     4: (310, 316, 670, 330, 210, 710, 140, 80),
@@ -50,16 +53,36 @@ def read_colour_chunks(png: str | io.BytesIO) -> dict[bytes, bytes]:
 
     A PNG that is cut short has those that come before.
     """
-    found: dict[bytes, bytes] = {}
+    chunks = _chunks(png, max(_COLOUR_CHUNKS.values()))
+    return {
+        kind: body[: _COLOUR_CHUNKS[kind]]
+        for kind, body in chunks
+        if kind in _COLOUR_CHUNKS and len(body) >= _COLOUR_CHUNKS[kind]
+    }
+
+
+def not_kept(png: str | io.BytesIO) -> list[str]:
+    """What a PNG carries before its pixels that is not kept: texts whose keyword comes again, and chunks."""
+    kinds, keywords = set[bytes](), list[bytes]()
+    for kind, begin in _chunks(png, _LONGEST_KEYWORD + 1):
+        kinds.add(kind)
+        if kind in _TEXTS:
+            keywords.append(begin.partition(b"\0")[0])
+    repeated = len(set(keywords)) < len(keywords)
+    return [name for kind, name in _NOT_KEPT.items() if kind in kinds] + [
+        "texts of one keyword but the last"
+    ] * repeated
+
+
+def _chunks(png: str | io.BytesIO, longest: int) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and at most `longest` bytes of the body of each chunk before the pixels of a PNG, by its path or content."""
     with open(png, "rb") if isinstance(png, str) else png as file:
         file.seek(8)
         while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
             size, kind = struct.unpack(">I4s", head)
-            body = file.read(min(size, _COLOUR_CHUNKS.get(kind, 0)))
-            if len(body) == _COLOUR_CHUNKS.get(kind):
-                found[kind] = body
+            body = file.read(min(size, longest))
+            yield kind, body
             file.seek(size + 4 - len(body), 1)
-    return found
 
 
 def colours(chunks: Mapping[bytes, bytes]) -> tuple[int, int, dict[str, bytes]]:
