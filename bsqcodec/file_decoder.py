@@ -13,6 +13,7 @@ from .jobs.processes import choose_jobs
 from .jobs.workers import Workers
 from .network.weights import Model, device_of
 from .output import check_free, open_input
+from .part import Part
 from .result import Progress, Result
 from .settings import MAX_PIXELS
 from .types import Frame
@@ -39,7 +40,7 @@ def decode_file(
     Args:
         source: a file, or "-" for standard input.
         target: as `media.open_sink` takes it; "-" is standard output, None decodes and writes nothing.
-        frames: the first frame and the one after the last; None is the end.
+        frames: the first frame and the one after the last; None is the end. The first one is then at time 0.
         model, device, max_pixels: as `Decoder` takes them.
         depth: bits of a sample, 8..12 or 16; None: as many as the stream says, or as `target` holds.
         keep_partial: of a stream that is damaged or cut short, keep what comes before, and then raise FormatError.
@@ -64,8 +65,9 @@ def decode_file(
             if workers:
                 stack.enter_context(workers)
                 _ = decoder.model  # that it is there is found out here, not in a worker
-            sink = stack.enter_context(media.open_sink(target, decoder.info, **options)) if target else None
-            damage = _decode(decoder, decoder.frames(*frames, conceal, workers), result, sink, progress, total)
+            shown = decoder.frames(*frames, conceal, workers)
+            sink, shown = stack.enter_context(_opened(target, decoder, shown, frames, options))
+            damage = _decode(decoder, shown, result, sink, progress, total)
             if damage and not (keep_partial and result.frames):
                 raise damage
             if not result.frames:
@@ -76,6 +78,27 @@ def decode_file(
         if damage:
             raise FormatError(f"{damage}; what comes before is kept") from damage
     return result
+
+
+@contextlib.contextmanager
+def _opened(
+    target: str | None,
+    decoder: Decoder,
+    shown: Iterator[Frame],
+    frames: tuple[int, int | None],
+    options: dict[str, Any],
+) -> Iterator[tuple[media.Sink | None, Iterator[Frame]]]:
+    """A sink that gets the packets of a decoder, and the frames for it, moved in time if they are a part."""
+    if target is None:
+        yield None, shown
+        return
+    part = Part(decoder, shown, *frames) if frames != (0, None) else None
+    with media.open_sink(target, part.info if part else decoder.info, **options) as sink:
+        if part:
+            part.pass_on(sink.write_packet)
+        else:
+            decoder.on_packet = sink.write_packet
+        yield sink, part.frames() if part else shown
 
 
 def _choose_depth(decoder: Decoder, depth: int | None, target: str | None) -> list[str]:
@@ -95,10 +118,9 @@ def _decode(
     progress: Progress | None,
     total: int | None,
 ) -> FormatError | None:
-    """Write the frames, and the packets of tracks, until all is done or a damage is met, which is returned."""
+    """Write the frames until all is done or a damage is met, which is returned."""
     if sink:
         result.warnings = sink.warnings
-        decoder.on_packet = sink.write_packet
     try:
         for frame in frames:
             result.add(frame.rgb)
