@@ -9,6 +9,7 @@ import numpy as np
 
 from .encoder import Encoder
 from .errors import BsqError, FormatError
+from .gop.alpha import AlphaEncoder
 from .gop.decoder import decode_gop
 from .gop.encoder import GopEncoder
 from .gop.picture_group import colour_of
@@ -59,6 +60,7 @@ class Unfinished:
             pts: list[int] = []
             duration = 0
             pictures: list[np.ndarray] = []  # the first ones of the last group
+            alpha = self._alpha_encoder(encoder) if number == self._groups and encoder.info.alpha else None
             for item in items:
                 if isinstance(item, Packet):
                     encoder.write_packet(item)
@@ -67,14 +69,22 @@ class Unfinished:
                 duration = item.duration
                 if number == self._groups and len(pictures) <= REACH:
                     pictures.append(item.rgb)
+                if alpha:
+                    alpha.push(item.rgb[..., 3])
                 if len(pts) == len(gop.pts):
                     break
             else:
                 raise self._other("a longer input")
             if pictures:
                 self._check_picture(gop, encoder, pictures)
+            if alpha and alpha.finish()[0] != gop.alpha:
+                raise self._other("another transparency, or --alpha-quality")
             encoder.write_coded(pts, gop.payload, gop.alpha, 8 * len(gop.payload + gop.alpha), duration)
             yield gop
+
+    @staticmethod
+    def _alpha_encoder(encoder: Encoder) -> AlphaEncoder:
+        return AlphaEncoder(encoder.model, encoder.info.height, encoder.info.width, encoder.settings)
 
     def _check(self, gop: Gop, encoder: Encoder) -> None:
         """Compare the settings of a group with those of the encoder."""

@@ -96,6 +96,18 @@ def test_in_several_processes_and_resumed_it_is_the_same_stream(folder, tmp_path
     assert same_pictures(pictures(tmp_path / "one")[3:], pictures(tmp_path / "part"))
 
 
+def test_an_encode_is_not_resumed_with_another_alpha_quality(folder, tmp_path, capsys):
+    words = ("--gop", 2, "--low-delay", "--resume", "--alpha-quality")
+    run(folder, "encode", folder / "soft", tmp_path / "a.bsq", *words, 90)
+    whole = (tmp_path / "a.bsq").read_bytes()
+    index = StreamReader(io.BytesIO(whole)).index()
+    for quality, code in ((30, 1), (90, 0)):
+        (tmp_path / ".b.bsq.1.part").write_bytes(whole[: index[2].offset + 7])
+        run(folder, "encode", folder / "soft", tmp_path / "b.bsq", *words, quality, code=code)
+        assert ("--alpha-quality" in capsys.readouterr().err) == (code == 1)
+    assert (tmp_path / "b.bsq").read_bytes() == whole
+
+
 @pytest.mark.parametrize("words", [("--no-alpha",), ("--background", "white")], ids=str)
 def test_it_can_be_left_out(folder, tmp_path, words):
     run(folder, "encode", folder / "soft" / "0.png", tmp_path / "a.bsq", *words)

@@ -29,6 +29,7 @@ class StillSink(Sink):
     def __init__(self, path: str, info: MediaInfo, options: SinkOptions, format: str):
         super().__init__(path, info, options, holds_alpha=format != "JPEG")
         self._leave_out_tracks()
+        self._leave_out_aspect()
         self._leave_out_metadata(functools.partial(holds, format), colours=format == "PNG")
         self._format, self._quality = format, options.image_quality
 
@@ -66,6 +67,7 @@ class FolderSink(Sink):
         if os.path.exists(self._path) and (not os.path.isdir(self._path) or os.listdir(self._path)):
             raise BsqError(f"{self._path} is not an empty folder; give another name")
         self._leave_out_tracks()
+        self._leave_out_aspect()
         self._leave_out_metadata(functools.partial(holds, "PNG"), colours=True)
         self._chunks = chunks_of(info, held("PNG", info.metadata, 0))
 

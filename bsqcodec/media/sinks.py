@@ -104,6 +104,12 @@ class Sink:
             tracks = f"{count} {kind} tracks are" if count > 1 else f"the {kind} track is"
             self.warnings.append(f"{tracks} left out, which this output cannot hold")
 
+    def _leave_out_aspect(self) -> None:
+        """Warn of pixels that are no squares, where the output cannot tell."""
+        across, down = self._info.sample_aspect_ratio
+        if across and down and across != down:
+            self.warnings.append(f"the output does not tell that pixels are {across}:{down}")
+
     def _leave_out_metadata(self, holds: Callable[[str, bytes], bool], colours: bool = False) -> None:
         """Warn of the metadata that the output does not hold, as `left_out` has it."""
         if line := left_out(self._info, holds, colours):

@@ -76,3 +76,10 @@ def test_full_disk(tmp_path, name):
         write_media(tmp_path / name, waves(2 if name.endswith(("y4m", "mkv")) else 1))
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == [name] and os.path.exists("/dev/full")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.gif", "frames/"])
+def test_images_say_that_pixels_are_no_squares(tmp_path, name):
+    with open_sink(f"{tmp_path}/{name}", replace(CLIP, sample_aspect_ratio=(16, 11))) as sink:
+        sink.write(waves(1)[0], 0)
+    assert sink.warnings == ["the output does not tell that pixels are 16:11"]
