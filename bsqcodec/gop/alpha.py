@@ -66,9 +66,9 @@ class AlphaEncoder:
             return b"", [np.full(self._size, OPAQUE, np.uint8)] * len(self._frames)
         number = _number_of_values(self._quality)
         if self._used.sum() <= number:
-            return self._code_levels(np.arange(MAX_VALUES))
+            return self._code_levels(np.arange(MAX_VALUES, dtype=np.uint8))
         index = (np.arange(MAX_VALUES) * (number - 1) * 2 + OPAQUE) // (2 * OPAQUE)
-        rounded = (index * OPAQUE * 2 + number - 1) // (2 * (number - 1))
+        rounded = ((index * OPAQUE * 2 + number - 1) // (2 * (number - 1))).astype(np.uint8)
         return self._code_gray(rounded) if 2 * self._slopes > self._between else self._code_levels(rounded)
 
     def _pushed(self) -> Iterator[np.ndarray]:
@@ -76,7 +76,7 @@ class AlphaEncoder:
             yield np.frombuffer(zlib.decompress(frame), np.uint8).reshape(self._size)
 
     def _code_levels(self, rounded: np.ndarray) -> tuple[bytes, list[np.ndarray]]:
-        """Code the frames by values. rounded: of each value of alpha."""
+        """Code the frames by values. rounded: of each value of alpha, uint8 (256,)."""
         values, index = np.unique(rounded[self._used], return_inverse=True)
         table = np.zeros(MAX_VALUES, np.uint8)
         table[self._used] = index
@@ -86,38 +86,26 @@ class AlphaEncoder:
             for frame in self._pushed():
                 coder.encode(table[frame], encoder)
         body = bytes([LEVELS, len(values) - 1, *values.tolist()]) + encoder.finish()
-        return body, [rounded.astype(np.uint8)[frame] for frame in self._pushed()]
+        return body, [rounded[frame] for frame in self._pushed()]
 
     def _code_gray(self, rounded: np.ndarray) -> tuple[bytes, list[np.ndarray]]:
         """Code the frames as a gray video, and edges by values unless the video may be small without that."""
         shift = next((s for s in range(_MAX_SHIFT, 0, -1) if all(self._fits(f, s) for f in self._pushed())), None)
-        edges = shift is None
-        if shift is None:
-            shift = self._choose_shift()
+        edges = None if shift else _Edges(rounded, self._used, self._size)
+        shift = shift or self._choose_shift()
         quality = min(MAX_QUALITY, self._quality + _MORE_QUALITY * shift)
         video = GopEncoder(self._model, *_reduced(*self._size, shift), self._settings)
         decoded: list[np.ndarray] = []
         for frame in self._pushed():
-            gray = _without_edges(frame)[0] if edges else frame
-            decoded += video.push(_gray_of(gray, shift), quality)
+            gray, inside = _without_edges(frame) if edges else (frame, None)
+            small = _gray_of(gray, shift)
+            decoded += video.push(small, quality)
+            if edges:
+                edges.push(frame, inside | self._is_off(_alpha_of(small, shift, *self._size), frame))
         decoded += video.flush()
-        planes = [_alpha_of(picture, shift, *self._size) for picture in decoded]
         body = bytes([GRAY, shift]) + block(video.finish())
-        return self._with_values(body, planes, shift, rounded) if edges else (body, planes)
-
-    def _with_values(
-        self, body: bytes, planes: list[np.ndarray], shift: int, rounded: np.ndarray
-    ) -> tuple[bytes, list[np.ndarray]]:
-        """The body of a gray video and what it decodes to, with values where there are edges, and where it is off."""
-        values = np.unique(rounded[self._used]).astype(np.uint8)
-        table = (1 + np.searchsorted(values, rounded)).astype(np.uint8)
-        encoder, coder = BitEncoder(), LevelCoder(*self._size, len(values) + 1)
-        for i, frame in enumerate(self._pushed()):
-            gray, inside = _without_edges(frame)
-            inside |= self._is_off(_alpha_of(_gray_of(gray, shift), shift, *self._size), frame)
-            coder.encode(np.where(inside, table[frame], 0).astype(np.uint8), encoder)
-            planes[i] = np.where(inside, rounded.astype(np.uint8)[frame], planes[i])
-        return body + bytes([len(values), *values.tolist()]) + encoder.finish(), planes
+        planes = [_alpha_of(picture, shift, *self._size) for picture in decoded]
+        return (body + edges.finish(), edges.over(planes, self._pushed())) if edges else (body, planes)
 
     def _choose_shift(self) -> int:
         """How much smaller the first frame may be, but for its edges and for few other pixels."""
@@ -137,6 +125,41 @@ class AlphaEncoder:
         return not self._is_off(_alpha_of(_gray_of(frame, shift), shift, *self._size), frame).any()
 
 
+class _Edges:
+    """Values in place of a gray video, where there are edges, and where the video is off.
+
+    Args:
+        rounded: of each value of alpha, uint8 (256,).
+        used: which values there are, bool (256,).
+        size: height and width of the frames.
+    """
+
+    def __init__(self, rounded: np.ndarray, used: np.ndarray, size: tuple[int, int]):
+        self._rounded, self._size = rounded, size
+        self._values = np.unique(rounded[used])
+        self._numbers = (1 + np.searchsorted(self._values, rounded)).astype(np.uint8)
+        self._encoder, self._coder = BitEncoder(), LevelCoder(*size, len(self._values) + 1)
+        self._insides: list[np.ndarray] = []  # packed bits of each frame
+
+    def push(self, frame: np.ndarray, inside: np.ndarray) -> None:
+        """Code a frame, uint8 (H, W), where `inside`, bool (H, W), says so."""
+        self._coder.encode(np.where(inside, self._numbers[frame], 0).astype(np.uint8), self._encoder)
+        self._insides.append(np.packbits(inside))
+
+    def finish(self) -> bytes:
+        """What comes behind the gray video."""
+        return bytes([len(self._values), *self._values.tolist()]) + self._encoder.finish()
+
+    def over(self, planes: list[np.ndarray], frames: Iterator[np.ndarray]) -> list[np.ndarray]:
+        """The planes that a gray video decodes to, with the values of the frames."""
+        height, width = self._size
+        insides = (np.unpackbits(bits, count=height * width).reshape(self._size) for bits in self._insides)
+        return [
+            np.where(inside, self._rounded[frame], plane)
+            for inside, frame, plane in zip(insides, frames, planes, strict=True)
+        ]
+
+
 def decode_alpha(model: Model, body: bytes, height: int, width: int, frames: int) -> Iterator[np.ndarray]:
     """The alpha plane of each frame of a group, uint8 (H, W). Raises FormatError if the body cannot be theirs."""
     fields = Fields(body)
@@ -153,13 +176,12 @@ def decode_alpha(model: Model, body: bytes, height: int, width: int, frames: int
     values = np.frombuffer(fields.take(count - (method == GRAY)), np.uint8)  # a gray video stands for the first one
     if (values[1:] <= values[:-1]).any():
         raise FormatError("the values of alpha do not rise")
+    if planes is not None:
+        values = np.pad(values, (1, 0))
     decoder, coder = BitDecoder(fields.rest()), LevelCoder(height, width, max(2, count))
     for _ in range(frames):
         numbers = coder.decode(decoder) if count > 1 else np.zeros((height, width), np.uint8)
-        if planes is None:
-            yield values[numbers]
-        else:
-            yield np.where(numbers > 0, np.concatenate([[0], values]).astype(np.uint8)[numbers], next(planes))
+        yield values[numbers] if planes is None else np.where(numbers > 0, values[numbers], next(planes))
 
 
 def _decode_gray(model: Model, fields: Fields, height: int, width: int, frames: int) -> Iterator[np.ndarray]:
