@@ -1,11 +1,11 @@
 """A part of a stream as a video of its own: from time 0 on, with sound, subtitles and chapters of its time alone."""
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
 from .decoder import Decoder
+from .media import chapters
 from .types import Frame, Packet
 
 
@@ -34,10 +34,10 @@ class Part:
         # what comes before the first frame of the whole belongs to it
         self._origin = self._first.pts * info.time_base if self._first and start else Fraction(0)
         self._end = self._origin  # of the last frame so far, in seconds
-        length = None if self._left is None else self._left * self._interval
+        end = None if self._left is None else self._origin + self._left * self._interval
         metadata = dict(info.metadata)
-        if lines := _moved(metadata.pop("chapters", b""), self._origin, length):
-            metadata["chapters"] = lines
+        if lines := chapters.pack_part(chapters.unpack(metadata.pop(chapters.NAME, b"")), self._origin, end):
+            metadata[chapters.NAME] = lines
         self.info = replace(info, metadata=metadata)
 
     def frames(self) -> Iterator[Frame]:
@@ -66,14 +66,3 @@ class Part:
         for packet in self._packets:
             take(packet)
         self._decoder.on_packet = take
-
-
-def _moved(chapters: bytes, origin: Fraction, length: Fraction | None) -> bytes:
-    """The lines of chapters of what begins at `origin` and takes `length`, both in seconds."""
-    lines, latest = [], None if length is None else round(1000 * length)
-    for line in chapters.decode(errors="replace").split("\n"):
-        if match := re.fullmatch(r"([0-9]{1,15}) ([0-9]{1,15})( .*)?", line):
-            start, end = (int(match[i]) - round(1000 * origin) for i in (1, 2))
-            if end > 0 and (latest is None or start < latest):
-                lines.append(f"{max(0, start)} {end if latest is None else min(end, latest)}{match[3] or ''}")
-    return "\n".join(lines).encode()

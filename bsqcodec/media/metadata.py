@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ..errors import shown
 from ..types import MediaInfo
-from . import colour
+from . import chapters, colour
 
 MAX_BYTES = 16_000_000  # of names and values together, which is less than a stream holds
 MAX_ITEMS = 10_000
@@ -15,11 +15,11 @@ LOOP = "loop"  # how often an animation is shown, in decimal; 0 is for ever
 LANGUAGE = "language"  # of the pictures, for example "eng"
 
 _SHOWN_AS = {
-    "icc": "ICC profile", "exif": "EXIF", "xmp": "XMP", LOOP: "loop count", "chapters": "chapters",
+    "icc": "ICC profile", "exif": "EXIF", "xmp": "XMP", LOOP: "loop count", chapters.NAME: "chapters",
     "mdcv": "mastering display", "clli": "content light level",
 }  # fmt: skip
 _SHOWN = 4  # names in a line of what is left out, after which the others are counted
-_OF_CONTENT = ("exif", "xmp", "chapters", TAG)  # begin the names of what tells of people, places and makers
+_OF_CONTENT = ("exif", "xmp", chapters.NAME, TAG)  # begin the names of what tells of people, places and makers
 
 
 def stripped(info: MediaInfo) -> MediaInfo:

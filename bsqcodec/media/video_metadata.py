@@ -1,11 +1,10 @@
 """Tags and chapters of videos, as PyAV gives them and takes them."""
 
-import math
-import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from . import chapters
 from .hdr import LIGHT, MASTERING
 from .metadata import LANGUAGE, TAG
 
@@ -45,27 +44,19 @@ def metadata_of(container: Any, video: Any, start: Fraction, end: Fraction | Non
     language = video.metadata.get("language", "und")
     if language != "und":
         found[LANGUAGE] = language.encode()
-    if lines := _chapters(container, start, end):
-        found["chapters"] = "\n".join(lines).encode()
+    if lines := chapters.pack_part(map(_chapter, container.chapters()), start, end):
+        found[chapters.NAME] = lines
     return found
 
 
-def _chapters(container: Any, start: Fraction, end: Fraction | None) -> list[str]:
-    lines = []
-    for chapter in container.chapters():
-        times = [chapter[side] * chapter["time_base"] for side in ("start", "end")]
-        first, last = (max(0, math.floor((time - start) / _MILLISECOND + Fraction(1, 2))) for time in times)
-        if last > 0 and (end is None or times[0] < end):
-            title = " ".join(chapter["metadata"].get("title", "").split())
-            if end is not None:
-                last = min(last, math.floor((end - start) / _MILLISECOND + Fraction(1, 2)))
-            lines.append(f"{first} {max(first, last)} {title}".rstrip())
-    return lines
+def _chapter(given: Mapping[str, Any]) -> chapters.Chapter:
+    start, end = (given[side] * given["time_base"] for side in ("start", "end"))
+    return chapters.Chapter(start, end, " ".join(given["metadata"].get("title", "").split()))
 
 
 def holds(name: str, value: bytes) -> bool:
     """Whether Matroska, MP4 and MOV hold an item of `MediaInfo.metadata`."""
-    return name in ("chapters", LANGUAGE, MASTERING, LIGHT) or name.startswith(TAG)
+    return name in (chapters.NAME, LANGUAGE, MASTERING, LIGHT) or name.startswith(TAG)
 
 
 def container_options(format: str, metadata: Mapping[str, bytes]) -> dict[str, str]:
@@ -86,11 +77,12 @@ def write_metadata(container: Any, video: Any, metadata: Mapping[str, bytes]) ->
     container.metadata.update({k.removeprefix(TAG): value for k, value in text.items() if k.startswith(TAG)})
     if LANGUAGE in text:
         video.metadata[LANGUAGE] = language_code(container.format.name, text[LANGUAGE])
-    found: list[dict[str, Any]] = []
-    for line in text.get("chapters", "").split("\n"):
-        if match := re.fullmatch(r"([0-9]{1,15}) ([0-9]{1,15}) ?(.*)", line):
-            start, end, title = match.groups()
-            times = {"start": int(start), "end": int(end), "time_base": _MILLISECOND}
-            found.append({"id": len(found) + 1, **times, "metadata": {"title": title} if title else {}})
+    found = [
+        {
+            "id": number, "start": int(start / _MILLISECOND), "end": int(end / _MILLISECOND),
+            "time_base": _MILLISECOND, "metadata": {"title": title} if title else {},
+        }
+        for number, (start, end, title) in enumerate(chapters.unpack(metadata.get(chapters.NAME, b"")), 1)
+    ]  # fmt: skip
     if found:
         container.set_chapters(found)
