@@ -7,8 +7,9 @@ import av
 import numpy as np
 
 from ..types import rescaled
+from .png_chunks import HEAD_BYTES
 
-_HEAD_BYTES, _PHYS_BYTES = 8 + 25, 21  # of a PNG: signature and IHDR, and pHYs
+_PHYS_BYTES = 21  # of the chunk pHYs of a PNG
 
 
 def read_8_bits(image: str | io.BytesIO) -> np.ndarray | None:
@@ -34,5 +35,5 @@ def png(frame: np.ndarray, depth: int) -> bytes:
     context.options = {"compression_level": "3", "pred": "paeth"}
     picture: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(rescaled(frame, depth, 16)), format=name)
     content = b"".join(bytes(packet) for packet in [*context.encode(picture), *context.encode(None)])
-    told = content[_HEAD_BYTES + 4 :].startswith(b"pHYs")  # by FFmpeg, that pixels are square, which it does not know
-    return content[:_HEAD_BYTES] + content[_HEAD_BYTES + _PHYS_BYTES * told :]
+    told = content[HEAD_BYTES + 4 :].startswith(b"pHYs")  # by FFmpeg, that pixels are square, which it does not know
+    return content[:HEAD_BYTES] + content[HEAD_BYTES + _PHYS_BYTES * told :]

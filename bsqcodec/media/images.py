@@ -137,9 +137,10 @@ class ImageSource(Source):
         if image.format in _SEVERAL and image.n_frames > 1:
             self._warn(f"{name}: of {image.n_frames} pictures all but the first are left out")
         metadata = metadata_of(image, self._animated, self._warn)
-        lost = not_kept(image) + (png_chunks.not_kept(self._source(name)) if image.format == "PNG" else [])
-        if lost and not self._files and not self._strip:
-            self._warn(f"{name}: left out, which is not kept: {', '.join(lost)}")
+        if not self._files and not self._strip:
+            lost = not_kept(image) + (png_chunks.not_kept(self._source(name)) if image.format == "PNG" else [])
+            if lost:
+                self._warn(f"{name}: left out, which is not kept: {', '.join(lost)}")
         if self._files:
             if metadata.keys() - {"icc"}:
                 self._warn("EXIF, XMP, text and pixel density of the images are left out, which are of each for itself")

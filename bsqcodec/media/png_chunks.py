@@ -13,7 +13,7 @@ from .metadata import RAW, TAG
 _RAW_CHUNKS = {RAW + "gAMA": 4, RAW + "cHRM": 32}  # bytes
 XMP_KEYWORD = "XML:com.adobe.xmp"
 
-_HEAD_BYTES = 8 + 25  # signature and IHDR
+HEAD_BYTES = 8 + 25  # signature and IHDR
 # bytes that are needed of each
 _COLOUR_CHUNKS = {b"cICP": 4, b"iCCP": 0, b"sRGB": 0, b"gAMA": 4, b"cHRM": 32, b"mDCV": 24, b"cLLI": 8}
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
@@ -155,7 +155,7 @@ def with_chunks(png: bytes, chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
     more = b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
-    return png[:_HEAD_BYTES] + more + png[_HEAD_BYTES:]
+    return png[:HEAD_BYTES] + more + png[HEAD_BYTES:]
 
 
 def is_raw(name: str, body: bytes) -> bool:
