@@ -82,7 +82,9 @@ def _video_bits(
     """Bits per frame of a video in groups of `gop`, estimated from some frames of a few places."""
     total = 0.0
     for piece in pieces:
-        encoder = PictureGroupEncoder(model, info.frame_format, settings)
+        # a piece of a video with alpha may be opaque, and is then read without
+        frame_format = info.frame_format._replace(alpha=piece[0].shape[2] == 4)
+        encoder = PictureGroupEncoder(model, frame_format, settings)
         for frame in piece:
             encoder.push(frame, quality)
         encoder.flush()

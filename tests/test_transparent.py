@@ -3,6 +3,7 @@
 import io
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -116,6 +117,19 @@ def test_it_can_be_left_out(folder, tmp_path, words):
     corner = np.asarray(Image.open(tmp_path / "a.png"))[:6, :6].astype(int)
     expected = 255 if "white" in words else np.asarray(Image.open(folder / "soft" / "0.png"))[:6, :6, :3]
     assert corner.shape == (6, 6, 3) and np.abs(corner - expected).mean() < 30
+
+
+def test_a_rate_is_found_where_pieces_that_are_tried_are_opaque(folder, tmp_path):
+    """A video of which frames 8 to 35 are opaque: one of the three pieces that tell the quality is in the middle."""
+    with av.open(str(tmp_path / "a.mkv"), "w") as file:
+        stream = file.add_stream("ffv1", 25)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "bgra"
+        for t, picture in enumerate(clip(0, 40)):
+            picture[..., 3] |= np.uint8(255 * (8 <= t < 36))
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgba").reformat(format="bgra")))
+        file.mux(stream.encode(None))
+    run(folder, "encode", tmp_path / "a.mkv", tmp_path / "a.bsq", "--bpp", 0.5, "--gop", 8)
+    assert StreamReader(io.BytesIO((tmp_path / "a.bsq").read_bytes())).info.alpha
 
 
 def test_an_unknown_colour_is_refused_before_anything_is_written(folder, tmp_path, capsys):
