@@ -107,6 +107,32 @@ def information(v: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
     return -torch.log2(p.clamp(min=PROBABILITY_MIN))
 
 
+def quantise(y: Tensor, dead_zone: float) -> Tensor:
+    """Round to integers away from 0 only from a fraction of .5 + `dead_zone` on; without a gradient."""
+    return torch.sign(y) * torch.floor(y.abs() + 0.5 - dead_zone)
+
+
+def code_length(y: Tensor, q: Tensor, mean: Tensor, scale: Tensor, dead_zone: float, soft: bool = False) -> Tensor:
+    """Bits of the integers q, to which y was rounded, under logistic distributions, the shape of y.
+
+    mean, scale: in quantiser steps, and log2 of it. soft: the result has a gradient in y, too. A coefficient has two
+    thresholds next to it, each a sigmoid here; crossing it costs, or saves, so many bits. The value stays that of q.
+    """
+    q = q.detach()
+    inverse = torch.exp2(-bounded(scale, SCALE_MIN, SCALE_MAX))
+    rate = information(q, mean, inverse)
+    if not soft:
+        return rate
+    with torch.no_grad():
+        away = torch.sign(torch.where(q == 0, y, q))
+        more = information(q + away, mean, inverse) - rate
+        less = rate - information(q - away * (q != 0), mean, inverse)
+    n = q.abs()
+    s = more * torch.sigmoid(SLOPE * (y.abs() - (n + 0.5 + dead_zone)))
+    s = s - less * torch.sigmoid(SLOPE * (n - 0.5 + dead_zone - y.abs()))
+    return rate + s - s.detach()
+
+
 class Unrounded(nn.Module):
     """Encoder (names that begin with e), decoder (d) and prior (p) of a model; a model file has these names.
 
@@ -253,28 +279,12 @@ class Unrounded(nn.Module):
     @staticmethod
     def quantise(y: Tensor, batch: Batch) -> Tensor:
         """Integers, the shape of y; without a gradient."""
-        return torch.sign(y) * torch.floor(y.abs() + 0.5 - _dead_zone(batch))
+        return quantise(y, _dead_zone(batch))
 
     @staticmethod
     def bits(y: Tensor, q: Tensor, mean: Tensor, scale: Tensor, batch: Batch, soft: bool = False) -> Tensor:
-        """Cost of the integers q under the distributions of the prior, in bits, the shape of y.
-
-        soft: the result has a gradient in y, too. A coefficient has two thresholds next to it, each a sigmoid here;
-        crossing it costs, or saves, so many bits. The value stays that of q.
-        """
-        q = q.detach()
-        inverse = torch.exp2(-bounded(scale, SCALE_MIN, SCALE_MAX))
-        rate = information(q, mean, inverse)
-        if not soft:
-            return rate
-        with torch.no_grad():
-            away = torch.sign(torch.where(q == 0, y, q))
-            more = information(q + away, mean, inverse) - rate
-            less = rate - information(q - away * (q != 0), mean, inverse)
-        n, dead = q.abs(), _dead_zone(batch)
-        s = more * torch.sigmoid(SLOPE * (y.abs() - (n + 0.5 + dead)))
-        s = s - less * torch.sigmoid(SLOPE * (n - 0.5 + dead - y.abs()))
-        return rate + s - s.detach()
+        """Cost of the integers q under the distributions of the prior, in bits, the shape of y: `code_length`."""
+        return code_length(y, q, mean, scale, _dead_zone(batch), soft)
 
     def decode(self, q: Tensor, batch: Batch) -> Tensor:
         """Pixels, neither rounded nor bounded to 0..255, (B, 3, H, W); q: (B, H/16, W/16, n_coded)."""

@@ -1,0 +1,64 @@
+"""The command that runs experiments, one run after the other, and writes their tables."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import click
+import torch
+from tqdm import tqdm
+
+from bsqcodec.errors import BsqError
+from bsqcodec.network.weights import device_of
+from bsqcodec.output import replacing
+
+from . import data, quantisers_experiment
+
+EXPERIMENTS: dict[str, ModuleType] = {"quantisers": quantisers_experiment}
+
+
+@click.command()
+@click.argument("experiments", nargs=-1, type=click.Choice(tuple(EXPERIMENTS)))
+@click.option("--photos", multiple=True, required=True, help="A tar shard or folder of photographs; may be repeated.")
+@click.option("--clips", multiple=True, help="Likewise of strips of 7 or more square frames.")
+@click.option("--out", default="runs/ablations", show_default=True, help="The folder of results; runs in it are kept.")
+@click.option("--steps", default=600, show_default=True, type=click.IntRange(1), help="Training steps of a run.")
+@click.option("--seeds", default=2, show_default=True, type=click.IntRange(1), help="Number of seeds.")
+@click.option("--variant", "only", multiple=True, help="Run no others; may be repeated.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
+@click.option("--threads", type=click.IntRange(1), help="Of the CPU.")
+def main(
+    experiments: tuple[str, ...], photos: tuple[str, ...], clips: tuple[str, ...], out: str, steps: int, seeds: int,
+    only: tuple[str, ...], device: str, threads: int | None,
+) -> None:  # fmt: skip
+    """Run EXPERIMENTS, or all of them, and print their tables, which go to OUT/EXPERIMENT.md, too.
+
+    A run that was broken off begins again; those that were finished are read from OUT.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        settings = data.Settings(steps, device_of(device))
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        loaded: data.Data | None = None
+        names = experiments or tuple(EXPERIMENTS)
+        plan = [
+            (e, v, s) for s in range(seeds) for e in names for v in EXPERIMENTS[e].VARIANTS if not only or v in only
+        ]
+        for name, variant, seed in tqdm(plan, disable=None, unit="run"):
+            path = folder / f"{name}-{variant}-{seed}.json"
+            if path.exists():
+                continue
+            loaded = loaded or data.load(list(photos), list(clips), settings.device)
+            row = EXPERIMENTS[name].run(variant, seed, loaded, settings)
+            with replacing(path) as part:
+                Path(part).write_text(json.dumps(row | {"variant": variant, "seed": seed}, indent=1))
+        for name in names:
+            rows = [json.loads(p.read_text()) for p in sorted(folder.glob(f"{name}-*.json"))]
+            order = list(EXPERIMENTS[name].VARIANTS)
+            text = EXPERIMENTS[name].table(sorted(rows, key=lambda r: (order.index(r["variant"]), r["seed"])))
+            (folder / f"{name}.md").write_text(text)
+            click.echo(f"## {name}\n\n{text}")
+    except BsqError as e:
+        raise click.ClickException(str(e)) from e

@@ -1,0 +1,62 @@
+"""Measures of decoded frames, and the comparison of curves."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_msssim
+import torch
+from torch import Tensor
+
+from bsqcodec.bench.bdrate import NoComparison, bd_rate
+from bsqcodec.network.losses import st_lpips
+
+MEASURES = ("bits per pixel", "PSNR", "MS-SSIM", "ST-LPIPS")  # of a point of a curve
+
+
+@torch.no_grad()
+def measured(source: Tensor, decoded: Tensor) -> list[float]:
+    """PSNR in dB, MS-SSIM in dB (-10 log10 (1 - MS-SSIM)) and ST-LPIPS (AlexNet), means over the frames.
+
+    source, decoded: pixels 0..255, (n, 3, H, W), sides of at least 161; decoded ones are rounded and bounded here.
+    """
+    decoded = decoded.round().clamp(0, 255)
+    mse = (decoded - source).square().mean((1, 2, 3)).clamp(min=1e-4)
+    similar = pytorch_msssim.ms_ssim(decoded, source, data_range=255, size_average=False)
+    distance = st_lpips(decoded, source)
+    decibel = -10 * torch.log10((1 - similar).clamp(min=1e-6))
+    return [float(v.mean()) for v in (10 * torch.log10(255**2 / mse), decibel, distance)]
+
+
+def against(
+    points: Sequence[Sequence[float]], reference: Sequence[Sequence[float]], measure: int
+) -> tuple[float, float]:
+    """BD-rate of a curve against another, in percent, and the part of the range of quality that both cover, 0..1.
+
+    points, reference: of each level the `MEASURES`; measure: 1, 2 or 3. NaN, 0 where the curves cannot be compared.
+    """
+    (r0, q0), (r1, q1) = (np.array(p)[:, [0, measure]].T for p in (reference, points))
+    if measure == 3:  # of distances less is better
+        q0, q1 = -q0, -q1
+    try:
+        delta = bd_rate(r0, q0, r1, q1)
+    except NoComparison:
+        return math.nan, 0.0
+    return delta.value, delta.share
+
+
+def compared(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
+    """The BD-rates of every run against the run of the baseline with its seed, (value, share) for each measure.
+
+    rows: of each run "variant", "seed" and "points". Where that seed of the baseline is missing, its first counts. The
+    baseline's other seeds are compared with its first: their distance is the spread that a difference must pass.
+    """
+    base = {row["seed"]: row["points"] for row in rows if row["variant"] == baseline}
+    out = []
+    for row in rows:
+        first = min(base, default=None)
+        own = first if row["variant"] == baseline else (row["seed"] if row["seed"] in base else first)
+        rates = [(math.nan, 0.0)] * 3 if own is None else [against(row["points"], base[own], m) for m in (1, 2, 3)]
+        out.append(row | {"against": rates})
+    return out

@@ -1,0 +1,100 @@
+"""The training of an autoencoder, and its measurement: the same for every variant."""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from bsqcodec.network.objective import Objective, evenly, measure
+from bsqcodec.train.config import TrainConfig
+from bsqcodec.train.parameters import Parameters
+
+from .data import Data, Settings, held_out_groups, held_out_pictures, training_groups
+from .measures import measured
+from .network import LEVELS, LOG2_STEPS, Autoencoder, Quantiser, Shape, transform
+
+PICTURES, GROUPS = 8, 3  # of a step: single frames, or groups of four
+MEASURED_PICTURES, MEASURED_GROUPS = 20, 6  # held out
+OBJECTIVE = Objective(stlpips=0.0, border=0.0, colour=0.0)
+CONFIG = TrainConfig(ema=0.99, warmup=20)
+
+
+def train(network: Autoencoder, seed: int, data: Data, settings: Settings, groups: bool) -> tuple[Parameters, float]:
+    """Train, and leave the averaged weights in the network.
+
+    The loss is rate + lambda distortion, as the codec's, with a level drawn for each step, and what the quantiser adds.
+    groups: train on groups of frames, not on single ones. Returns the parameters, and steps a second.
+    """
+    parameters = Parameters(network, CONFIG)
+    network.train()
+    started = time.monotonic()
+    for step in range(settings.steps):
+        rng = np.random.default_rng([seed, step])
+        level = int(rng.integers(LEVELS))
+        if groups:
+            x = training_groups(data, rng, GROUPS, settings.crop)
+        else:
+            x = data.train.crops(rng, PICTURES, settings.crop)[:, None]
+        parameters.refresh()
+        loss(network, parameters, x, level).backward()
+        rate = min(1.0, (step + 1) / CONFIG.warmup) * min(1.0, (1 - step / settings.steps) / CONFIG.decay)
+        averaged = min(CONFIG.ema, (step + 1) / (step + 20))
+        parameters.update(data.train.on_device(np.array([rate, 1 - averaged])))
+    if settings.device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.monotonic() - started
+    network.load_state_dict(network.state_dict() | parameters.average)
+    network.eval()
+    return parameters, settings.steps / seconds
+
+
+def loss(network: Autoencoder, parameters: Parameters, x: Tensor, level: int) -> Tensor:
+    """The loss of a batch of groups of frames at a level."""
+    decoded, bits, q = functional_call(network, parameters.working, (x, level, parameters.dtype))
+    pixels = x.shape[-1] * x.shape[-2]
+    rate = bits.sum((2, 3)).flatten() / pixels
+    log2_step = torch.full_like(rate, LOG2_STEPS[level])
+    decoded, x = decoded.flatten(0, 1), x.flatten(0, 1)
+    d = OBJECTIVE.distortion(measure(decoded, x), log2_step, torch.zeros_like(rate), False)
+    return (evenly(log2_step) * (rate + d)).mean() + q.loss
+
+
+@torch.no_grad()
+def evaluate(network: Autoencoder, groups: Tensor, dtype: torch.dtype) -> dict[str, Any]:
+    """Rates and qualities of held-out groups, (n, T, 3, H, W), at each level; usage of the alphabet at the finest."""
+    points, used = [], 0.0
+    for level in range(LEVELS):
+        rows, symbols = [], []
+        for group in groups.split(1):
+            decoded, bits, q = network(group, level, dtype)
+            rate = float(bits.sum()) / (group.shape[1] * group.shape[-1] * group.shape[-2])
+            rows.append([rate, *measured(group.flatten(0, 1), decoded.flatten(0, 1))])
+            symbols.append(q.symbols)
+        points.append(np.mean(rows, 0).tolist())
+        used = network.quantiser.usage(torch.cat(symbols), level)
+    return {"points": points, "usage": used}
+
+
+def run_autoencoder(
+    shape: Shape, quantiser: Any, seed: int, data: Data, settings: Settings, groups: bool = False
+) -> dict[str, Any]:
+    """Train and measure one variant.
+
+    quantiser: makes one from the spread of the coefficients. Returns "points", of each level bits per pixel, PSNR,
+    MS-SSIM and ST-LPIPS; "usage"; "steps per second"; "parameters".
+    """
+    torch.manual_seed(seed)
+    spread, basis = transform(data.train, shape.patch, seed)
+    made: Quantiser = quantiser(spread[: shape.channels].cpu())
+    network = Autoencoder(shape, made, basis).to(settings.device)
+    parameters, speed = train(network, seed, data, settings, groups)
+    if groups:
+        held_out = held_out_groups(data, MEASURED_GROUPS, settings.device)
+    else:
+        held_out = held_out_pictures(data, MEASURED_PICTURES, settings.device)
+    figures = evaluate(network, held_out, parameters.dtype)
+    n = sum(p.numel() for p in network.parameters())
+    return figures | {"steps per second": speed, "parameters": n, "steps": settings.steps}
