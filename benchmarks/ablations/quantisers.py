@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from bsqcodec.network.quantiser_tables import GAMMA
 from bsqcodec.network.unrounded import DEAD_ZONE, code_length, quantise
 
-from .network import LEVELS, LOG2_STEPS, Quantised, Quantiser
+from .network import LOG2_STEPS, Quantised, Quantiser
 
 PLANES_GROUPS = {192: (8, 24, 64, 96), 48: (8, 16, 24)}  # groups of coefficients, by their number
 
