@@ -12,9 +12,13 @@ from bsqcodec.errors import BsqError
 from bsqcodec.network.weights import device_of
 from bsqcodec.output import replacing
 
-from . import data, quantisers_experiment
+from . import data, prior_cost, quantisers_experiment, shapes
 
-EXPERIMENTS: dict[str, ModuleType] = {"quantisers": quantisers_experiment}
+EXPERIMENTS: dict[str, ModuleType] = {
+    "quantisers": quantisers_experiment,
+    "prior-cost": prior_cost,
+    "shapes": shapes,
+}
 
 
 @click.command()

@@ -16,17 +16,25 @@ MEASURES = ("bits per pixel", "PSNR", "MS-SSIM", "ST-LPIPS")  # of a point of a 
 
 
 @torch.no_grad()
-def measured(source: Tensor, decoded: Tensor) -> list[float]:
+def measured(source: Tensor, decoded: Tensor, structural: bool = True) -> list[float]:
     """PSNR in dB, MS-SSIM in dB (-10 log10 (1 - MS-SSIM)) and ST-LPIPS (AlexNet), means over the frames.
 
-    source, decoded: pixels 0..255, (n, 3, H, W), sides of at least 161; decoded ones are rounded and bounded here.
+    source, decoded: pixels 0..255, (n, 3, H, W); decoded ones are rounded and bounded here. structural: False makes
+    MS-SSIM NaN: it needs sides of at least 161.
     """
     decoded = decoded.round().clamp(0, 255)
     mse = (decoded - source).square().mean((1, 2, 3)).clamp(min=1e-4)
-    similar = pytorch_msssim.ms_ssim(decoded, source, data_range=255, size_average=False)
+    similar = torch.full_like(mse, math.nan)
+    if structural:
+        similar = pytorch_msssim.ms_ssim(decoded, source, data_range=255, size_average=False)
     distance = st_lpips(decoded, source)
     decibel = -10 * torch.log10((1 - similar).clamp(min=1e-6))
     return [float(v.mean()) for v in (10 * torch.log10(255**2 / mse), decibel, distance)]
+
+
+def curve(points: Sequence[Sequence[float]]) -> str:
+    """The points of a curve, each with all `MEASURES`, as the text of a cell of a table."""
+    return "; ".join(f"{r:.4f}, {p:.2f}, {'-' if math.isnan(m) else f'{m:.2f}'}, {d:.3f}" for r, p, m, d in points)
 
 
 def against(

@@ -1,0 +1,54 @@
+"""Pictures of any aspect ratio, coded by the product into real streams: what a shape costs beside others."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from bsqcodec import decode_image, encode_image, load_model
+from bsqcodec.bench.metrics import MS_SSIM_MINIMUM
+
+from .data import Data, Settings
+from .measures import curve, measured
+
+SIZES = {  # width and height of about as many pixels each; few are multiples of a token's side
+    "1:1": (256, 256), "3:2": (313, 209), "16:9": (341, 192), "9:16": (192, 341), "21:9": (391, 167), "8:1": (511, 128),
+    "1:16": (65, 511),
+}  # fmt: skip
+VARIANTS = {ratio: f"{width}x{height}" for ratio, (width, height) in SIZES.items()}
+QUALITIES = (10, 20, 30, 40, 60)
+PICTURES = 12  # of each seed
+
+
+def run(variant: str, seed: int, data: Data, settings: Settings) -> dict[str, Any]:
+    """Code the middles of held-out photographs, which a seed picks, cut to the shape. Nothing is trained."""
+    width, height = SIZES[variant]
+    model = load_model(device=settings.device)
+    points = []
+    for quality in QUALITIES:
+        rows = []
+        for photo in data.photos[seed * PICTURES : (seed + 1) * PICTURES]:
+            top, left = (photo.shape[0] - height) // 2, (photo.shape[1] - width) // 2
+            picture = np.ascontiguousarray(photo[top : top + height, left : left + width])
+            stream = encode_image(picture, model=model, quality=quality)
+            pair = [
+                torch.from_numpy(p).permute(2, 0, 1)[None].float() for p in (picture, decode_image(stream, model=model))
+            ]
+            structural = min(width, height) >= MS_SSIM_MINIMUM
+            rows.append([8 * len(stream) / (width * height), *measured(*pair, structural=structural)])
+        points.append(np.mean(rows, 0).tolist())
+    return {"points": points}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown of all runs."""
+    lines = [
+        "| shape | pictures | bits per pixel, PSNR, MS-SSIM (dB), ST-LPIPS "
+        f"at quality {', '.join(map(str, QUALITIES))} |",
+        "|---|---|---|",
+    ]
+    for row in rows:
+        ratio, seed = row["variant"], row["seed"]
+        photos = f"{seed * PICTURES + 1} to {(seed + 1) * PICTURES}"
+        lines.append(f"| {ratio}, {VARIANTS[ratio]} | {photos} | {curve(row['points'])} |")
+    return "\n".join(lines) + "\n"
