@@ -13,6 +13,7 @@ from bsqcodec.network.weights import device_of
 from bsqcodec.output import replacing
 
 from . import data, prior_cost, quantisers_experiment, shapes
+from .plots import draw
 
 EXPERIMENTS: dict[str, ModuleType] = {
     "quantisers": quantisers_experiment,
@@ -35,7 +36,9 @@ def main(
     experiments: tuple[str, ...], photos: tuple[str, ...], clips: tuple[str, ...], out: str, steps: int, seeds: int,
     only: tuple[str, ...], device: str, threads: int | None,
 ) -> None:  # fmt: skip
-    """Run EXPERIMENTS, or all of them, and print their tables, which go to OUT/EXPERIMENT.md, too.
+    """Run EXPERIMENTS, or all of them, and print their tables.
+
+    Tables go to OUT/EXPERIMENT.md, too, and curves to OUT/EXPERIMENT.png.
 
     A run that was broken off begins again; those that were finished are read from OUT.
     """
@@ -61,8 +64,11 @@ def main(
         for name in names:
             rows = [json.loads(p.read_text()) for p in sorted(folder.glob(f"{name}-*.json"))]
             order = list(EXPERIMENTS[name].VARIANTS)
-            text = EXPERIMENTS[name].table(sorted(rows, key=lambda r: (order.index(r["variant"]), r["seed"])))
+            rows.sort(key=lambda row: (order.index(row["variant"]), row["seed"]))
+            text = EXPERIMENTS[name].table(rows)
             (folder / f"{name}.md").write_text(text)
+            if rows and "points" in rows[0]:
+                draw(rows, folder / f"{name}.png")
             click.echo(f"## {name}\n\n{text}")
     except BsqError as e:
         raise click.ClickException(str(e)) from e
