@@ -12,13 +12,14 @@ from bsqcodec.errors import BsqError
 from bsqcodec.network.weights import device_of
 from bsqcodec.output import replacing
 
-from . import data, prior_cost, quantisers_experiment, shapes
+from . import data, prior_cost, quantisers_experiment, recognition, shapes
 from .plots import draw
 
 EXPERIMENTS: dict[str, ModuleType] = {
     "quantisers": quantisers_experiment,
     "prior-cost": prior_cost,
     "shapes": shapes,
+    "recognition": recognition,
 }
 
 
