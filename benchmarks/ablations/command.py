@@ -12,11 +12,13 @@ from bsqcodec.errors import BsqError
 from bsqcodec.network.weights import device_of
 from bsqcodec.output import replacing
 
-from . import data, prior_cost, quantisers_experiment, recognition, shapes
+from . import backbones_experiment, data, masks_experiment, prior_cost, quantisers_experiment, recognition, shapes
 from .plots import draw
 
 EXPERIMENTS: dict[str, ModuleType] = {
     "quantisers": quantisers_experiment,
+    "backbones": backbones_experiment,
+    "masks": masks_experiment,
     "prior-cost": prior_cost,
     "shapes": shapes,
     "recognition": recognition,

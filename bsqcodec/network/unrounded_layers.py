@@ -121,6 +121,11 @@ class _Shift(torch.autograd.Function):
         return _Shift.run(g, -1)
 
 
+def shifted(x: Tensor) -> Tensor:
+    """Nine groups of channels, each moved by a token in one of nine directions, as in blocks.py; x: (B, H, W, C)."""
+    return _Shift.apply(x)
+
+
 class ShiftBlock(nn.Module):
     """Norm, shift, and an MLP with a ReLU: `blocks.ShiftBlock` in real numbers.
 
@@ -136,7 +141,7 @@ class ShiftBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: residual stream, (B, H, W, channels). Returns it with what the block adds."""
-        return x + self.b(bounded(self.a(_Shift.apply(self.n(x))), 0))
+        return x + self.b(bounded(self.a(shifted(self.n(x))), 0))
 
 
 class _Attend(torch.autograd.Function):
