@@ -16,8 +16,8 @@ from .data import Data, Settings, held_out_groups, held_out_pictures, training_g
 from .measures import measured
 from .network import LEVELS, LOG2_STEPS, Autoencoder, Quantiser, Shape, transform
 
-PICTURES, GROUPS = 8, 3  # of a step: single frames, or groups of four
-MEASURED_PICTURES, MEASURED_GROUPS = 20, 6  # held out
+PICTURES, GROUPS = 8, 2  # of a step: single frames, or groups of four
+MEASURED_PICTURES, MEASURED_GROUPS = 20, 5  # held out
 OBJECTIVE = Objective(stlpips=0.0, border=0.0, colour=0.0)
 CONFIG = TrainConfig(ema=0.99, warmup=20)
 
