@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from .data import GROUP_FRAMES, Data, Settings
-from .measures import compared
+from .measures import MEASURES, compared, curve
 from .network import Autoencoder, Quantised, Shape
 from .quantisers import Planes
 from .training import run_autoencoder
@@ -73,16 +73,15 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def table_of(rows: list[dict[str, Any]], baseline: str, variants: dict[str, str]) -> str:
-    """Markdown of runs, with BD-rates against the baseline."""
+    """Markdown of runs, with BD-rates against the baseline's run of the same seed."""
     lines = [
-        "| variant | seed | BD-rate: PSNR | MS-SSIM | ST-LPIPS | multiplications a pixel | parameters | steps/s |",
-        "|---|---|---|---|---|---|---|---|",
+        "| variant | seed | BD-rate by PSNR, MS-SSIM, ST-LPIPS | multiplications a pixel | parameters | steps a second "
+        f"| {', '.join(MEASURES)} of each level |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in compared(rows, baseline):
-        rates = " | ".join(f"{value:+.1f} %" for value, _ in row["against"])
-        lines.append(
-            f"| {row['variant']} | {row['seed']} | {rates} | {row['multiplications']:.0f} | {row['parameters']} | "
-            f"{row['steps per second']:.1f} |"
-        )
-    meanings = [f"- {name}: {what}" for name, what in variants.items()]
-    return "\n".join([*lines, "", *meanings, ""])
+        rates = ", ".join(f"{value:+.1f} %" for value, _ in row["against"])
+        cells = [row["variant"], row["seed"], rates, f"{row['multiplications']:.0f}", row["parameters"]]
+        cells += [f"{row['steps per second']:.1f}", curve(row["points"])]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join([*lines, "", *(f"- {name}: {what}" for name, what in variants.items()), ""])
