@@ -12,13 +12,27 @@ from bsqcodec.errors import BsqError
 from bsqcodec.network.weights import device_of
 from bsqcodec.output import replacing
 
-from . import backbones_experiment, data, masks_experiment, prior_cost, quantisers_experiment, recognition, shapes
+from . import (
+    backbones_experiment,
+    data,
+    groups,
+    masks_experiment,
+    orders,
+    prior_cost,
+    quantisers_experiment,
+    recognition,
+    shapes,
+    temporal,
+)
 from .plots import draw
 
 EXPERIMENTS: dict[str, ModuleType] = {
     "quantisers": quantisers_experiment,
     "backbones": backbones_experiment,
     "masks": masks_experiment,
+    "orders": orders,
+    "groups": groups,
+    "temporal": temporal,
     "prior-cost": prior_cost,
     "shapes": shapes,
     "recognition": recognition,
