@@ -37,11 +37,13 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "shapes": shapes,
     "recognition": recognition,
 }
+WITH_CLIPS = {"backbones", "masks", "temporal"}
+WITHOUT_DATA = {"recognition"}
 
 
 @click.command()
 @click.argument("experiments", nargs=-1, type=click.Choice(tuple(EXPERIMENTS)))
-@click.option("--photos", multiple=True, required=True, help="A tar shard or folder of photographs; may be repeated.")
+@click.option("--photos", multiple=True, help="A tar shard or folder of photographs; may be repeated.")
 @click.option("--clips", multiple=True, help="Likewise of strips of 7 or more square frames.")
 @click.option("--out", default="runs/ablations", show_default=True, help="The folder of results; runs in it are kept.")
 @click.option("--steps", default=600, show_default=True, type=click.IntRange(1), help="Training steps of a run.")
@@ -57,8 +59,13 @@ def main(
 
     Tables go to OUT/EXPERIMENT.md, too, and curves to OUT/EXPERIMENT.png.
 
-    A run that was broken off begins again; those that were finished are read from OUT.
+    A run that was broken off begins again; those that were finished, with as many steps, are read from OUT.
     """
+    names = experiments or tuple(EXPERIMENTS)
+    if not photos and not WITHOUT_DATA.issuperset(names):
+        raise click.UsageError("give --photos: pictures to train on, of which one in twenty measures")
+    if not clips and not WITH_CLIPS.isdisjoint(names):
+        raise click.UsageError(f"give --clips, too: {', '.join(sorted(WITH_CLIPS))} train on frames of videos")
     if threads:
         torch.set_num_threads(threads)
     try:
@@ -66,18 +73,19 @@ def main(
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         loaded: data.Data | None = None
-        names = experiments or tuple(EXPERIMENTS)
         plan = [
             (e, v, s) for s in range(seeds) for e in names for v in EXPERIMENTS[e].VARIANTS if not only or v in only
         ]
         for name, variant, seed in tqdm(plan, disable=None, unit="run"):
             path = folder / f"{name}-{variant}-{seed}.json"
-            if path.exists():
+            if path.exists() and json.loads(path.read_text())["steps"] == steps:
                 continue
-            loaded = loaded or data.load(list(photos), list(clips), settings.device)
+            if loaded is None and name not in WITHOUT_DATA:
+                loaded = data.load(list(photos), list(clips), settings.device)
             row = EXPERIMENTS[name].run(variant, seed, loaded, settings)
             with replacing(path) as part:
-                Path(part).write_text(json.dumps(row | {"variant": variant, "seed": seed}, indent=1))
+                row |= {"variant": variant, "seed": seed, "steps": steps}
+                Path(part).write_text(json.dumps(row, indent=1))
         for name in names:
             rows = [json.loads(p.read_text()) for p in sorted(folder.glob(f"{name}-*.json"))]
             order = list(EXPERIMENTS[name].VARIANTS)

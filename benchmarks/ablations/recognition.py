@@ -274,7 +274,7 @@ def features_of(variant: str, name: str, device: str) -> tuple[np.ndarray, float
     return digit_bits(np.rint(klt / tokens.units).astype(np.int64)), 0.0
 
 
-def run(variant: str, seed: int, data: Data, settings: Settings) -> dict[str, Any]:
+def run(variant: str, seed: int, data: Data | None, settings: Settings) -> dict[str, Any]:
     """Accuracies of the probe on both sets, one for each draw of the folds, which the seed picks.
 
     Of `settings` only the device counts; `data` is not looked at, for nothing but the probe is trained.

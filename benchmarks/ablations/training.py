@@ -97,4 +97,4 @@ def run_autoencoder(
         held_out = held_out_pictures(data, MEASURED_PICTURES, settings.device)
     figures = evaluate(network, held_out, parameters.dtype)
     n = sum(p.numel() for p in network.parameters())
-    return figures | {"steps per second": speed, "parameters": n, "steps": settings.steps}
+    return figures | {"steps per second": speed, "parameters": n}

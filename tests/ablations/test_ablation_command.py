@@ -77,6 +77,12 @@ def test_data_that_are_not_there_end_in_one_line(tmp_path: Path):
     assert result.exit_code == 1 and result.output.startswith("Error: no training images")
 
 
+def test_an_experiment_asks_for_the_data_that_it_needs(tmp_path: Path, photos: Path):
+    for arguments, missing in ([["shapes"], "--photos"], [["masks", "--photos", str(photos)], "--clips"]):
+        result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "out")])
+        assert result.exit_code == 2 and f"give {missing}" in result.output and not (tmp_path / "out").exists()
+
+
 def test_a_curve_of_twice_the_rate_costs_a_hundred_percent():
     double = [[2 * rate, *rest] for rate, *rest in CURVE]
     for measure in (1, 2, 3):
