@@ -86,8 +86,11 @@ def test_backbones_take_equal_multiplications():
         assert multiplications(shape) == pytest.approx(base, rel=0.03)
 
 
-def test_every_backbone_gets_a_gradient_everywhere():
-    for backbone, mask in CASES:
-        blocks = _filled(torch.nn.Sequential(*stack(backbone, mask, 32, 2)))
-        blocks(torch.randn(1, 4, 8, 8, 32, dtype=torch.float64)).square().sum().backward()
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in blocks.parameters())
+@pytest.mark.parametrize(("backbone", "mask"), CASES)
+def test_every_weight_of_a_block_gets_a_gradient(backbone, mask):
+    blocks = _filled(torch.nn.Sequential(*stack(backbone, mask, 32, 2)))
+    x = torch.randn(1, 4, 8, 8, 32, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    blocks(x).square().sum().backward()
+    without = {name for name, p in blocks.named_parameters() if p.grad.abs().max() < 1e-9}
+    # one frame has one distance in time, and softmax does not change with what all scores share
+    assert without == ({"0.time", "1.time"} if (backbone, mask) == ("attention", "frame") else set())
