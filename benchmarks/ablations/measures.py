@@ -10,26 +10,29 @@ import torch
 from torch import Tensor
 
 from bsqcodec.bench.bdrate import NoComparison, bd_rate
-from bsqcodec.network.losses import st_lpips
+from bsqcodec.network.losses import st_lpips_features, st_lpips_of_features
 
 MEASURES = ("bits per pixel", "PSNR", "MS-SSIM", "ST-LPIPS")  # of a point of a curve
 
 
 @torch.no_grad()
-def measured(source: Tensor, decoded: Tensor, structural: bool = True) -> list[float]:
-    """PSNR in dB, MS-SSIM in dB (-10 log10 (1 - MS-SSIM)) and ST-LPIPS (AlexNet), means over the frames.
+def measured(source: Tensor, several: Sequence[Tensor], structural: bool = True) -> list[list[float]]:
+    """PSNR in dB, MS-SSIM in dB (-10 log10 (1 - MS-SSIM)) and ST-LPIPS (AlexNet) of several decodings of one source.
 
-    source, decoded: pixels 0..255, (n, 3, H, W); decoded ones are rounded and bounded here. structural: False makes
-    MS-SSIM NaN: it needs sides of at least 161.
+    source, several: pixels 0..255, (n, 3, H, W); decoded ones are rounded and bounded here. structural: False makes
+    MS-SSIM NaN: it needs sides of at least 161. All are means over the n frames.
     """
-    decoded = decoded.round().clamp(0, 255)
-    mse = (decoded - source).square().mean((1, 2, 3)).clamp(min=1e-4)
-    similar = torch.full_like(mse, math.nan)
-    if structural:
-        similar = pytorch_msssim.ms_ssim(decoded, source, data_range=255, size_average=False)
-    distance = st_lpips(decoded, source)
-    decibel = -10 * torch.log10((1 - similar).clamp(min=1e-6))
-    return [float(v.mean()) for v in (10 * torch.log10(255**2 / mse), decibel, distance)]
+    seen, out = st_lpips_features(source), []
+    for decoded in several:
+        decoded = decoded.round().clamp(0, 255)
+        mse = (decoded - source).square().mean((1, 2, 3)).clamp(min=1e-4)
+        similar = torch.full_like(mse, math.nan)
+        if structural:
+            similar = pytorch_msssim.ms_ssim(decoded, source, data_range=255, size_average=False)
+        distance = st_lpips_of_features(st_lpips_features(decoded), seen)
+        decibel = -10 * torch.log10((1 - similar).clamp(min=1e-6))
+        out.append([float(v.mean()) for v in (10 * torch.log10(255**2 / mse), decibel, distance)])
+    return out
 
 
 def curve(points: Sequence[Sequence[float]]) -> str:

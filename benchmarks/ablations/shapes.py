@@ -24,20 +24,20 @@ def run(variant: str, seed: int, data: Data, settings: Settings) -> dict[str, An
     """Code the middles of held-out photographs, which a seed picks, cut to the shape. Nothing is trained."""
     width, height = SIZES[variant]
     model = load_model(device=settings.device)
-    points = []
-    for quality in QUALITIES:
-        rows = []
-        for photo in data.photos[seed * PICTURES : (seed + 1) * PICTURES]:
-            top, left = (photo.shape[0] - height) // 2, (photo.shape[1] - width) // 2
-            picture = np.ascontiguousarray(photo[top : top + height, left : left + width])
-            stream = encode_image(picture, model=model, quality=quality)
-            pair = [
-                torch.from_numpy(p).permute(2, 0, 1)[None].float() for p in (picture, decode_image(stream, model=model))
-            ]
-            structural = min(width, height) >= MS_SSIM_MINIMUM
-            rows.append([8 * len(stream) / (width * height), *measured(*pair, structural=structural)])
-        points.append(np.mean(rows, 0).tolist())
-    return {"points": points}
+    structural = min(width, height) >= MS_SSIM_MINIMUM
+    rows = []
+    for photo in data.photos[seed * PICTURES : (seed + 1) * PICTURES]:
+        top, left = (photo.shape[0] - height) // 2, (photo.shape[1] - width) // 2
+        picture = np.ascontiguousarray(photo[top : top + height, left : left + width])
+        streams = [encode_image(picture, model=model, quality=quality) for quality in QUALITIES]
+        decoded = [_frame(decode_image(stream, model=model)) for stream in streams]
+        qualities = measured(_frame(picture), decoded, structural)
+        rows.append([[8 * len(s) / (width * height), *q] for s, q in zip(streams, qualities, strict=True)])
+    return {"points": np.mean(rows, 0).tolist()}
+
+
+def _frame(picture: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(picture).permute(2, 0, 1)[None].float()
 
 
 def table(rows: list[dict[str, Any]]) -> str:

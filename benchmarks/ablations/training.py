@@ -65,17 +65,17 @@ def loss(network: Autoencoder, parameters: Parameters, x: Tensor, level: int) ->
 @torch.no_grad()
 def evaluate(network: Autoencoder, groups: Tensor, dtype: torch.dtype) -> dict[str, Any]:
     """Rates and qualities of held-out groups, (n, T, 3, H, W), at each level; usage of the alphabet at the finest."""
-    points, used = [], 0.0
-    for level in range(LEVELS):
-        rows, symbols = [], []
-        for group in groups.split(1):
-            decoded, bits, q = network(group, level, dtype)
-            rate = float(bits.sum()) / (group.shape[1] * group.shape[-1] * group.shape[-2])
-            rows.append([rate, *measured(group.flatten(0, 1), decoded.flatten(0, 1))])
-            symbols.append(q.symbols)
-        points.append(np.mean(rows, 0).tolist())
-        used = network.quantiser.usage(torch.cat(symbols), level)
-    return {"points": points, "usage": used}
+    rows: list[list[list[float]]] = []
+    symbols = []
+    for group in groups.split(1):
+        results = [network(group, level, dtype) for level in range(LEVELS)]
+        frames = group.flatten(0, 1)
+        qualities = measured(frames, [decoded.flatten(0, 1) for decoded, *_ in results])
+        pixels = frames.shape[0] * frames.shape[2] * frames.shape[3]
+        rates = [float(bits.sum()) / pixels for _, bits, _ in results]
+        rows.append([[rate, *quality] for rate, quality in zip(rates, qualities, strict=True)])
+        symbols.append(results[-1][2].symbols)
+    return {"points": np.mean(rows, 0).tolist(), "usage": network.quantiser.usage(torch.cat(symbols), LEVELS - 1)}
 
 
 def run_autoencoder(

@@ -44,11 +44,23 @@ def st_lpips(x: Tensor, y: Tensor, net: str = "alex") -> Tensor:
 
     x, y: pixels 0..255, (B, 3, H, W). Raises BsqError if stlpips-pytorch is not installed.
     """
+    return st_lpips_of_features(st_lpips_features(x, net), st_lpips_features(y, net), net)
+
+
+def st_lpips_features(x: Tensor, net: str = "alex") -> list[Tensor]:
+    """What the network of `st_lpips` sees in pictures, which may be compared with others more than once."""
     network: Any = st_lpips_network(net).to(x.device)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=torch.is_grad_enabled()):
-        features = [network.net(network.scaling_layer(picture / 127.5 - 1)) for picture in (x, y)]
-        total = torch.zeros(len(x), device=x.device)
-        for layer, a, b in zip(network.lins, *features, strict=True):
+        features: list[Tensor] = network.net(network.scaling_layer(x / 127.5 - 1))
+    return features
+
+
+def st_lpips_of_features(x: list[Tensor], y: list[Tensor], net: str = "alex") -> Tensor:
+    """The distance of pictures, of which `st_lpips_features` gave x and y, (B,)."""
+    network: Any = st_lpips_network(net)
+    total = torch.zeros(len(x[0]), device=x[0].device)
+    with torch.autocast(x[0].device.type, torch.bfloat16, enabled=torch.is_grad_enabled()):
+        for layer, a, b in zip(network.lins, x, y, strict=True):
             total = total + layer((_unit(a) - _unit(b)).square()).float().mean((1, 2, 3))
     return total
 
