@@ -14,12 +14,12 @@ from bsqcodec.output import replacing
 
 from . import (
     backbones_experiment,
+    comparison_of_quantisers,
     data,
     groups,
     masks_experiment,
     orders,
     prior_cost,
-    quantisers_experiment,
     recognition,
     shapes,
     temporal,
@@ -27,7 +27,7 @@ from . import (
 from .plots import draw
 
 EXPERIMENTS: dict[str, ModuleType] = {
-    "quantisers": quantisers_experiment,
+    "quantisers": comparison_of_quantisers,
     "backbones": backbones_experiment,
     "masks": masks_experiment,
     "orders": orders,

@@ -71,3 +71,32 @@ def compared(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
         rates = [(math.nan, 0.0)] * 3 if own is None else [against(row["points"], base[own], m) for m in (1, 2, 3)]
         out.append(row | {"against": rates})
     return out
+
+
+def curves_table(rows: list[dict[str, Any]], baseline: str, variants: dict[str, str]) -> str:
+    """Markdown: a line for each run, then what the variants are.
+
+    rows: as `compared` takes them, with "usage" and "steps per second". The figures of the levels stand beside each
+    other, coarse to fine. BD-rates are in percent; where the curves share less than 70 % of the range of quality of
+    both, the share stands in brackets.
+    """
+    lines = [
+        "| variant | seed | bits per pixel | PSNR, dB | MS-SSIM, dB | BD-rate by PSNR | by MS-SSIM | by ST-LPIPS "
+        "| alphabet used | steps/s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in compared(rows, baseline):
+        figures = list(zip(*row["points"], strict=True))
+        points = [" ".join(f"{v:.{n}f}" for v in figures[m]) for m, n in ((0, 3), (1, 1), (2, 1))]
+        rates = [_bd_rate(value, share) for value, share in row["against"]]
+        last = [f"{100 * row['usage']:.0f} %", f"{row['steps per second']:.1f}"]
+        lines.append("| " + " | ".join([row["variant"], str(row["seed"]), *points, *rates, *last]) + " |")
+    shown = {row["variant"] for row in rows}
+    about = [f"- `{name}`: {text}." for name, text in variants.items() if name in shown]
+    return "\n".join([*lines, "", *about]) + "\n"
+
+
+def _bd_rate(value: float, share: float) -> str:
+    if math.isnan(value):
+        return "none"
+    return f"{value:+.1f} %" + (f" ({100 * share:.0f} %)" if share < 0.7 else "")

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from .data import Data, Settings
-from .measures import compared
+from .measures import curves_table
 from .network import Quantiser, Shape
 from .quantisers import Planes
 from .training import run_autoencoder
@@ -23,7 +23,4 @@ def run(variant: str, seed: int, data: Data, settings: Settings) -> dict[str, An
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown of all runs."""
-    lines = []
-    for row in compared(rows, BASELINE):
-        lines.append(str(row))
-    return "\n".join(lines)
+    return curves_table(rows, BASELINE, VARIANTS)
