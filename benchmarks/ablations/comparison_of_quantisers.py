@@ -1,19 +1,38 @@
 """The comparison of quantisers: the same networks, data, seeds and steps."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from .binary_quantisers import LookupFreeSigns, SphericalSigns
+from .code_quantisers import FiniteScalars, Vectors
 from .data import Data, Settings
 from .measures import curves_table
 from .network import Quantiser, Shape
-from .quantisers import Planes
+from .quantisers import Planes, Rounding
 from .training import run_autoencoder
 
 BASELINE = "planes"
-VARIANTS = {"planes": "BSQ planes with gains: the codec's"}
-MAKERS: dict[str, Callable[[Tensor], Quantiser]] = {"planes": Planes}
+VARIANTS = {
+    "planes": "BSQ in bit planes with gains: the codec's",
+    "planes-without-gains": "the same with one step for all tokens of a level",
+    "rounding": "rounding, with uniform noise in training and the rate in the loss; no gains",
+    "bsq": "BSQ on one sphere (arXiv 2406.07548), at most 24 to 160 bits a token",
+    "lfq": "LFQ (MAGVIT-v2, arXiv 2310.05737), as many bits",
+    "fsq": "FSQ (arXiv 2309.15505), alphabets that make up as many bits",
+    "vq": "VQ in 3 to 18 stages of 9 bits with moving averages as codes",
+}
+MAKERS: dict[str, Callable[[Tensor], Quantiser]] = {
+    "planes": Planes,
+    "planes-without-gains": partial(Planes, gamma=0.0),
+    "rounding": Rounding,
+    "bsq": partial(SphericalSigns, weight=0.1, gamma=1.0, inverse_temperature=2.0),
+    "lfq": partial(LookupFreeSigns, weight=0.1, gamma=1.0, inverse_temperature=1.0, scale=1.0, commitment=0.25),
+    "fsq": partial(FiniteScalars, scale=0.75),
+    "vq": partial(Vectors, commitment=0.25),
+}
 
 
 def run(variant: str, seed: int, data: Data, settings: Settings) -> dict[str, Any]:
@@ -22,5 +41,5 @@ def run(variant: str, seed: int, data: Data, settings: Settings) -> dict[str, An
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown of all runs."""
+    """Markdown of all runs. The rates are the code length of the prior."""
     return curves_table(rows, BASELINE, VARIANTS)

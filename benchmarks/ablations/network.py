@@ -30,6 +30,7 @@ LOG2_STEPS = (8.0, 7.25, 6.5, 5.75, 5.0)  # log2 of the quantiser step of each l
 LEVELS = len(LOG2_STEPS)
 PIXEL_MAX = 8.0  # bound of a pixel as the encoder sees it, in units of 32
 TRANSFORM_TOKENS = 60_000  # that the transform is computed from
+START_TOKENS = 16_384  # that quantisers start from
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ class Quantised(NamedTuple):
     """A quantiser's result for latents z, (..., channels).
 
     Attributes:
-        seen: what decoder and prior see, of the order of 1, (..., channels); with the gradient of a straight-through
-            estimator.
-        values: what takes the place of z in the linear path, likewise.
+        seen: what decoder and prior see, of the order of 1, (..., sum of `Quantiser.groups`); with the gradient of a
+            straight-through estimator.
+        values: what takes the place of z in the linear path, (..., channels), likewise.
         symbols: the integers that are coded, int64 (..., symbols).
         loss: what is added to the loss of training, a scalar.
         latents: what was rounded, if the rate has a gradient in it.
@@ -77,7 +78,8 @@ class Quantiser(nn.Module):
     """The interface of a quantiser.
 
     Attributes:
-        groups: numbers of channels whose symbols are coded together; a group is predicted from those before it.
+        groups: numbers of what decoder and prior see, by groups whose symbols are coded together; a group is predicted
+            from those before it.
         outputs: how many numbers the prior gives for each group of a token.
         start: what these numbers start from, by level, a parameter (LEVELS, sum of outputs).
         gains: whether steps follow the contrast of tokens, which is coded beside the symbols.
@@ -100,10 +102,21 @@ class Quantiser(nn.Module):
         """
         raise NotImplementedError
 
-    def bits(self, q: Quantised, outputs: Tensor, level: int) -> Tensor:
-        """Code length of the symbols of each token, (B, T, h, w).
+    def begin(self, coefficients: Tensor) -> None:
+        """Start from data, where the quantiser has what can: coefficients of training tokens, pixel values,
+        (n, channels)."""
 
-        outputs: the prior's, `start` added, float32 (B, T, h, w, sum of outputs).
+    def restored(self, symbols: Tensor, level: int, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """What a decoder makes of symbols, int64 (..., symbols): `Quantised.seen` and `Quantised.values`.
+
+        The symbols of a group suffice for what is seen of it.
+        """
+        raise NotImplementedError
+
+    def bits(self, q: Quantised, outputs: Tensor, level: int) -> Tensor:
+        """Code length of each symbol that the level codes, (..., symbols). It depends on symbols before it at most.
+
+        outputs: the prior's, `start` added, float32 (..., sum of outputs).
         """
         raise NotImplementedError
 
@@ -137,6 +150,14 @@ def from_tokens(x: Tensor, patch: int) -> Tensor:
 
 
 @torch.no_grad()
+def coefficients(sampler: Sampler, basis: Tensor, patch: int, seed: int) -> Tensor:
+    """Coefficients of training photographs, float32 (n, columns of the basis), for a quantiser to start from."""
+    crops = math.ceil(START_TOKENS / (128 // patch) ** 2)
+    x = sampler.plain(np.random.default_rng([seed, 1]), crops, 128)[:, None].float() - MID_GRAY
+    return to_tokens(x, patch).flatten(0, 3) @ basis
+
+
+@torch.no_grad()
 def transform(sampler: Sampler, patch: int, seed: int) -> tuple[Tensor, Tensor]:
     """The Karhunen-Loeve transform of training photographs: standard deviations, falling, (3 patch**2,), and basis,
     (3 patch**2, 3 patch**2), a column for each coefficient."""
@@ -164,17 +185,17 @@ class Autoencoder(nn.Module):
         self.register_buffer("log2_steps", torch.tensor(LOG2_STEPS))
         self.basis: Tensor
         self.log2_steps: Tensor
-        features = LEVELS + 1
+        features, seen = LEVELS + 1, sum(quantiser.groups)
         self.e_in, self.e_feature = Mat(pixels, c), Mat(features, c)
         self.e_blocks = stack(shape.backbone, shape.mask, c, shape.blocks)
         self.e_norm, self.e_out = Norm(c), Mat(c, k, zero=True)
-        self.d_in, self.d_feature = Mat(3 * k, c), Mat(features, c)
+        self.d_in, self.d_feature = Mat(3 * seen, c), Mat(features, c)
         self.d_blocks = stack(shape.backbone, shape.mask, c, shape.blocks)
         self.d_norm, self.d_out = Norm(c), Mat(c, pixels, zero=True)
 
         phases = len(PHASES)
-        self.p_known = nn.ModuleList(Mat(3 * k, cp, std=0.02) for _ in range(phases - 1))
-        self.p_past = Mat(phases * 3 * k, cp, zero=True)
+        self.p_known = nn.ModuleList(Mat(3 * seen, cp, std=0.02) for _ in range(phases - 1))
+        self.p_past = Mat(phases * 3 * seen, cp, zero=True)
         self.p_phase = nn.Parameter(torch.randn(phases, cp) * 0.1)
         self.p_feature = Mat(phases * features, cp)
         self.p_blocks = nn.ModuleList(AttentionBlock(cp, WINDOW // 2 * (i % 2)) for i in range(shape.prior_blocks))
@@ -204,7 +225,7 @@ class Autoencoder(nn.Module):
         q = self.quantiser(z, level, classes)
         seen, for_prior = q.seen, q.seen if self.quantiser.in_loss else q.seen.detach()
         outputs = self.prior(for_prior, features, dtype) + self.quantiser.start[level]
-        bits = self.quantiser.bits(q, outputs, level)
+        bits = self.quantiser.bits(q, outputs, level).sum(-1)
         return self.decode(seen, q.values, features, level, dtype), bits, q
 
     def features(self, classes: Tensor, level: int, dtype: torch.dtype) -> Tensor:

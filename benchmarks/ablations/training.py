@@ -14,7 +14,7 @@ from bsqcodec.train.parameters import Parameters
 
 from .data import Data, Settings, held_out_groups, held_out_pictures, training_groups
 from .measures import measured
-from .network import LEVELS, LOG2_STEPS, Autoencoder, Quantiser, Shape, transform
+from .network import LEVELS, LOG2_STEPS, Autoencoder, Quantiser, Shape, coefficients, transform
 
 PICTURES, GROUPS = 8, 2  # of a step: single frames, or groups of four
 MEASURED_PICTURES, MEASURED_GROUPS = 20, 5  # held out
@@ -89,6 +89,7 @@ def run_autoencoder(
     torch.manual_seed(seed)
     spread, basis = transform(data.train, shape.patch, seed)
     made: Quantiser = quantiser(spread[: shape.channels].cpu())
+    made.begin(coefficients(data.train, basis[:, : shape.channels], shape.patch, seed).cpu())
     network = Autoencoder(shape, made, basis).to(settings.device)
     parameters, speed = train(network, seed, data, settings, groups)
     if groups:
