@@ -1,4 +1,9 @@
-"""Quantisers to codes of a finite alphabet, whose code is categorical: FSQ, and VQ in stages."""
+"""Quantisers to codes of a finite alphabet, whose code is categorical: FSQ, and VQ in stages.
+
+The prior tilts a distribution of its own for each symbol, which starts as that of training tokens: of a code at x the
+logit has a x + b x**2 added, with a and b, for each channel of x, from the prior's network. So a code that is like the
+expected one is likely, too, which a logit of its own for each of 512 codes would have to learn code by code.
+"""
 
 from itertools import pairwise
 
@@ -40,12 +45,14 @@ class FiniteScalars(Quantiser):
         ends = sorted(set(counts))
         self.groups = (ends[0], *(b - a for a, b in pairwise(ends)))
         self.sizes = [int(part.max()) for part in sizes[:, :n].amax(0).split(self.groups)]
-        self.outputs = tuple(a * b for a, b in zip(self.groups, self.sizes, strict=True))
+        self.outputs = tuple(2 * n for n in self.groups)
         self.register_buffer("bound", (sizes[:, :n] - 1) / 2)
         self.register_buffer("unit", spread / 2 ** torch.tensor(LOG2_STEPS)[:, None])
         self.bound: Tensor
         self.unit: Tensor
-        self.start = nn.Parameter(torch.zeros(LEVELS, sum(self.outputs)))
+        self.start = nn.Parameter(torch.zeros(LEVELS, 2 * n))
+        sizes_of_all = sum(a * b for a, b in zip(self.groups, self.sizes, strict=True))
+        self.frequency = nn.Parameter(torch.zeros(LEVELS, sizes_of_all))  # natural logarithms
         # what is learned of the linear maps, added to the identity, in UNIT
         self.project = nn.Parameter(torch.zeros(n, channels))
         self.back = nn.Parameter(torch.zeros(LEVELS, n, channels))
@@ -60,7 +67,7 @@ class FiniteScalars(Quantiser):
             for s, size in zip(symbols.split(self.groups, -1), self.sizes, strict=True):
                 p = F.one_hot(s + size // 2, size).float().mean(0)
                 parts.append((p + 1e-3).log().flatten())
-            self.start[level] = torch.cat(parts)
+            self.frequency[level] = torch.cat(parts)
 
     def forward(self, z: Tensor, level: int, classes: Tensor) -> Quantised:
         n = self.counts[level]
@@ -76,13 +83,17 @@ class FiniteScalars(Quantiser):
 
     def bits(self, q: Quantised, outputs: Tensor, level: int) -> Tensor:
         cost = []
-        halves = self.bound[level].split(self.groups)
-        parts = q.symbols.split(self.groups, -1), outputs.split(self.outputs, -1), self.sizes, halves
-        for symbols, logits, size, half in zip(*parts, strict=True):
-            places = torch.arange(size, device=logits.device) - size // 2
-            masked = logits.unflatten(-1, (-1, size)) + EXCLUDED * (places.abs() > half[:, None])
-            chosen = masked.log_softmax(-1).gather(-1, symbols.unsqueeze(-1) + size // 2)
-            cost.append(bits_of(chosen.squeeze(-1)))
+        counted = [a * b for a, b in zip(self.groups, self.sizes, strict=True)]
+        parts = (
+            q.symbols.split(self.groups, -1), outputs.split(self.outputs, -1),
+            self.frequency[level].split(counted), self.sizes, self.bound[level].split(self.groups),
+        )  # fmt: skip
+        for symbols, tilts, frequency, size, half in zip(*parts, strict=True):
+            place = torch.arange(size, device=outputs.device) - size // 2.0
+            x = place / half.clamp(min=1).sqrt()[:, None]
+            a, b = tilts.unflatten(-1, (2, -1, 1)).unbind(-3)
+            logits = frequency.view(-1, size) + EXCLUDED * (place.abs() > half[:, None]) + a * x + b * x * x
+            cost.append(bits_of(logits.log_softmax(-1).gather(-1, symbols.unsqueeze(-1) + size // 2).squeeze(-1)))
         return torch.cat(cost, -1)[..., : self.counts[level]]
 
     def usage(self, symbols: Tensor, level: int) -> float:
@@ -121,8 +132,9 @@ class Vectors(Quantiser):
         self.commitment, channels, codes = commitment, len(spread), 2**CODE_BITS
         self.counts = [round(bits / CODE_BITS) for bits in LEVEL_BITS]
         stages = self.counts[-1]
-        self.groups, self.outputs = (CODE_CHANNELS,) * stages, (codes,) * stages
-        self.start = nn.Parameter(torch.zeros(LEVELS, stages * codes))
+        self.groups, self.outputs = (CODE_CHANNELS,) * stages, (2 * CODE_CHANNELS,) * stages
+        self.start = nn.Parameter(torch.zeros(LEVELS, sum(self.outputs)))
+        self.frequency = nn.Parameter(torch.zeros(LEVELS, stages, codes))  # natural logarithms
         for name, shape in (
             ("directions", (stages, channels, CODE_CHANNELS)),
             ("codes", (stages, codes, CODE_CHANNELS)),
@@ -148,8 +160,9 @@ class Vectors(Quantiser):
                 index = nearest(x, codes)
                 n = torch.bincount(index, minlength=len(codes)).unsqueeze(-1)
                 codes = torch.where(n > 0, torch.zeros_like(codes).index_add_(0, index, x) / n.clamp(min=1), codes)
-            self.codes[s] = codes
-            rest -= codes[nearest(x, codes)] @ self.directions[s].T
+            self.codes[s], index = codes, nearest(x, codes)
+            self.frequency[:, s] = (torch.bincount(index, minlength=len(codes)) / len(x) + 1e-4).log()
+            rest -= codes[index] @ self.directions[s].T
 
     def forward(self, z: Tensor, level: int, classes: Tensor) -> Quantised:
         rest = z.flatten(0, -2) * 2 ** LOG2_STEPS[level]
@@ -179,7 +192,9 @@ class Vectors(Quantiser):
 
     def bits(self, q: Quantised, outputs: Tensor, level: int) -> Tensor:
         n = self.counts[level]
-        logits = outputs[..., : sum(self.outputs[:n])].unflatten(-1, (n, -1))
+        x = self.codes[:n] / self.deviation[:n, None]
+        tilts = outputs[..., : 2 * CODE_CHANNELS * n].unflatten(-1, (n, 2 * CODE_CHANNELS))
+        logits = torch.einsum("...sd,scd->...sc", tilts, torch.cat([x, x * x], -1)) + self.frequency[level, :n]
         return bits_of(logits.log_softmax(-1).gather(-1, q.symbols[..., :n, None]).squeeze(-1))
 
     def usage(self, symbols: Tensor, level: int) -> float:
