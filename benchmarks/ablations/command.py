@@ -13,11 +13,10 @@ from bsqcodec.network.weights import device_of
 from bsqcodec.output import replacing
 
 from . import (
-    backbones_experiment,
+    comparison_of_backbones,
     comparison_of_quantisers,
     data,
     groups,
-    masks_experiment,
     orders,
     prior_cost,
     recognition,
@@ -28,8 +27,7 @@ from .plots import draw
 
 EXPERIMENTS: dict[str, ModuleType] = {
     "quantisers": comparison_of_quantisers,
-    "backbones": backbones_experiment,
-    "masks": masks_experiment,
+    "backbones": comparison_of_backbones,
     "orders": orders,
     "groups": groups,
     "temporal": temporal,
@@ -37,7 +35,7 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "shapes": shapes,
     "recognition": recognition,
 }
-WITH_CLIPS = {"backbones", "masks", "temporal"}
+WITH_CLIPS = {"backbones", "temporal"}
 WITHOUT_DATA = {"recognition"}
 
 

@@ -73,24 +73,26 @@ def compared(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
     return out
 
 
-def curves_table(rows: list[dict[str, Any]], baseline: str, variants: dict[str, str]) -> str:
+def curves_table(
+    rows: list[dict[str, Any]], baseline: str, variants: dict[str, str], more: dict[str, str] | None = None
+) -> str:
     """Markdown: a line for each run, then what the variants are.
 
     rows: as `compared` takes them, with "usage" and "steps per second". The figures of the levels stand beside each
     other, coarse to fine. BD-rates are in percent; where the curves share less than 70 % of the range of quality of
-    both, the share stands in brackets.
+    both, the share stands in brackets. more: further columns, the key of a number in the rows by its heading.
     """
-    lines = [
-        "| variant | seed | bits per pixel | PSNR, dB | MS-SSIM, dB | BD-rate by PSNR | by MS-SSIM | by ST-LPIPS "
-        "| alphabet used | steps/s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    more = more or {}
+    head = ["variant", "seed", *(f"BD-rate by {name}" for name in MEASURES[1:])]
+    head += [*MEASURES[:1], "PSNR, dB", "MS-SSIM, dB", "ST-LPIPS", "alphabet used", "steps/s", *more]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in compared(rows, baseline):
         figures = list(zip(*row["points"], strict=True))
-        points = [" ".join(f"{v:.{n}f}" for v in figures[m]) for m, n in ((0, 3), (1, 1), (2, 1))]
+        points = [" ".join(f"{v:.{n}f}" for v in figures[m]) for m, n in enumerate((3, 1, 1, 3))]
         rates = [_bd_rate(value, share) for value, share in row["against"]]
         last = [f"{100 * row['usage']:.0f} %", f"{row['steps per second']:.1f}"]
-        lines.append("| " + " | ".join([row["variant"], str(row["seed"]), *points, *rates, *last]) + " |")
+        last += [f"{row[key]:.0f}" for key in more.values()]
+        lines.append("| " + " | ".join([row["variant"], str(row["seed"]), *rates, *points, *last]) + " |")
     shown = {row["variant"] for row in rows}
     about = [f"- `{name}`: {text}." for name, text in variants.items() if name in shown]
     return "\n".join([*lines, "", *about]) + "\n"

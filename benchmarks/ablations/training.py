@@ -9,12 +9,14 @@ from torch import Tensor
 from torch.func import functional_call
 
 from bsqcodec.network.objective import Objective, evenly, measure
+from bsqcodec.stream.contrast import encode_classes
+from bsqcodec.stream.range_coder import BitEncoder
 from bsqcodec.train.config import TrainConfig
 from bsqcodec.train.parameters import Parameters
 
 from .data import Data, Settings, held_out_groups, held_out_pictures, training_groups
 from .measures import measured
-from .network import LEVELS, LOG2_STEPS, Autoencoder, Quantiser, Shape, coefficients, transform
+from .network import LEVELS, LOG2_STEPS, Autoencoder, Quantiser, Shape, coefficients, contrast, transform
 
 PICTURES, GROUPS = 8, 2  # of a step: single frames, or groups of four
 MEASURED_PICTURES, MEASURED_GROUPS = 20, 5  # held out
@@ -72,10 +74,19 @@ def evaluate(network: Autoencoder, groups: Tensor, dtype: torch.dtype) -> dict[s
         frames = group.flatten(0, 1)
         qualities = measured(frames, [decoded.flatten(0, 1) for decoded, *_ in results])
         pixels = frames.shape[0] * frames.shape[2] * frames.shape[3]
-        rates = [float(bits.sum()) / pixels for _, bits, _ in results]
+        beside = class_bits(contrast(group, network.shape.patch)) if network.quantiser.gains else 0.0
+        rates = [(float(bits.sum()) + beside) / pixels for _, bits, _ in results]
         rows.append([[rate, *quality] for rate, quality in zip(rates, qualities, strict=True)])
         symbols.append(results[-1][2].symbols)
     return {"points": np.mean(rows, 0).tolist(), "usage": network.quantiser.usage(torch.cat(symbols), LEVELS - 1)}
+
+
+def class_bits(classes: Tensor) -> float:
+    """What classes of contrast, (1, T, h, w), cost with the codec's own code (bsqcodec/stream/contrast.py), in bits."""
+    encoder = BitEncoder()
+    for frame in classes[0].cpu().numpy():
+        encode_classes(frame, encoder)
+    return encoder.bits
 
 
 def run_autoencoder(

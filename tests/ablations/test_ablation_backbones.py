@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ablations.backbones import MASKS, stack
-from ablations.backbones_experiment import BASELINE, SHAPES, EvenPlanes, multiplications
+from ablations.comparison_of_backbones import BACKBONES, QUANTISER, SHAPES, multiplications
 from ablations.network import Autoencoder
 
 CAUSAL = [("shift", "frame"), ("shift", "block-causal"), ("conv3d", "block-causal")]
@@ -46,8 +46,8 @@ def test_a_frame_sees_those_that_its_mask_shows(backbone, mask):
 
 @pytest.mark.parametrize(("backbone", "mask"), CASES)
 def test_latents_and_pixels_of_a_frame_are_there_before_later_frames_unless_the_mask_is_full(backbone, mask):
-    shape = replace(SHAPES[BASELINE], backbone=backbone, mask=mask, width=32, blocks=2)
-    network = _filled(Autoencoder(shape, EvenPlanes(torch.ones(192)), torch.eye(768)))
+    shape = replace(SHAPES["shift"], backbone=backbone, mask=mask, width=32, blocks=2)
+    network = _filled(Autoencoder(shape, QUANTISER(torch.ones(192)), torch.eye(768)))
     features = network.features(torch.zeros(1, 4, 8, 8), 1, torch.float64)
     pixels = torch.rand(1, 4, 3, 128, 128, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 255
     z = network.encode(pixels, features, 1, torch.float64)
@@ -78,12 +78,12 @@ def test_tokens_across_a_border_of_the_grid_do_not_see_each_other(offset_block):
 
 
 def test_backbones_take_equal_multiplications():
-    base = multiplications(SHAPES[BASELINE])
+    base = multiplications(SHAPES["shift"])
     # 2 networks of 3 blocks of 8 width**2; heads, views and the transform; features of 6 channels
     token = 6 * 8 * 256**2 + 2 * 768 * 256 + 4 * 192 * 256 + 2 * 768 * 192 + 2 * 6 * 256
     assert base == token / 256
-    for shape in SHAPES.values():
-        assert multiplications(shape) == pytest.approx(base, rel=0.03)
+    for name in BACKBONES:
+        assert multiplications(SHAPES[name]) == pytest.approx(base, rel=0.03)
 
 
 @pytest.mark.parametrize(("backbone", "mask"), CASES)

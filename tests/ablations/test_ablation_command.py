@@ -78,7 +78,7 @@ def test_data_that_are_not_there_end_in_one_line(tmp_path: Path):
 
 
 def test_an_experiment_asks_for_the_data_that_it_needs(tmp_path: Path, photos: Path):
-    for arguments, missing in ([["shapes"], "--photos"], [["masks", "--photos", str(photos)], "--clips"]):
+    for arguments, missing in ([["shapes"], "--photos"], [["backbones", "--photos", str(photos)], "--clips"]):
         result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "out")])
         assert result.exit_code == 2 and f"give {missing}" in result.output and not (tmp_path / "out").exists()
 
