@@ -126,15 +126,16 @@ class Network:
 
     def code(
         self, context: Context, condition: Condition, coder: Coder, coefficients: Tensor | None = None,
-        error_cost: float = 0.0,
+        error_cost: float = 0.0, only: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Encode (`coefficients` given) or decode the coefficients of a frame. Returns those that were coded, int32
         (1, H/16, W/16, n_coded).
 
         coder: gets the probabilities of bits and writes or reads these. coefficients: integers, or with `error_cost`
         real numbers, which are rounded. error_cost: bits that a squared error of one quantiser step is worth.
+        only: of the integers `coefficients`, the tokens that are coded, bool (1, H/16, W/16); the others stay as given.
         """
-        return self.prior.run(context, condition, coder, coefficients, error_cost)
+        return self.prior.run(context, condition, coder, coefficients, error_cost, only)
 
     def decode(self, coefficients: Tensor, context: Context, condition: Condition, depth: int = 8) -> list[Tensor]:
         """Pixels of a frame, uint8 (1, 3, H, W), from which others are predicted; after them, if `depth` is 9..16,

@@ -93,12 +93,14 @@ class Prior:
 
     @torch.inference_mode()
     def run(
-        self, context: Context, condition: Condition, coder: Coder, y: Tensor | None = None, error_cost: float = 0.0
-    ) -> Tensor:
+        self, context: Context, condition: Condition, coder: Coder, y: Tensor | None = None, error_cost: float = 0.0,
+        only: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Encode (`y` given) or decode the coefficients of one frame step by step.
 
         context: of one frame (B = 1). y: (1, H, W, n_coded), integers, or with `error_cost` real numbers, of which each
         is rounded when its distribution is known (`round_to_cheaper`). `coder` gets the probabilities of every step.
+        only: with integers `y` the tokens that are coded, bool (1, H, W); the others are those of `y` as they are.
         Returns the coefficients that were coded, int32 (1, H, W, n_coded) on the model's device: 0 where the prior was
         certain of it.
         """
@@ -115,7 +117,13 @@ class Prior:
             if rows and columns:
                 coded = out[:, i::2, j::2][:, :rows, :columns]
                 here = None if given is None else given[:, i::2, j::2].flatten(0, 2)
-                values = self._code_phase(head[:, :rows, :columns].flatten(0, 2), bias, coder, here, error_cost)
+                total = head[:, :rows, :columns].flatten(0, 2)
+                if here is None or only is None:
+                    values = self._code_phase(total, bias, coder, here, error_cost)
+                else:
+                    at, values = only[:, i::2, j::2].flatten().cpu(), here.to(torch.int32).to(out.device)
+                    if at.any():
+                        values[at] = self._code_phase(total[at], bias, coder, here[at], error_cost)
                 coded.copy_(values.view(coded.shape))
             if k < len(PHASES) - 1:
                 see = self.see(f"p_known.{k}", n_coded).stream

@@ -33,7 +33,17 @@ def decode_classes(rows: int, columns: int, decoder: BitDecoder) -> np.ndarray:
     return _run(rows, columns, None, read_by(decoder)).reshape(rows, columns)
 
 
-def _run(rows: int, columns: int, truth: np.ndarray | None, code: CodeBits) -> np.ndarray:
+def complete_classes(classes: np.ma.MaskedArray, code: CodeBits) -> np.ndarray:
+    """The classes of a frame, int64 (rows, columns), of which those that are masked follow from the bits of `code`.
+
+    It gets masked bits where it is to decide. Where its bits lead beyond -3..3, which a decoder refuses, the class is
+    the nearest of these.
+    """
+    rows, columns = classes.shape
+    return _run(rows, columns, classes.astype(np.int64).ravel(), code, clipped=True).reshape(rows, columns)
+
+
+def _run(rows: int, columns: int, truth: np.ndarray | None, code: CodeBits, clipped: bool = False) -> np.ndarray:
     """Code the classes `truth`, raster order, or decode them where it is None; returns them in raster order."""
     contexts = Contexts(_START, _MAX_COUNT)
     field = np.zeros(rows * columns + 1, np.int64)
@@ -56,7 +66,7 @@ def _run(rows: int, columns: int, truth: np.ndarray | None, code: CodeBits) -> n
             going = going[contexts.code(more, _SIZE + spread[some[going]], code) != 0]
             size[going] += 1
         out[some] = np.where(negative != 0, -size, size)
-        field[step.blocks] = guess + out
+        field[step.blocks] = np.clip(guess + out, MIN_CLASS, MAX_CLASS) if clipped else guess + out
         known[step.blocks] = True
     if field.min() < MIN_CLASS or field.max() > MAX_CLASS:
         raise FormatError("a class of contrast is out of range")
