@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .file_decoder import decode_file
     from .file_encoder import encode_file
     from .network.weights import Model, load_model
+    from .sample.frames import sample_frames
     from .settings import EncodeSettings
     from .tokens.code import arrays_to_stream
     from .tokens.save import stream_to_arrays
@@ -32,6 +33,7 @@ __all__ = [
     "encode_file",
     "encode_image",
     "load_model",
+    "sample_frames",
     "stream_to_arrays",
 ]
 _HOMES = {
@@ -40,6 +42,7 @@ _HOMES = {
     "file_decoder": ("decode_file",),
     "file_encoder": ("encode_file",),
     "network.weights": ("Model", "load_model"),
+    "sample.frames": ("sample_frames",),
     "settings": ("EncodeSettings",),
     "tokens.code": ("arrays_to_stream",),
     "tokens.save": ("stream_to_arrays",),

@@ -40,6 +40,7 @@ class _Lazy(click.Group):
         "compare": ".bench.command",
         "train": ".train.command",
         "tokens": ".tokens.command",
+        "sample": ".sample.command",
     }
 
     def list_commands(self, context: click.Context) -> list[str]:
