@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from .network import LEVELS, LOG2_STEPS, Quantised, Quantiser
 from .quantisers import bits_of, perplexity, straight_through
 
-LEVEL_BITS = (24, 40, 64, 100, 160)  # of a token, by level
-MOST_BITS = 24  # of one coefficient, at the start
+LEVEL_BITS = (48, 96, 192, 320, 480)  # of a token, by level; a prior codes them in a third to a half of that
+MOST_BITS = 40  # of one coefficient, at the start
 SURE = 5.0  # logit of a bit that others of its thermometer decide
 UNIT = 0.05  # of what is learned of linear maps: their inputs are many, and have a variance of about 1
 

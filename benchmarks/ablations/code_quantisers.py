@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .binary_quantisers import LEVEL_BITS, UNIT
+from .binary_quantisers import UNIT
 from .network import LEVELS, LOG2_STEPS, Quantised, Quantiser
 from .quantisers import bits_of, perplexity, straight_through
 
+ALPHABET_BITS = (32, 64, 112, 192, 320)  # of a token, by level: FSQ's; a prior codes them in two thirds of that
 LARGEST = 65  # alphabet of FSQ
 EXCLUDED = -1e4  # logit of what a level does not have
+STAGES = (3, 4, 7, 11, 18)  # of VQ, by level
 CODE_BITS, CODE_CHANNELS = 9, 8  # of a stage of VQ
 KMEANS_STEPS = 3
 NEAREST_AT_ONCE = 512  # tokens
@@ -130,8 +132,7 @@ class Vectors(Quantiser):
     def __init__(self, spread: Tensor, commitment: float):
         super().__init__()
         self.commitment, channels, codes = commitment, len(spread), 2**CODE_BITS
-        self.counts = [round(bits / CODE_BITS) for bits in LEVEL_BITS]
-        stages = self.counts[-1]
+        stages = STAGES[-1]
         self.groups, self.outputs = (CODE_CHANNELS,) * stages, (2 * CODE_CHANNELS,) * stages
         self.start = nn.Parameter(torch.zeros(LEVELS, sum(self.outputs)))
         self.frequency = nn.Parameter(torch.zeros(LEVELS, stages, codes))  # natural logarithms
@@ -167,7 +168,7 @@ class Vectors(Quantiser):
     def forward(self, z: Tensor, level: int, classes: Tensor) -> Quantised:
         rest = z.flatten(0, -2) * 2 ** LOG2_STEPS[level]
         seen, symbols, loss, coded = [], [], z.new_zeros(()), torch.zeros_like(rest)
-        for s in range(self.counts[level]):
+        for s in range(STAGES[level]):
             x = (rest - coded) @ self.directions[s]
             index = nearest(x.detach(), self.codes[s])
             code = self.codes[s][index]
@@ -184,21 +185,21 @@ class Vectors(Quantiser):
         return Quantised(both.view(*z.shape[:-1], -1), values, index.view(*z.shape[:-1], -1), weight * loss)
 
     def restored(self, symbols: Tensor, level: int, classes: Tensor) -> tuple[Tensor, Tensor]:
-        n = self.counts[level]
+        n = STAGES[level]
         codes = [self.codes[s][symbols[..., s]] for s in range(n)]
         seen = torch.cat([code / self.deviation[s] for s, code in enumerate(codes)], -1)
         values = sum(code @ self.directions[s].T for s, code in enumerate(codes))
         return F.pad(seen, (0, sum(self.groups) - seen.shape[-1])), values / 2 ** LOG2_STEPS[level]
 
     def bits(self, q: Quantised, outputs: Tensor, level: int) -> Tensor:
-        n = self.counts[level]
+        n = STAGES[level]
         x = self.codes[:n] / self.deviation[:n, None]
         tilts = outputs[..., : 2 * CODE_CHANNELS * n].unflatten(-1, (n, 2 * CODE_CHANNELS))
         logits = torch.einsum("...sd,scd->...sc", tilts, torch.cat([x, x * x], -1)) + self.frequency[level, :n]
         return bits_of(logits.log_softmax(-1).gather(-1, q.symbols[..., :n, None]).squeeze(-1))
 
     def usage(self, symbols: Tensor, level: int) -> float:
-        flat = symbols[..., : self.counts[level]].flatten(0, -2)
+        flat = symbols[..., : STAGES[level]].flatten(0, -2)
         return perplexity(torch.stack([torch.bincount(s, minlength=2**CODE_BITS) / len(s) for s in flat.T]))
 
     @torch.no_grad()
@@ -218,7 +219,7 @@ class Vectors(Quantiser):
 def alphabets(spread: Tensor) -> Tensor:
     """Sizes of the alphabets of the channels of each level, odd, falling, (LEVELS, channels)."""
     rows = []
-    for bits in LEVEL_BITS:
+    for bits in ALPHABET_BITS:
         low, high = 0.0, 20.0  # log2 of the standard deviation that has an alphabet of 1
         for _ in range(30):
             middle = (low + high) / 2

@@ -19,9 +19,9 @@ VARIANTS = {
     "planes": "BSQ in bit planes with gains: the codec's",
     "planes-without-gains": "the same with one step for all tokens of a level",
     "rounding": "rounding, with uniform noise in training and the rate in the loss; no gains",
-    "bsq": "BSQ on one sphere (arXiv 2406.07548), at most 24 to 160 bits a token",
+    "bsq": "BSQ on one sphere (arXiv 2406.07548), 48 to 480 bits a token before they are coded",
     "lfq": "LFQ (MAGVIT-v2, arXiv 2310.05737), as many bits",
-    "fsq": "FSQ (arXiv 2309.15505), alphabets that make up as many bits",
+    "fsq": "FSQ (arXiv 2309.15505), alphabets that make up 32 to 320 bits",
     "vq": "VQ in 3 to 18 stages of 9 bits with moving averages as codes",
 }
 MAKERS: dict[str, Callable[[Tensor], Quantiser]] = {

@@ -11,7 +11,7 @@ from ablations.measures import curves_table
 from ablations.network import LEVELS, Autoencoder, Quantised, Shape, contrast
 from bsqcodec.network.patches import cells, uncells
 
-LEVEL = 1
+LEVEL = 0
 SHAPE = Shape(patch=8, width=32, blocks=1, prior_width=64, prior_blocks=1)
 REACH = 40  # integers of coefficients lie within
 INTEGERS = ("planes", "planes-without-gains", "rounding")
@@ -107,6 +107,8 @@ def code(made, coder, symbols: torch.Tensor) -> tuple[torch.Tensor, float]:
     for phase in range(4):
         first = 0
         for n in (g // 8 if name == "vq" else g for g in quantiser.groups):
+            if first >= n_coded:
+                break
             seen, _ = quantiser.restored(uncells(known)[:, None], LEVEL, classes)
             outputs = cells(prior(network, seen, features, LEVEL).flatten(0, 1))[:, :, :, phase].flatten(0, 2)
             end, step = min(first + n, n_coded), 1 if name in ("bsq", "lfq") else n

@@ -40,7 +40,7 @@ def corner(u: Tensor) -> Tensor:
 def test_the_error_of_bsq_is_bounded(bits):
     """E |u - q|**2 of points drawn evenly from the sphere: exactly 2 - 2 sqrt(L) E |u_1|; the bound holds for each."""
     torch.manual_seed(bits)
-    u = on_sphere(20_000, bits)
+    u = on_sphere(4000, bits)
     error = (u - corner(u)).norm(dim=-1)
     first = math.exp(math.lgamma(bits / 2) - math.lgamma((bits + 1) / 2)) / math.sqrt(math.pi)
     exact = 2 - 2 * math.sqrt(bits) * first
