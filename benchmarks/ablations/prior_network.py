@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bsqcodec.network.patches import PHASES
 from bsqcodec.network.tokenizer import FEATURES
 from bsqcodec.network.unrounded import SCALE_MAX, SCALE_MIN, information
-from bsqcodec.network.unrounded_layers import MASK, Mat, Norm, bounded, views
+from bsqcodec.network.unrounded_layers import MASK, Mat, Norm, bounded
 
 CODED = 192  # coefficients of a token
 LEVELS = (6.0, 7.0, 8.0, 9.0)  # log2 of the quantiser steps, of the token class 0, in pixel values
@@ -27,7 +27,9 @@ WIDTH, BLOCKS, HEADS, MLP, HEAD_WIDTH = 128, 3, 4, 4, 256
 HEAD = WIDTH // HEADS
 MASKGIT_STEPS = 12
 NEAR = 4  # integers on either side of a mean whose probabilities an entropy of a small scale adds up
-LEAST_SCALE = 0.03  # of the distributions that a training starts from, in quantiser steps
+RAREST = 1e-5  # mean magnitude of a coefficient, at least, that a training starts from, in quantiser steps
+LEAST_UNIT, FAR = 0.5, 6  # what coefficients are divided by, in quantiser steps, and the bound of what comes of it
+DECAY = (2.0, 1.0, 0.5, 0.25)  # by head: what a token of distance starts with less, in its score
 
 
 class Given(NamedTuple):
@@ -36,7 +38,7 @@ class Given(NamedTuple):
     Attributes:
         features: of each token and its eight neighbours, (B, N, 9 * FEATURES).
         level: place in LEVELS of the quantiser step, int64 (B,).
-        context: views of what is known of each token's coefficients, (B, N, 3 * CODED); None: nothing.
+        context: what is known of each token's coefficients, in quantiser steps, (B, N, CODED); None: nothing.
     """
 
     features: Tensor
@@ -80,27 +82,37 @@ class Prior(nn.Module):
         super().__init__()
         assert sum(groups) == CODED
         self.groups = list(groups)
+        self.places = [slice(end - size, end) for size, end in zip(groups, itertools.accumulate(groups), strict=True)]
         self.place = nn.Parameter(torch.randn(side * side, WIDTH) * 0.02)
-        self.feature, self.known = Mat(9 * FEATURES, WIDTH), Mat(3 * CODED, WIDTH, std=0.02)
-        self.context = Mat(3 * CODED, WIDTH, std=0.02) if context else None
+        self.feature, self.known = Mat(9 * FEATURES, WIDTH), Mat(CODED, WIDTH)
+        self.context = Mat(CODED, WIDTH) if context else None
         self.blocks = nn.ModuleList(Block() for _ in range(BLOCKS))
-        self.bias = nn.Parameter(torch.zeros(HEADS, (2 * side - 1) ** 2))  # of scores, by the distance of two tokens
         line = torch.arange(side)
         at = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).view(-1, 2)
         apart = at[:, None] - at + side - 1
         self.register_buffer("distance", apart[..., 0] * (2 * side - 1) + apart[..., 1], persistent=False)
         self.distance: Tensor
+        far = torch.arange(1.0 - side, side)
+        far = torch.hypot(far[:, None], far).flatten()
+        self.bias = nn.Parameter(-torch.tensor(DECAY)[:, None] * far)  # of scores, by the distance of two tokens
         self.norm, self.head = Norm(WIDTH), Mat(WIDTH, HEAD_WIDTH)
-        self.seen = nn.ModuleList(Mat(3 * g, HEAD_WIDTH, std=0.02) for g in self.groups[:-1])
+        self.seen = nn.ModuleList(Mat(g, HEAD_WIDTH, std=0.02) for g in self.groups[:-1])
         self.out = nn.ModuleList(Mat(HEAD_WIDTH, 2 * g, zero=True) for g in self.groups)
         self.table = nn.Parameter(torch.zeros(len(LEVELS), 2, CODED))  # means and scales to start from
+        self.register_buffer("unit", torch.ones(len(LEVELS), CODED))  # of coefficients that are seen, and of means
+        self.unit: Tensor
 
     @torch.no_grad()
     def start(self, q: Tensor, level: Tensor) -> None:
-        """Begin with the scales of the coefficients q, (n, N, CODED), at each level; level: (n,)."""
+        """Begin with the scales of the coefficients q, (n, N, CODED), at each level; level: (n,).
+
+        A logistic distribution of scale s is not 0 about as often as 2 exp(-1 / 2s), which tells that of rare values;
+        of others the mean magnitude is 2 ln 2 s.
+        """
         for i in range(len(LEVELS)):
-            size = q[level == i].float().abs().mean((0, 1))
-            self.table[i, 1] = torch.log2(size / (2 * math.log(2)) + LEAST_SCALE)  # E |x| is 2 ln 2 scales
+            size = q[level == i].float().abs().mean((0, 1)).clamp(min=RAREST)
+            scale = torch.where(size < 0.5, 0.5 / torch.log(2 / size.clamp(max=0.5)), size / (2 * math.log(2)))
+            self.table[i, 1], self.unit[i] = torch.log2(scale), scale.clamp(min=LEAST_UNIT)
 
     def forward(self, q: Tensor, given: Given, order: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Mean and log2 of the scale of each coefficient's distribution, (B, N, CODED) each; it sees of q what is coded
@@ -116,15 +128,16 @@ class Prior(nn.Module):
 
     def trunk(self, q: Tensor, given: Given, order: Tensor, dtype: torch.dtype) -> Tensor:
         """What each token knows of those of earlier steps, (B, N, HEAD_WIDTH); the arguments are those of `forward`."""
+        unit = self.unit[given.level].unsqueeze(1)
         base = self.feature(given.features.to(dtype)) + self.place.to(dtype)
         if self.context and given.context is not None:
-            base = base + self.context(given.context.to(dtype))
+            base = base + self.context(_seen(given.context, unit).to(dtype))
         tokens = base.shape[1]
         own, others = order.unsqueeze(-1), order.unsqueeze(1)
         seen = torch.cat([others <= own, others < own], 1)  # by contents and by queries, (B, 2 N, N)
         some = seen.any(-1, keepdim=True).to(dtype)
         bias = self.bias[:, self.distance].to(dtype).repeat(1, 2, 1) + (~seen * MASK).to(dtype).unsqueeze(1)
-        content, query = base + self.known(views(q).to(dtype)), base
+        content, query = base + self.known(_seen(q, unit).to(dtype)), base
         for block in self.blocks[:-1]:
             content, query = block(torch.cat([content, query], 1), content, bias, some).split(tokens, 1)
         query = self.blocks[-1](query, content, bias[:, :, tokens:], some[:, tokens:])
@@ -136,17 +149,20 @@ class Prior(nn.Module):
         level: that of `Given`. q: the coefficients, (B, n, CODED); None: not known, and each group takes what is
         expected for those before it.
         """
-        start, out, first = self.table[level].unsqueeze(1), [], 0
-        for i, size in enumerate(self.groups):
-            values = self.out[i](F.relu(t)).float().unflatten(-1, (2, size))
-            values = values + start[..., first : first + size]
-            out.append(values)
+        unit, start, out = self.unit[level].unsqueeze(1), self.table[level].unsqueeze(1), []
+        for i, place in enumerate(self.places):
+            mean, scale = (self.out[i](F.relu(t)).float().unflatten(-1, (2, -1)) + start[..., place]).unbind(-2)
+            mean = mean * unit[..., place]
+            out.append(torch.stack([mean, scale], -2))
             if i < len(self.seen):
-                seen = values[..., 0, :].round() if q is None else q[..., first : first + size]
-                t = t + self.seen[i](views(seen).to(t.dtype))
-            first += size
+                t = t + self.seen[i](_seen(mean.round() if q is None else q[..., place], unit[..., place]).to(t.dtype))
         mean, scale = torch.cat(out, -1).unbind(-2)
         return mean, bounded(scale, SCALE_MIN, SCALE_MAX)
+
+
+def _seen(x: Tensor, unit: Tensor) -> Tensor:
+    """Coefficients as a prior sees them: in their unit, bounded."""
+    return bounded(x / unit, -FAR, FAR)
 
 
 def bits(q: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

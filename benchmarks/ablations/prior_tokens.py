@@ -13,7 +13,6 @@ from bsqcodec.network.patches import to_tokens
 from bsqcodec.network.saving import read_network
 from bsqcodec.network.tokenizer import MID_GRAY
 from bsqcodec.network.unrounded import Batch, Unrounded
-from bsqcodec.network.unrounded_layers import views
 from bsqcodec.settings import DEFAULT_MODEL
 from bsqcodec.train.prediction import predict, tap_table
 from bsqcodec.train.sampler import Sampler, SequenceFrame
@@ -32,7 +31,7 @@ class Tokens(NamedTuple):
         features: of each token and its eight neighbours, (n, N, 9 * FEATURES); means are 0, as in I frames.
         means: the features of P frames with the means of the prediction; None of I frames.
         level: place in LEVELS of the quantiser step, int64 (n,).
-        prediction: views of the prediction's coefficients, (n, N, 3 * CODED); None of I frames.
+        prediction: the prediction's coefficients, in quantiser steps, (n, N, CODED); None of I frames.
         before: likewise of the decoded frame before, in the same place, without motion.
     """
 
@@ -82,9 +81,10 @@ class Coder:
         q = self.network.quantise(self.network.coefficients(batch), batch)
         decoded = self.network.decode(q, batch).round().clamp(0, 255)
         batch = self._prepare(second, level, predict(decoded, vectors, self.taps))
-        before = to_tokens(decoded - MID_GRAY) @ self.network.basis[:, :CODED] / (batch.step * batch.weight)
-        seen = {"prediction": batch.views, "before": views(before).to(self.dtype)}
-        return self._tokens(batch, level)._replace(**{k: v.flatten(1, 2) for k, v in seen.items() if v is not None})
+        assert batch.prediction is not None
+        seen = {"prediction": batch.prediction, "before": to_tokens(decoded - MID_GRAY)}
+        step, basis = batch.step * batch.weight, self.network.basis[:, :CODED]
+        return self._tokens(batch, level)._replace(**{k: (x @ basis / step).flatten(1, 2) for k, x in seen.items()})
 
 
 def neighbourhood(x: Tensor) -> Tensor:

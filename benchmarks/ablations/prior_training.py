@@ -21,7 +21,7 @@ TRAIN_FRAMES = {"I": 512, "P": 256}
 TEST_FRAMES = 96
 BATCH = 4  # frames of a training step
 WARMUP, DECAY, LAST_RATE = 30, 0.6, 0.005  # of the learning rate, as in bsqcodec/train
-MUON_LR, ADAM_LR = 0.02, 2e-3
+MUON_LR, ADAM_LR = 0.02, 5e-3
 LAST_STEPS = 50  # whose mean code length is kept
 Orders = Callable[[np.random.Generator, int], np.ndarray]  # from n to the steps of the tokens of n frames, int64 (n, N)
 

@@ -46,7 +46,7 @@ def inputs(frames: int = 2) -> tuple[torch.Tensor, Given]:
     generator = torch.Generator().manual_seed(1)
     q = (torch.randn(frames, N, CODED, generator=generator) * 2).round()
     features = torch.randn(frames, N, 9 * FEATURES, generator=generator)
-    return q, Given(features, torch.arange(frames), torch.randn(frames, N, 3 * CODED, generator=generator))
+    return q, Given(features, torch.arange(frames), torch.randn(frames, N, CODED, generator=generator))
 
 
 def orders_of(name: str) -> torch.Tensor:
@@ -163,7 +163,7 @@ def test_tokens_of_p_frames_come_with_what_was_decoded_before():
     tokens = tokens_of(small_data(side).train, 8, side, True, True, 0)
     assert tokens.q.shape == (8, N, CODED) and tokens.q.any()
     assert sorted(tokens.level.tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert tokens.prediction.shape == tokens.before.shape == (8, N, 3 * CODED)
+    assert tokens.prediction.shape == tokens.before.shape == (8, N, CODED)
     assert not torch.equal(tokens.prediction, tokens.before)
     without = given(tokens).features.view(8, N, FEATURES, 9)
     with_means = given(tokens, "prediction").features.view(8, N, FEATURES, 9)
