@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bsqcodec.network.patches import PHASES
 from bsqcodec.network.tokenizer import FEATURES
 from bsqcodec.network.unrounded import SCALE_MAX, SCALE_MIN, information
-from bsqcodec.network.unrounded_layers import MASK, Mat, Norm, bounded
+from bsqcodec.network.unrounded_layers import MASK, Mat, Norm, bounded, views
 
 CODED = 192  # coefficients of a token
 LEVELS = (6.0, 7.0, 8.0, 9.0)  # log2 of the quantiser steps, of the token class 0, in pixel values
@@ -85,7 +85,7 @@ class Prior(nn.Module):
         self.places = [slice(end - size, end) for size, end in zip(groups, itertools.accumulate(groups), strict=True)]
         self.place = nn.Parameter(torch.randn(side * side, WIDTH) * 0.02)
         self.feature, self.known = Mat(9 * FEATURES, WIDTH), Mat(CODED, WIDTH)
-        self.context = Mat(CODED, WIDTH) if context else None
+        self.context = Mat(3 * CODED, WIDTH) if context else None
         self.blocks = nn.ModuleList(Block() for _ in range(BLOCKS))
         line = torch.arange(side)
         at = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).view(-1, 2)
@@ -128,16 +128,15 @@ class Prior(nn.Module):
 
     def trunk(self, q: Tensor, given: Given, order: Tensor, dtype: torch.dtype) -> Tensor:
         """What each token knows of those of earlier steps, (B, N, HEAD_WIDTH); the arguments are those of `forward`."""
-        unit = self.unit[given.level].unsqueeze(1)
         base = self.feature(given.features.to(dtype)) + self.place.to(dtype)
         if self.context and given.context is not None:
-            base = base + self.context(_seen(given.context, unit).to(dtype))
+            base = base + self.context(views(given.context).to(dtype))
         tokens = base.shape[1]
         own, others = order.unsqueeze(-1), order.unsqueeze(1)
         seen = torch.cat([others <= own, others < own], 1)  # by contents and by queries, (B, 2 N, N)
         some = seen.any(-1, keepdim=True).to(dtype)
         bias = self.bias[:, self.distance].to(dtype).repeat(1, 2, 1) + (~seen * MASK).to(dtype).unsqueeze(1)
-        content, query = base + self.known(_seen(q, unit).to(dtype)), base
+        content, query = base + self.known(_seen(q, self.unit[given.level].unsqueeze(1)).to(dtype)), base
         for block in self.blocks[:-1]:
             content, query = block(torch.cat([content, query], 1), content, bias, some).split(tokens, 1)
         query = self.blocks[-1](query, content, bias[:, :, tokens:], some[:, tokens:])
