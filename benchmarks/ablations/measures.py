@@ -76,26 +76,31 @@ def compared(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
 def curves_table(
     rows: list[dict[str, Any]], baseline: str, variants: dict[str, str], more: dict[str, str] | None = None
 ) -> str:
-    """Markdown: a line for each run, then what the variants are.
+    """Markdown: a table of the variants, and one of the points of every run.
 
-    rows: as `compared` takes them, with "usage" and "steps per second". The figures of the levels stand beside each
-    other, coarse to fine. BD-rates are in percent; where the curves share less than 70 % of the range of quality of
-    both, the share stands in brackets. more: further columns, the key of a number in the rows by its heading.
+    rows: as `compared` takes them, with "usage" and "steps per second". BD-rates are in percent, those of all seeds
+    beside each other; where curves share less than 70 % of the range of quality of both, the share stands in brackets.
+    more: further columns, the key of a number in the rows by its heading.
     """
     more = more or {}
-    head = ["variant", "seed", *(f"BD-rate by {name}" for name in MEASURES[1:])]
-    head += [*MEASURES[:1], "PSNR, dB", "MS-SSIM, dB", "ST-LPIPS", "alphabet used", "steps/s", *more]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for row in compared(rows, baseline):
-        figures = list(zip(*row["points"], strict=True))
-        points = [" ".join(f"{v:.{n}f}" for v in figures[m]) for m, n in enumerate((3, 1, 1, 3))]
-        rates = [_bd_rate(value, share) for value, share in row["against"]]
-        last = [f"{100 * row['usage']:.0f} %", f"{row['steps per second']:.1f}"]
-        last += [f"{row[key]:.0f}" for key in more.values()]
-        lines.append("| " + " | ".join([row["variant"], str(row["seed"]), *rates, *points, *last]) + " |")
-    shown = {row["variant"] for row in rows}
-    about = [f"- `{name}`: {text}." for name, text in variants.items() if name in shown]
-    return "\n".join([*lines, "", *about]) + "\n"
+    head = ["variant", *(f"BD-rate by {name}" for name in MEASURES[1:]), "alphabet used", "steps/s", *more]
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|--:" * (len(head) - 1) + "|"]
+    every = compared(rows, baseline)
+    for name, text in variants.items():
+        runs = [row for row in every if row["variant"] == name]
+        if not runs:
+            continue
+        cells = [", ".join(_bd_rate(*run["against"][i]) for run in runs) for i in range(len(MEASURES) - 1)]
+        cells += [f"{100 * np.mean([run['usage'] for run in runs]):.0f} %"]
+        cells += [f"{np.mean([run['steps per second'] for run in runs]):.1f}"]
+        cells += [f"{runs[0][key]:,.0f}" for key in more.values()]
+        lines.append(f"| `{name}`: {text} | " + " | ".join(cells) + " |")
+    lines += ["", "| variant | seed | bits per pixel | PSNR, dB | MS-SSIM, dB | ST-LPIPS |", "|---" * 6 + "|"]
+    for row in rows:
+        figures = zip(*row["points"], strict=True)
+        points = [" ".join(f"{v:.{n}f}" for v in figure) for figure, n in zip(figures, (3, 2, 2, 3), strict=True)]
+        lines.append("| " + " | ".join([f"`{row['variant']}`", str(row["seed"]), *points]) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _bd_rate(value: float, share: float) -> str:
