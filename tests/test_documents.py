@@ -23,7 +23,7 @@ DOCUMENTS = [
     "CHANGELOG.md",
     "bitstream_spec.md",
     "benchmarks/README.md",
-    "benchmarks/ablations.md",
+    "benchmarks/papers.md",
     "benchmarks/video.md",
     "models/README.md",
     "tests/README.md",
