@@ -245,12 +245,16 @@ def test_the_command_writes_pictures_and_videos(tmp_path):
     with open_source(str(second)) as source:
         assert source.info.frame_rate == 50 and (source.info.width, source.info.height) == ODD
         assert len(list(source)) == 3
+    small = tmp_path / "c.mp4"  # the picture and its mask are scaled; a video has frames without being asked
+    assert exit_status(*[small if word == second else word for word in words[:6]], "--size", "32x16", "-q", 20) == 0
+    with open_source(str(small)) as source:
+        assert (source.info.width, source.info.height) == (32, 16) and len(list(source)) == 25
 
 
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["x.png"], "give either --size or --from"),
+        (["x.png"], "give --size, or --from"),
         (["x.png", "--size", "64"], "'64' is not a size such as 256x256"),
         (["x.png", "--size", "0x5"], "frames of 0x5 pixels are not supported"),
         (["x.png", "--size", "99999x9"], "frames of 99999x9 pixels are not supported"),

@@ -66,13 +66,18 @@ def sample_frames(
     if frames < 0 or candidates < 1:
         raise ValueError(f"{frames} frames, {candidates} candidates")
     height, width = picture.shape[:2] if picture is not None else (size or (0, 0))[::-1]
-    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):
-        raise ValueError(f"frames of {width}x{height} pixels are not supported")
+    check_size(width, height)
     settings = EncodeSettings(quality=quality, tune=tune)
     sampler = BitSampler(seed, Decimal(str(temperature)))
     loaded = model if isinstance(model, Model) else load_model(model, device_of(device))
     drawing = _Drawing(loaded, height, width, settings, sampler)
     return drawing.frames(picture, mask, candidates, frames)
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises ValueError for frames of a size that cannot be drawn."""
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):
+        raise ValueError(f"frames of {width}x{height} pixels are not supported")
 
 
 class _Drawing:
