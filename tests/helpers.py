@@ -74,9 +74,9 @@ def _cosines() -> tuple[torch.Tensor, torch.Tensor]:
     return basis[order].T.contiguous(), variance
 
 
-def random_model(config: ModelConfig = TINY, name: str = "tiny") -> Model:
+def random_model(config: ModelConfig = TINY, name: str = "tiny", device: str | torch.device = "cpu") -> Model:
     """A model of `random_network`."""
-    return Model(config, integers(random_network(config)), Objective(), name)
+    return Model(config, integers(random_network(config)), Objective(), name, device)
 
 
 CONDITIONS = [Condition(0, 40, 0), Condition(1, 37, 1), Condition(2, 90, 0)]

@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 DEVICE = torch.device("meta")
 COPIES = torch.ops.aten._to_copy, torch.ops.aten.to, torch.ops.aten.copy_
+INDEXED = torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_
+COUNTED = torch.ops.aten.nonzero, torch.ops.aten.masked_select  # the size of whose result the host asks for
 
 
 class Remote(torch.Tensor):
@@ -32,6 +34,9 @@ class Remote(torch.Tensor):
     def tolist(self):
         return self.cpu().tolist()
 
+    def new_tensor(self, values):
+        return torch.tensor(values, dtype=self.dtype, device=DEVICE)
+
     @classmethod
     def __torch_dispatch__(cls, operation, types, arguments=(), options=None):
         return call(operation, arguments, options or {})
@@ -49,14 +54,15 @@ def call(operation, arguments, options):
     tensors = [x for x in given if isinstance(x, torch.Tensor)]
     left = there = any(isinstance(x, Remote) for x in tensors)
     # copies go from device to device, indices may lie on the host, and so may numbers
-    if there and packet not in (*COPIES, aten.index, aten.index_put, aten.index_put_):
+    if there and packet not in (*COPIES, *INDEXED):
         assert all(isinstance(x, Remote) or not x.dim() for x in tensors), f"{operation} mixes devices"
     for i, x in enumerate(given):
         if isinstance(x, torch.device):
             there, given[i] = x == DEVICE, torch.device("cpu")
     if packet is aten.copy_:
         there = isinstance(arguments[0], Remote)
-    waits = left and (not there or packet is aten.nonzero)
+    waits = left and (not there or packet in COUNTED or (packet in INDEXED and of_booleans(arguments[1])))
+    sends = not left and there and packet in COPIES and not options.get("non_blocking")
     recorded = Simulated.graph if left or there else None
     in_place = packet.__name__.endswith("_") and not packet.__name__.endswith("__")
     if recorded:
@@ -72,6 +78,7 @@ def call(operation, arguments, options):
     there &= in_place or bool(tensors_of(result))
     Simulated.launches += there and packet is not aten.empty and (in_place or not aliases(result, inputs))
     Simulated.waits += waits
+    Simulated.sent += sends
     if in_place and isinstance(result, torch.Tensor):
         return arguments[0]
     if "out" in options:
@@ -79,6 +86,10 @@ def call(operation, arguments, options):
     if isinstance(result, torch.Tensor):  # as most are: trees take long
         return outer(result) if there else result
     return tree_map(outer, result) if there else result
+
+
+def of_booleans(indices):
+    return any(isinstance(i, Remote) and i.dtype == torch.bool for i in indices)
 
 
 def aliases(result, inputs):
@@ -146,12 +157,16 @@ class Simulated(TorchDispatchMode):
 
     launches = 0  # of kernels
     waits = 0  # for the device: what the host needs to go on
+    sent = 0  # copies to the device that block: from memory that is not pinned, they wait for all kernels before them
 
     def __enter__(self):
         # torch.tensor would make an empty tensor on "meta", and there are no random numbers
         self.patch = pytest.MonkeyPatch()
-        tensor = torch.tensor
+        tensor, autocast = torch.tensor, torch.autocast
         self.patch.setattr(torch, "tensor", lambda *x, device="cpu", **o: tensor(*x, **o).to(device))
+        self.patch.setattr(
+            torch, "autocast", lambda kind, *x, **o: autocast("cpu" if kind == DEVICE.type else kind, *x, **o)
+        )
         self.patch.setattr(torch, "Generator", HostGenerator)
         self.patch.setattr(torch.cuda, "CUDAGraph", Graph)
         self.patch.setattr(torch.cuda, "graph", Graph.record)

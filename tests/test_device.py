@@ -9,20 +9,18 @@ import pytest
 import torch
 from skimage import data as skdata
 
-from bsqcodec import Encoder, MediaInfo, arrays_to_stream, stream_to_arrays
+from bsqcodec import Encoder, MediaInfo, arrays_to_stream, sample_frames, stream_to_arrays
 from bsqcodec.gop import quality
 from bsqcodec.gop.decoder import decode_gop
 from bsqcodec.gop.encoder import GopEncoder
-from bsqcodec.network.export import integers
 from bsqcodec.network.objective import Objective
 from bsqcodec.network.patches import PHASES
 from bsqcodec.network.quantiser import groups
-from bsqcodec.network.weights import Model
 from bsqcodec.settings import EncodeSettings
 from bsqcodec.train.config import TrainConfig
 from bsqcodec.train.sampler import Sampler
 from bsqcodec.train.trainer import Trainer
-from helpers import TINY, moving, random_model, random_network, same_pictures
+from helpers import TINY, moving, random_model, same_pictures
 from simulated import DEVICE, Graph, Simulated
 
 
@@ -38,11 +36,6 @@ def test_nothing_may_mix_devices():
 
 
 FRAMES = 5
-
-
-def on_device():
-    """The model that `random_model` makes, on DEVICE."""
-    return Model(TINY, integers(random_network()), Objective(), "tiny", DEVICE)
 
 
 def encode(model, height, width, count=FRAMES):
@@ -65,7 +58,7 @@ def test_a_group_of_pictures_is_the_same_on_a_device(monkeypatch):
     for height, width in ((57, 75), (230, 300)):
         payload, decoded = encode(model, height, width)
         with Simulated():
-            there = on_device()
+            there = random_model(device=DEVICE)
             assert there.id == model.id
             assert encode(there, height, width)[0] == payload
             graphs = there.network.graphs
@@ -90,7 +83,7 @@ def test_b_frames_are_the_same_on_a_device():
 
     payload, decoded = coded(random_model())
     with Simulated():
-        there = on_device()
+        there = random_model(device=DEVICE)
         assert coded(there)[0] == payload
         assert same_pictures(decode_gop(there, payload, 57, 75, 4), decoded)
         shown = list(decode_gop(there, payload, 57, 75, 4, 10))
@@ -105,11 +98,25 @@ def test_arrays_and_streams_are_the_same_on_a_device():
     stream.seek(0)
     stream_to_arrays(stream, here, model=model)
     with Simulated():
-        there, arrays, back = on_device(), io.BytesIO(), io.BytesIO()
+        there, arrays, back = random_model(device=DEVICE), io.BytesIO(), io.BytesIO()
         stream.seek(0)
         stream_to_arrays(stream, arrays, model=there)
         assert not arrays_to_stream(arrays, back, model=there)
     assert arrays.getvalue() == here.getvalue() and back.getvalue() == stream.getvalue()
+
+
+def test_what_is_drawn_is_the_same_on_a_device():
+    """A picture and a P frame; and a part of a picture, the best of two candidates."""
+    picture, mask = moving(1, 37, 45)[0], np.zeros((37, 45), bool)
+    mask[10:20, 20:30] = True
+
+    def drawn(model):
+        alone = sample_frames((45, 37), frames=1, seed=1, quality=10, model=model)
+        return [*alone, *sample_frames(picture=picture, mask=mask, candidates=2, quality=10, model=model)]
+
+    here = drawn(random_model())
+    with Simulated():
+        assert same_pictures(drawn(random_model(device=DEVICE)), here)
 
 
 def no_graphs(graph, pool, capture_error_mode):
@@ -127,7 +134,7 @@ def test_a_graph_that_errs_is_not_used(monkeypatch, caplog):
         with monkeypatch.context() as patch, Simulated():
             patch.setattr(Graph, attribute, broken)
             patch.setattr(torch.cuda, "graph", Graph.record)
-            there = on_device()
+            there = random_model(device=DEVICE)
             assert same_pictures(decode_gop(there, payload, 57, 75, 3), decoded)
         assert there.network.graphs.replays == 0
     for reason in ("they do not give what they were made of", "not here", "no room for a graph"):

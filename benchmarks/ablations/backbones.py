@@ -125,7 +125,7 @@ def _hidden(mask: str, t: int, h: int, w: int, offset: int, dtype: torch.dtype, 
         part = part.view(h // WINDOW, WINDOW, w // WINDOW, WINDOW).transpose(1, 2).reshape(-1, WINDOW * WINDOW)
         part = part.repeat(1, t)
         unseen = unseen | (part[:, None] != part[:, :, None])
-    return (unseen.unsqueeze(1) * MASK).to(device, dtype)
+    return (unseen.unsqueeze(1) * MASK).to(device, dtype, non_blocking=True)
 
 
 def before(x: Tensor, frames: int) -> Tensor:

@@ -30,14 +30,14 @@ def run(variant: str, seed: int, data: Data, settings: Settings) -> dict[str, An
         top, left = (photo.shape[0] - height) // 2, (photo.shape[1] - width) // 2
         picture = np.ascontiguousarray(photo[top : top + height, left : left + width])
         streams = [encode_image(picture, model=model, quality=quality) for quality in QUALITIES]
-        decoded = [_frame(decode_image(stream, model=model)) for stream in streams]
-        qualities = measured(_frame(picture), decoded, structural)
+        decoded = [_frame(decode_image(stream, model=model), settings.device) for stream in streams]
+        qualities = measured(_frame(picture, settings.device), decoded, structural)
         rows.append([[8 * len(s) / (width * height), *q] for s, q in zip(streams, qualities, strict=True)])
     return {"points": np.mean(rows, 0).tolist()}
 
 
-def _frame(picture: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+def _frame(picture: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(picture).to(device).permute(2, 0, 1)[None].float()
 
 
 def table(rows: list[dict[str, Any]]) -> str:
