@@ -14,7 +14,19 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 DEVICE = torch.device("meta")
 COPIES = torch.ops.aten._to_copy, torch.ops.aten.to, torch.ops.aten.copy_
 INDEXED = torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_
-COUNTED = torch.ops.aten.nonzero, torch.ops.aten.masked_select  # the size of whose result the host asks for
+# the host asks for the result, or for its size
+ASKED = {
+    getattr(torch.ops.aten, name)
+    for name in (
+        "_local_scalar_dense",
+        "equal",
+        "nonzero",
+        "masked_select",
+        "_unique2",
+        "bincount",
+        "repeat_interleave",
+    )
+}
 
 
 class Remote(torch.Tensor):
@@ -61,7 +73,7 @@ def call(operation, arguments, options):
             there, given[i] = x == DEVICE, torch.device("cpu")
     if packet is aten.copy_:
         there = isinstance(arguments[0], Remote)
-    waits = left and (not there or packet in COUNTED or (packet in INDEXED and of_booleans(arguments[1])))
+    waits = left and (not there or packet in ASKED or (packet in INDEXED and of_booleans(arguments[1])))
     sends = not left and there and packet in COPIES and not options.get("non_blocking")
     recorded = Simulated.graph if left or there else None
     in_place = packet.__name__.endswith("_") and not packet.__name__.endswith("__")
