@@ -137,18 +137,14 @@ class LookupFreeSigns(Signs):
     and more that cannot be computed, so it is that of every bit, which is a bound of it.
 
     Args:
-        scale: of v at the start, in standard deviations of a coefficient.
         commitment: weight of the mean of (v - sign(v))**2.
     """
 
-    def __init__(
-        self, spread: Tensor, weight: float, gamma: float, inverse_temperature: float, scale: float, commitment: float
-    ):
+    def __init__(self, spread: Tensor, weight: float, gamma: float, inverse_temperature: float, commitment: float):
         super().__init__(spread, weight, gamma, inverse_temperature)
-        self.scale, self.commitment = scale, commitment
+        self.commitment = commitment
 
     def rounded(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        v = v * self.scale
         signs = _signs(v)
         loss = self.weight * entropy_loss(4 * self.inverse_temperature * v, self.gamma)
         return straight_through(v, signs), loss + self.commitment * (v - signs).square().mean()

@@ -34,7 +34,7 @@ MAKERS: dict[str, Callable[[Tensor], Quantiser]] = {
     "planes-without-gains": partial(Planes, gamma=0.0),
     "rounding": Rounding,
     "bsq": partial(SphericalSigns, weight=0.1, gamma=1.0, inverse_temperature=2.0),
-    "lfq": partial(LookupFreeSigns, weight=0.1, gamma=1.0, inverse_temperature=1.0, scale=1.0, commitment=0.25),
+    "lfq": partial(LookupFreeSigns, weight=0.1, gamma=1.0, inverse_temperature=1.0, commitment=0.25),
     "fsq": partial(FiniteScalars, scale=0.75),
     "vq": partial(Vectors, commitment=0.25),
 }

@@ -1,18 +1,18 @@
 """The data of all experiments: what they train on, and what is held out to measure them."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bsqcodec.train.data import load_images, whole_strips
-from bsqcodec.train.sampler import Sampler, frames_of
+from bsqcodec.train.sampler import Sampler, SequenceFrame, frames_of
 
 HELD_OUT_EVERY = 20  # one in so many photographs, and strips, is held out
 SIDE = 256  # pixels: of held-out pictures, and the least of all others
-STRIP_FRAMES = 7  # frames of a sequence that training draws from, at most
+STRIP_FRAMES = 7  # least number of frames of strips
 GROUP_FRAMES = 4  # frames of a group that a video tokenizer codes
 
 
@@ -74,9 +74,7 @@ def held_out_groups(data: Data, n: int, device: torch.device) -> Tensor:
 
 def training_groups(data: Data, rng: np.random.Generator, n: int, size: int) -> Tensor:
     """Crops of consecutive frames to train on, float32 (n, 4, 3, size, size)."""
-    from bsqcodec.train.sampler import SequenceFrame
-
-    order: list[Any] = [SequenceFrame(t, ()) for t in range(GROUP_FRAMES)]
+    order = [SequenceFrame(t, ()) for t in range(GROUP_FRAMES)]
     return data.train.sequences(rng, n, size, order)[0].float()
 
 

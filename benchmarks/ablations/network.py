@@ -18,13 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bsqcodec.network import unrounded
 from bsqcodec.network.blocks import WINDOW
 from bsqcodec.network.patches import PHASES, cells, padded, uncells
 from bsqcodec.network.tokenizer import MID_GRAY
 from bsqcodec.network.unrounded_layers import AttentionBlock, Mat, Norm, views
 from bsqcodec.train.sampler import Sampler
 
-from .backbones import stack
+from .backbones import before, stack
 
 LOG2_STEPS = (8.0, 7.25, 6.5, 5.75, 5.0)  # log2 of the quantiser step of each level, in pixel values
 LEVELS = len(LOG2_STEPS)
@@ -129,10 +130,8 @@ class Quantiser(nn.Module):
 
 
 def contrast(x: Tensor, patch: int) -> Tensor:
-    """Classes of contrast of tokens, round(log2((sigma + 2) / 16)) in -3..3, (B, T, h, w) from (B, T, 3, H, W)."""
-    g = x.mean(2)
-    v = F.avg_pool2d(g * g, patch) - F.avg_pool2d(g, patch) ** 2
-    return torch.log2((v.clamp(min=0).sqrt() + 2) / 16).round().clamp(-3, 3)
+    """Classes of contrast of tokens, -3..3, (B, T, h, w) from (B, T, 3, H, W)."""
+    return unrounded.contrast(x.flatten(0, 1), patch).unflatten(0, x.shape[:2])
 
 
 def to_tokens(x: Tensor, patch: int) -> Tensor:
@@ -262,10 +261,10 @@ class Autoencoder(nn.Module):
             return cells(padded(y.flatten(0, 1), pad))
 
         v = views(seen).to(dtype)
-        past = F.pad(v, (0, 0, 0, 0, 0, 0, 1, 0))[:, :t]
         c = to_cells(v)
         base = self.p_feature(to_cells(features).flatten(3))
         if t > 1:
+            past = before(v, 1)[:, :t]
             base = base + self.p_past(to_cells(past).flatten(3))
         known = [torch.zeros_like(base)]
         for see, phase in zip(self.p_known, c.unbind(3)[:-1], strict=True):

@@ -47,12 +47,17 @@ class Tokens(NamedTuple):
         return Tokens(*(t if t is None else t[frames] for t in self))
 
 
+def dtype_of(device: torch.device) -> torch.dtype:
+    """The type of the activations of networks on a device."""
+    return torch.bfloat16 if bf16_is_fast(device) else torch.float32
+
+
 class Coder:
     """The packaged model's encoder and decoder on a device, for frames of the perceptual tune."""
 
     def __init__(self, device: torch.device):
         self.network: Unrounded = read_network(find_file(DEFAULT_MODEL))[0].to(device).requires_grad_(False)
-        self.dtype = torch.bfloat16 if bf16_is_fast(device) else torch.float32
+        self.dtype = dtype_of(device)
         self.taps = tap_table(device)
 
     def _prepare(self, x: Tensor, level: Tensor, prediction: Tensor | None = None) -> Batch:

@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bsqcodec.network.layers import bf16_is_fast
 from bsqcodec.network.unrounded_layers import Mat
 from bsqcodec.train.optimisers import Adam, Muon
 from bsqcodec.train.sampler import Sampler, on_device
 
 from .data import Data, Settings
 from .prior_network import LEVELS, Prior, bits, by_confidence, fixed_order, quadratic_groups
-from .prior_tokens import CHUNK, Tokens, given, tokens_of
+from .prior_tokens import CHUNK, Tokens, dtype_of, given, tokens_of
 
 TRAIN_FRAMES = {"I": 512, "P": 256}
 TEST_FRAMES = 96
@@ -46,11 +45,6 @@ def fixed(name: str, settings: Settings) -> Orders:
     """The same order for all frames; name: that of `fixed_order`."""
     order = fixed_order(name, settings.crop // 8)
     return lambda _, n: np.tile(order, (n, 1))
-
-
-def dtype_of(device: torch.device) -> torch.dtype:
-    """The type of the activations of priors on a device."""
-    return torch.bfloat16 if bf16_is_fast(device) else torch.float32
 
 
 def train(

@@ -5,13 +5,14 @@ import math
 import torch
 from torch import Tensor, nn
 
+from bsqcodec.network.quantiser import GROUPS
 from bsqcodec.network.quantiser_tables import GAMMA
 from bsqcodec.network.unrounded import DEAD_ZONE, SCALE_MAX, SCALE_MIN, code_length, information, quantise
 from bsqcodec.network.unrounded_layers import bounded
 
 from .network import LOG2_STEPS, Quantised, Quantiser
 
-COEFFICIENT_GROUPS = {192: (8, 24, 64, 96), 48: (8, 16, 24)}  # groups of coefficients, by their number
+COEFFICIENT_GROUPS = {192: GROUPS[:4], 48: (8, 16, 24)}  # groups of coefficients, by their number
 
 
 class Integers(Quantiser):
@@ -88,7 +89,7 @@ class Rounding(Integers):
     def forward(self, z: Tensor, level: int, classes: Tensor) -> Quantised:
         n = z.detach().round()
         seen = z + torch.rand_like(z) - 0.5 if self.training else n
-        return Quantised(seen, seen, n.long(), z.new_zeros(()), seen)
+        return Quantised(seen, seen, n.long(), z.new_zeros(()))
 
     def restored(self, symbols: Tensor, level: int, classes: Tensor) -> tuple[Tensor, Tensor]:
         return symbols.float(), symbols.float()

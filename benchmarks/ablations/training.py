@@ -1,6 +1,7 @@
 """The training of an autoencoder, and its measurement: the same for every variant."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -90,8 +91,9 @@ def class_bits(classes: Tensor) -> float:
 
 
 def run_autoencoder(
-    shape: Shape, quantiser: Any, seed: int, data: Data, settings: Settings, groups: bool = False
-) -> dict[str, Any]:
+    shape: Shape, quantiser: Callable[[Tensor], Quantiser], seed: int, data: Data, settings: Settings,
+    groups: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Train and measure one variant.
 
     quantiser: makes one from the spread of the coefficients. Returns "points", of each level bits per pixel, PSNR,
@@ -99,7 +101,7 @@ def run_autoencoder(
     """
     torch.manual_seed(seed)
     spread, basis = transform(data.train, shape.patch, seed)
-    made: Quantiser = quantiser(spread[: shape.channels].cpu())
+    made = quantiser(spread[: shape.channels].cpu())
     made.begin(coefficients(data.train, basis[:, : shape.channels], shape.patch, seed).cpu())
     network = Autoencoder(shape, made, basis).to(settings.device)
     parameters, speed = train(network, seed, data, settings, groups)

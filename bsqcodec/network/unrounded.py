@@ -90,13 +90,13 @@ class Batch(NamedTuple):
         return self.weight.shape[-1]
 
 
-def contrast(x: Tensor) -> Tensor:
+def contrast(x: Tensor, side: int = TOKEN) -> Tensor:
     """Class of contrast of each token, round(log2((sigma + 2) / 16)) within -3..3, (B, H/16, W/16) from (B, 3, H, W).
 
-    sigma: standard deviation of the mean of R, G and B, in pixel values.
+    sigma: standard deviation of the mean of R, G and B, in pixel values. side: of a token in pixels.
     """
     g = x.mean(1, keepdim=True)
-    v = F.avg_pool2d(g * g, TOKEN) - F.avg_pool2d(g, TOKEN) ** 2
+    v = F.avg_pool2d(g * g, side) - F.avg_pool2d(g, side) ** 2
     return torch.log2((v.clamp(min=0).sqrt().squeeze(1) + 2) / 16).round().clamp(-3, 3)
 
 

@@ -83,7 +83,7 @@ def test_the_entropy_of_a_sample_is_that_of_its_bits(bits):
     # LFQ: by distance to the signs, exp(-tau |v - c|**2)
     v, signs = 2 * u, codes.sign()
     p = (-0.3 * torch.cdist(v, signs).square()).softmax(-1)
-    loss = LookupFreeSigns(SPREAD, weight=1.0, gamma=0.0, inverse_temperature=0.3, scale=1.0, commitment=0.0)
+    loss = LookupFreeSigns(SPREAD, weight=1.0, gamma=0.0, inverse_temperature=0.3, commitment=0.0)
     assert float(loss.rounded(v)[1]) * bits == pytest.approx(float(entropy(p).mean()), rel=1e-6)
 
 
@@ -131,7 +131,7 @@ def test_the_gradient_of_lfq_is_the_identity():
     torch.manual_seed(0)
     v = torch.randn(5, 12).requires_grad_()
     g = torch.randn_like(v)
-    quantiser = LookupFreeSigns(SPREAD, weight=0.0, gamma=1.0, inverse_temperature=1.0, scale=1.0, commitment=0.0)
+    quantiser = LookupFreeSigns(SPREAD, weight=0.0, gamma=1.0, inverse_temperature=1.0, commitment=0.0)
     seen, _ = quantiser.rounded(v)
     assert torch.equal(seen.detach(), v.detach().sign())
     seen.backward(g)
