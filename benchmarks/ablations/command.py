@@ -43,7 +43,7 @@ WITHOUT_DATA = {"recognition"}
 @click.argument("experiments", nargs=-1, type=click.Choice(tuple(EXPERIMENTS)))
 @click.option("--photos", multiple=True, help="A tar shard or folder of photographs; may be repeated.")
 @click.option("--clips", multiple=True, help="Likewise of strips of 7 or more square frames.")
-@click.option("--out", default="runs/ablations", show_default=True, help="The folder of results; runs in it are kept.")
+@click.option("--out", default="runs/ablations", show_default=True, help="The folder of results.")
 @click.option("--steps", default=600, show_default=True, type=click.IntRange(1), help="Training steps of a run.")
 @click.option("--seeds", default=2, show_default=True, type=click.IntRange(1), help="Number of seeds.")
 @click.option("--variant", "only", multiple=True, help="Run no others; may be repeated.")
@@ -57,7 +57,8 @@ def main(
 
     Tables go to OUT/EXPERIMENT.md, too, and curves to OUT/EXPERIMENT.png.
 
-    A run that was broken off begins again; those that were finished, with as many steps, are read from OUT.
+    A run that was broken off begins again; those that were finished, with as many steps, are read from OUT. Tables hold
+    all of these.
     """
     names = experiments or tuple(EXPERIMENTS)
     if not photos and not WITHOUT_DATA.issuperset(names):
@@ -85,8 +86,9 @@ def main(
                 row |= {"variant": variant, "seed": seed, "steps": steps}
                 Path(part).write_text(json.dumps(row, indent=1))
         for name in names:
-            rows = [json.loads(p.read_text()) for p in sorted(folder.glob(f"{name}-*.json"))]
             order = list(EXPERIMENTS[name].VARIANTS)
+            rows = [json.loads(p.read_text()) for p in folder.glob(f"{name}-*.json")]
+            rows = [row for row in rows if row["variant"] in order and row["steps"] == steps]
             rows.sort(key=lambda row: (order.index(row["variant"]), row["seed"]))
             text = EXPERIMENTS[name].table(rows)
             (folder / f"{name}.md").write_text(text)

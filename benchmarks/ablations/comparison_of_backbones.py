@@ -1,4 +1,4 @@
-"""The comparison of backbones of encoder and decoder, and of masks: groups of four frames, equal multiplications.
+"""The comparison of backbones of encoder and decoder at equal multiplications, and of masks: groups of four frames.
 
 All but one mask let frames be coded one by one. The quantiser has no gains: the cost of the classes of contrast would
 differ by four between patches of 8 and of 16 pixels.
@@ -30,7 +30,8 @@ MASKS = {
 }
 VARIANTS = BACKBONES | {name: f"attention; {text}" for name, text in MASKS.items()}
 CAUSAL = "block-causal"
-# widths make for equal multiplications in encoder and decoder, within 3 %
+# widths make for equal multiplications in encoder and decoder, within 3 %; attention in a frame alone takes 11 % less
+# than that of four frames
 SHAPES = {
     "shift": Shape("shift", CAUSAL),
     "conv3d": Shape("conv3d", CAUSAL, width=104),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ablations.backbones import MASKS, stack
-from ablations.comparison_of_backbones import BACKBONES, QUANTISER, SHAPES, multiplications
+from ablations.comparison_of_backbones import QUANTISER, SHAPES, multiplications
 from ablations.network import Autoencoder
 
 CAUSAL = [("shift", "frame"), ("shift", "block-causal"), ("conv3d", "block-causal")]
@@ -56,6 +56,15 @@ def test_latents_and_pixels_of_a_frame_are_there_before_later_frames_unless_the_
     assert seen.triu(1).any() == (mask == "full") and seen.diagonal().all()
 
 
+def test_the_prior_of_a_frame_sees_the_frame_before_and_none_that_follows():
+    shape = replace(SHAPES["shift"], width=32, blocks=1, prior_width=64, prior_blocks=1)
+    network = _filled(Autoencoder(shape, QUANTISER(torch.ones(192)), torch.eye(768)))
+    features = network.features(torch.zeros(1, 4, 4, 4), 1, torch.float64)
+    seen = torch.randn(1, 4, 4, 4, 192, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    every = torch.ones(4, 4, dtype=torch.bool)
+    assert (_depends(lambda q: network.prior(q, features, torch.float64), seen) == every.tril() & every.triu(-1)).all()
+
+
 @pytest.mark.parametrize(("backbone", "mask"), [case for case in CASES if case[1] != "full"])
 def test_first_frames_decode_alone_to_what_they_are_in_their_group(backbone, mask):
     blocks = _filled(torch.nn.Sequential(*stack(backbone, mask, 64, 3)))
@@ -82,8 +91,11 @@ def test_backbones_take_equal_multiplications():
     # 2 networks of 3 blocks of 8 width**2; heads, views and the transform; features of 6 channels
     token = 6 * 8 * 256**2 + 2 * 768 * 256 + 4 * 192 * 256 + 2 * 768 * 192 + 2 * 6 * 256
     assert base == token / 256
-    for name in BACKBONES:
+    for name in {*SHAPES} - {"attention-frame"}:
         assert multiplications(SHAPES[name]) == pytest.approx(base, rel=0.03)
+    # 6 blocks, with scores and means over 64 tokens of 3 more frames
+    more = 6 * 2 * 3 * 64 * 192 / 256
+    assert multiplications(SHAPES["attention"]) - multiplications(SHAPES["attention-frame"]) == more
 
 
 @pytest.mark.parametrize(("backbone", "mask"), CASES)

@@ -54,6 +54,9 @@ def test_a_run_is_done_once_and_the_same_again(photos: Path, tmp_path: Path, mon
     written = path.stat().st_mtime_ns
     assert ablate(*arguments, "--out", tmp_path / "a") == text and path.stat().st_mtime_ns == written
     assert (tmp_path / "a" / "quantisers.png").stat().st_size > 1000
+    for name, other in (("planes-1", {"seed": 1, "steps": 3}), ("gone-0", {"variant": "gone"})):
+        path.with_name(f"quantisers-{name}.json").write_text(json.dumps(row | other))
+    assert ablate(*arguments, "--out", tmp_path / "a") == text  # of other steps, and of a variant that is no more
     ablate(*arguments, "--out", tmp_path / "b")
     assert json.loads((tmp_path / "b" / path.name).read_text())["points"] == row["points"]
 
