@@ -1,7 +1,7 @@
 """Blocks of encoder and decoder on groups of frames, (B, T, h, w, channels).
 
-A mask names the frames that a token sees, beside its own: "frame" none, "block-causal" those before (BSQ-ViT, section
-3.3), "full" all of the group. Where it is not "full", frames are coded and decoded one by one.
+A mask names the frames that a token sees, beside its own: "frame" none, "block-causal" those before (BSQ-ViT), "full"
+all of the group. Where it is not "full", frames are coded and decoded one by one.
 """
 
 import functools
@@ -43,7 +43,7 @@ class FrameShift(ShiftBlock):
 
 
 class FrameConvolution(nn.Module):
-    """A residual block of MAGVIT-v2's tokenizer (arXiv 2310.05737, section 3): two causal convolutions of 3x3x3.
+    """A residual block of MAGVIT-v2's tokenizer (arXiv 2310.05737): two causal convolutions of 3x3x3.
 
     They see two frames before, none after. Norm and nonlinearity are those of the other blocks. A kernel is kept as a
     matrix (channels, 27 channels), which an optimiser of matrices takes as any other.

@@ -116,8 +116,8 @@ class Signs(Quantiser):
 class SphericalSigns(Signs):
     """BSQ, arXiv 2406.07548: the corner of the cube in the sphere that is nearest to u = v / |v|, sign(u) / sqrt(L).
 
-    The straight-through estimator has the gradient of u. The soft assignment to the corners (eq. 7) is a product over
-    the bits, sigmoid(2 tau u / sqrt(L)); tau here is `inverse_temperature` times L / 2, so that the argument is this
+    The straight-through estimator has the gradient of u. The soft assignment to the corners is a product over the
+    bits, sigmoid(2 tau u / sqrt(L)); tau here is `inverse_temperature` times L / 2, so that the argument is this
     factor times u sqrt(L), which is of the order of 1 for any number of bits. The mean of the entropies of samples is
     exact so, the entropy of the mean is the bound that the paper takes for it; both count per bit.
     What is seen is sqrt(L) times the corner.
@@ -130,11 +130,11 @@ class SphericalSigns(Signs):
 
 
 class LookupFreeSigns(Signs):
-    """LFQ of MAGVIT-v2, arXiv 2310.05737: sign(v), with a commitment loss and the entropy terms of its eq. 5.
+    """LFQ of MAGVIT-v2, arXiv 2310.05737: sign(v), with a commitment loss and entropy terms.
 
     The straight-through estimator is the identity. The soft assignment by distance to the codes, exp(-tau |v - c|**2),
-    is a product over the bits, sigmoid(4 tau v). The paper takes the entropy of the mean over all 2**L codes; of 2**24
-    and more that cannot be computed, so it is that of every bit, which is a bound of it.
+    is a product over the bits, sigmoid(4 tau v). The paper takes the entropy of the mean over all 2**L codes; of 2**48
+    and more that cannot be computed, so it is the sum of those of the bits, which is an upper bound of it.
 
     Args:
         commitment: weight of the mean of (v - sign(v))**2.

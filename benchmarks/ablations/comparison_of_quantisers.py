@@ -1,5 +1,9 @@
 """The comparison of quantisers: the same networks, data, seeds and steps.
 
+What differs with the quantiser is the loss, too. The rate of planes and of rounding reaches the encoder. Those of bits
+and codes have a number of symbols for each level, and losses of their papers; the rate trains their priors alone. Rates
+count all that a decoder needs: the classes of contrast, too, where steps follow them.
+
 Knobs were tried with 60 steps, after which the result is still worse than the linear start. The weight of the entropy
 terms of BSQ (0, .1) and of LFQ (.02, .1, with a commitment of .05, .25) moved no level by more than .06 dB of PSNR; FSQ
 at a scale of 1 takes 6 to 15 % more bits and loses .3 to 1.1 dB against .75. VQ has the commitment of its paper.

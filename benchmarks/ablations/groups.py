@@ -1,4 +1,4 @@
-"""Into how many groups the coefficients of a token are factorised (MAGVIT-v2, arXiv 2310.05737, section 3).
+"""Into how many groups the coefficients of a token are factorised (token factorisation of MAGVIT-v2, arXiv 2310.05737).
 
 A group is coded at once; it sees those of its token before it, and the tokens of earlier phases.
 """

@@ -1,4 +1,7 @@
-"""The prior of the product: its multiplications, its share of the time, and the bits that it saves."""
+"""The prior of the product: its multiplications, its share of the time, and the bits that it saves.
+
+The pictures may be among those that the packaged model was trained on: see data.py.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,8 +30,9 @@ def run(variant: str, seed: int, data: Data, settings: Settings) -> dict[str, An
     """Code held-out pictures, which a seed picks, at one quality, into real streams. Nothing is trained.
 
     Returns "multiplications" a pixel of encoder, decoder and prior; "seconds" of decoding a megapixel, by part; "bits"
-    a pixel: of the streams, and code lengths of the coefficients by the prior and by the static distributions that it
-    starts from, which no context changes.
+    a pixel: of the streams, whose encoder chooses coefficients by their cost, too, and which hold classes and headers;
+    and code lengths of plainly rounded coefficients, by the prior, and by the static distributions alone that its last
+    layer adds to. These were trained together with it, so that the best static ones would cost less.
     """
     quality = int(variant)
     pictures = held_out_pictures(data, (seed + 1) * PICTURES, settings.device)[seed * PICTURES :, 0]

@@ -1,4 +1,7 @@
-"""Pictures of any aspect ratio, coded by the product into real streams: what a shape costs beside others."""
+"""Pictures of any aspect ratio, coded by the product into real streams: what a shape costs beside others.
+
+The pictures may be among those that the packaged model was trained on (see data.py), in every shape alike.
+"""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """What the papers say of BSQ and LFQ, on the quantisers that benchmarks/ablations trains.
 
-BSQ-ViT: arXiv 2406.07548, sections 3 and 4; MAGVIT-v2: arXiv 2310.05737, section 3.
+BSQ-ViT: arXiv 2406.07548; MAGVIT-v2: arXiv 2310.05737.
 """
 
 import itertools
@@ -68,7 +68,7 @@ def entropy(p: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("bits", [1, 4, 10])
 def test_the_entropy_of_a_sample_is_that_of_its_bits(bits):
-    """The soft assignment to all 2**L corners, softmax(tau c u), against a product over bits: eq. 7 of the paper."""
+    """The soft assignment to all 2**L corners, softmax(tau c u), against a product over bits."""
     torch.manual_seed(0)
     u, factor = on_sphere(64, bits), 1.7
     codes = torch.tensor(list(itertools.product((-1, 1), repeat=bits)), dtype=torch.float64) / math.sqrt(bits)
