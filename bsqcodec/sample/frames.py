@@ -33,7 +33,10 @@ def sample_frames(
     model: Model | str = DEFAULT_MODEL,
     device: str = "auto",
 ) -> Iterator[np.ndarray]:
-    """Draw a picture, and frames that follow it, from the prior of a model: the same ones on every machine.
+    """Draw a picture, and frames that follow it, from the prior of a model.
+
+    They are the same on every machine, but where a `picture` is given: encoders of two machines, which compute in real
+    numbers, may code it differently.
 
     All that a decoder would read of an I frame is drawn with the probabilities that it would use: the classes of
     contrast, with contexts that begin as those of a stream and learn from what is drawn, and every bit of the
