@@ -65,6 +65,8 @@ def main(
         raise click.UsageError("give --photos: pictures to train on, of which one in twenty measures")
     if not clips and not WITH_CLIPS.isdisjoint(names):
         raise click.UsageError(f"give --clips, too: {', '.join(sorted(WITH_CLIPS))} train on frames of videos")
+    if unknown := set(only).difference(*(EXPERIMENTS[name].VARIANTS for name in names)):
+        raise click.UsageError(f"no variant {', '.join(sorted(unknown))} in {', '.join(names)}")
     if threads:
         torch.set_num_threads(threads)
     try:

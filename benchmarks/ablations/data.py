@@ -2,9 +2,9 @@
 
 An image that is held out is not trained on, but the loader does not know what images were cut from. In the shards that
 the packaged model was trained on (models/README.md) several crops come from one photograph or clip. Of all held-out
-photographs 62 in 75, and all 21 strips, have others of their source among what is trained on; 4 % of the pixels that
-photographs are measured on, and 42 % of those of strips, within six frames, are in these. All variants have that
-advantage. The packaged model itself was trained on all of the shards.
+photographs 62 in 75, and all 21 strips, have others of their source among what is trained on; at least 4 % of the
+pixels that photographs are measured on, and 42 % of those of strips, within six frames, are in these. All variants have
+that advantage. The packaged model itself was trained on all of the shards.
 """
 
 from collections.abc import Sequence

@@ -83,7 +83,9 @@ class Rounding(Integers):
     1809.02736, there with a Gaussian distribution.
 
     In training the decoder sees z + U(-1/2, 1/2), and the rate is that of this value: a distribution convolved with
-    the noise. Otherwise z is rounded. It has neither gains nor a dead zone.
+    the noise. Otherwise z is rounded. It has neither gains nor a dead zone. The linear path hands the noise on to the
+    pixels, a whole step of it where a coefficient would round to 0, as most do at coarse levels, so that the decoder
+    learns to take off what is not there afterwards.
     """
 
     def forward(self, z: Tensor, level: int, classes: Tensor) -> Quantised:

@@ -84,6 +84,8 @@ def test_an_experiment_asks_for_the_data_that_it_needs(tmp_path: Path, photos: P
     for arguments, missing in ([["shapes"], "--photos"], [["backbones", "--photos", str(photos)], "--clips"]):
         result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "out")])
         assert result.exit_code == 2 and f"give {missing}" in result.output and not (tmp_path / "out").exists()
+    result = CliRunner().invoke(main, ["recognition", "--variant", "pixel", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2 and "no variant pixel in recognition" in result.output
 
 
 def test_a_curve_of_twice_the_rate_costs_a_hundred_percent():

@@ -169,9 +169,14 @@ def test_a_level_ignores_what_finer_levels_code(made):
 
 
 @torch.no_grad()
-def test_usage_is_a_share(made):
-    _, network, x = made
-    assert 0 < network.quantiser.usage(coded(network, x, LEVEL)[0].symbols, LEVEL) <= 1
+def test_usage_is_the_share_of_the_alphabet(made):
+    name, network, x = made
+    quantiser, symbols = network.quantiser, coded(network, x, LEVEL)[0].symbols
+    alike = quantiser.usage(symbols[:, :, :1, :1].expand_as(symbols), LEVEL)
+    assert alike < quantiser.usage(symbols, LEVEL) <= 1
+    sizes = {"bsq": 2, "lfq": 2, "vq": 512} | dict.fromkeys(INTEGERS, 3)
+    if name in sizes:
+        assert alike == pytest.approx(1 / sizes[name], rel=1e-4)  # one symbol of each alphabet
 
 
 def test_everything_that_is_trained_has_a_gradient(made):
