@@ -28,6 +28,7 @@ VARIANTS = {
     "planes": "BSQ in bit planes with gains: the codec's",
     "planes-without-gains": "the same with one step for all tokens of a level",
     "rounding": "rounding, with uniform noise in training and the rate in the loss; no gains",
+    "rounding-mixed": "the same, but decoder and prior see rounded values in training, and only the rate sees noise",
     "bsq": "BSQ on one sphere (arXiv 2406.07548), 48 to 480 bits a token before they are coded",
     "lfq": "LFQ (MAGVIT-v2, arXiv 2310.05737), as many bits",
     "fsq": "FSQ (arXiv 2309.15505), alphabets that make up 32 to 320 bits",
@@ -36,7 +37,8 @@ VARIANTS = {
 MAKERS: dict[str, Callable[[Tensor], Quantiser]] = {
     "planes": Planes,
     "planes-without-gains": partial(Planes, gamma=0.0),
-    "rounding": Rounding,
+    "rounding": partial(Rounding, noise=True),
+    "rounding-mixed": partial(Rounding, noise=False),
     "bsq": partial(SphericalSigns, weight=0.1, gamma=1.0, inverse_temperature=2.0),
     "lfq": partial(LookupFreeSigns, weight=0.1, gamma=1.0, inverse_temperature=1.0, commitment=0.25),
     "fsq": partial(FiniteScalars, scale=0.75),

@@ -12,6 +12,7 @@ from torch import Tensor
 from bsqcodec.bench.bdrate import NoComparison, bd_rate
 from bsqcodec.network.losses import st_lpips_features, st_lpips_of_features
 
+RATE = 0.25  # bits per pixel at which curves are compared, beside BD-rates: all of them reach it
 MEASURES = ("bits per pixel", "PSNR", "MS-SSIM", "ST-LPIPS")  # of a point of a curve
 
 
@@ -73,17 +74,25 @@ def compared(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
     return out
 
 
+def at_rate(points: Sequence[Sequence[float]], rate: float) -> list[float]:
+    """The qualities of a curve at a rate, linear in the logarithm of the rate; points: of each level the `MEASURES`."""
+    rates, *qualities = zip(*points, strict=True)
+    return [float(np.interp(np.log(rate), np.log(rates), quality)) for quality in qualities]
+
+
 def curves_table(
     rows: list[dict[str, Any]], baseline: str, variants: dict[str, str], more: dict[str, str] | None = None
 ) -> str:
     """Markdown: a table of the variants, and one of the points of every run.
 
     rows: as `compared` takes them, with "usage" and "steps per second". BD-rates are in percent, those of all seeds
-    beside each other; where curves share less than 70 % of the range of quality of both, the share stands in brackets.
-    more: further columns, the key of a number in the rows by its heading.
+    beside each other; where curves share less than 70 % of the range of quality of both, the share stands in brackets,
+    and below 25 % it stands alone. Qualities at `RATE` are means of the seeds; the speed is that of the fastest run,
+    which was disturbed least. more: further columns, the key of a number in the rows by its heading.
     """
     more = more or {}
-    head = ["variant", *(f"BD-rate by {name}" for name in MEASURES[1:]), "alphabet used", "steps/s", *more]
+    head = ["variant", *(f"BD-rate by {name}" for name in MEASURES[1:]), f"PSNR, MS-SSIM, ST-LPIPS at {RATE} bpp"]
+    head += ["alphabet used", "steps/s", *more]
     lines = ["| " + " | ".join(head) + " |", "|---" + "|--:" * (len(head) - 1) + "|"]
     every = compared(rows, baseline)
     for name, text in variants.items():
@@ -91,8 +100,10 @@ def curves_table(
         if not runs:
             continue
         cells = [", ".join(_bd_rate(*run["against"][i]) for run in runs) for i in range(len(MEASURES) - 1)]
+        psnr, similar, distance = np.mean([at_rate(run["points"], RATE) for run in runs], 0)
+        cells += [f"{psnr:.2f}, {similar:.2f}, {distance:.3f}"]
         cells += [f"{100 * np.mean([run['usage'] for run in runs]):.0f} %"]
-        cells += [f"{np.mean([run['steps per second'] for run in runs]):.1f}"]
+        cells += [f"{max(run['steps per second'] for run in runs):.1f}"]
         cells += [f"{runs[0][key]:,.0f}" for key in more.values()]
         lines.append(f"| `{name}`: {text} | " + " | ".join(cells) + " |")
     lines += ["", "| variant | seed | bits per pixel | PSNR, dB | MS-SSIM, dB | ST-LPIPS |", "|---" * 6 + "|"]
@@ -104,6 +115,7 @@ def curves_table(
 
 
 def _bd_rate(value: float, share: float) -> str:
-    if math.isnan(value):
-        return "none"
+    """A BD-rate with the share of the range of quality that it stands for, if that is small."""
+    if math.isnan(value) or share < 0.25:
+        return f"({100 * share:.0f} %)"
     return f"{value:+.1f} %" + (f" ({100 * share:.0f} %)" if share < 0.7 else "")

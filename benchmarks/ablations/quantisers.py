@@ -82,23 +82,34 @@ class Rounding(Integers):
     """Rounding, for which uniform noise stands in training: Balle et al., arXiv 1802.01436, and Minnen et al., arXiv
     1809.02736, there with a Gaussian distribution.
 
-    In training the decoder sees z + U(-1/2, 1/2), and the rate is that of this value: a distribution convolved with
-    the noise. Otherwise z is rounded. It has neither gains nor a dead zone. The linear path hands the noise on to the
+    In training the rate is that of z + U(-1/2, 1/2): a distribution convolved with the noise. Otherwise z is rounded.
+    It has neither gains nor a dead zone. If decoder and prior see the noise, too, the linear path hands it on to the
     pixels, a whole step of it where a coefficient would round to 0, as most do at coarse levels, so that the decoder
     learns to take off what is not there afterwards.
+
+    Args:
+        spread: as for `Integers`.
+        noise: whether decoder and prior see the noise in training; else they see rounded values, with the
+            straight-through estimator, and only the rate is that of noise (Minnen and Singh, arXiv 2007.08739).
     """
+
+    def __init__(self, spread: Tensor, noise: bool):
+        super().__init__(spread)
+        self.noise = noise
 
     def forward(self, z: Tensor, level: int, classes: Tensor) -> Quantised:
         n = z.detach().round()
-        seen = z + torch.rand_like(z) - 0.5 if self.training else n
-        return Quantised(seen, seen, n.long(), z.new_zeros(()))
+        noisy = z + torch.rand_like(z) - 0.5 if self.training else n
+        seen = noisy if self.noise else straight_through(z, n)
+        return Quantised(seen, seen, n.long(), z.new_zeros(()), noisy)
 
     def restored(self, symbols: Tensor, level: int, classes: Tensor) -> tuple[Tensor, Tensor]:
         return symbols.float(), symbols.float()
 
     def bits(self, q: Quantised, outputs: Tensor, level: int) -> Tensor:
         mean, scale = self.mean_and_scale(outputs)
-        return information(q.seen, mean, torch.exp2(-bounded(scale, SCALE_MIN, SCALE_MAX)))
+        value = q.seen if q.latents is None else q.latents
+        return information(value, mean, torch.exp2(-bounded(scale, SCALE_MIN, SCALE_MAX)))
 
 
 def perplexity(p: Tensor) -> float:

@@ -14,7 +14,7 @@ from bsqcodec.network.patches import cells, uncells
 LEVEL = 0
 SHAPE = Shape(patch=8, width=32, blocks=1, prior_width=64, prior_blocks=1)
 REACH = 40  # integers of coefficients lie within
-INTEGERS = ("planes", "planes-without-gains", "rounding")
+INTEGERS = ("planes", "planes-without-gains", "rounding", "rounding-mixed")
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -225,6 +225,7 @@ def test_the_table_names_spread_and_partial_ranges():
     assert planes["variant"].startswith("`planes`: ") and bsq["variant"].startswith("`bsq`: ")
     rates = [f"BD-rate by {name}" for name in ("PSNR", "MS-SSIM", "ST-LPIPS")]
     assert planes[rates[0]] == "+0.0 %, +10.0 %"  # the second seed against the first
-    assert planes[rates[1]].endswith("(14 %)")
+    assert planes[rates[1]] == "+0.0 %, (14 %)"
+    assert bsq["PSNR, MS-SSIM, ST-LPIPS at 0.25 bpp"] == "28.55, 20.55, 0.091"  # of 1.1 times the rate: 0.25 / 1.1
     assert [bsq[name] for name in rates] == ["+0.0 %"] * 3  # against that of its own seed
     assert lines[7].startswith("| `planes` | 0 | 0.100 0.200 0.400 0.800 1.600 | ")
