@@ -3,6 +3,7 @@
 The last of four modules to be read in this order: quantiser.py, tokenizer.py, prior.py, network.py.
 """
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -87,16 +88,22 @@ class Network:
         """
         return self.decoder.context(condition, prediction, classes)
 
-    def encode(self, picture: Tensor, context: Context, condition: Condition, effort: int = 0) -> Tensor:
+    def encode(
+        self, picture: Tensor, context: Context, condition: Condition, effort: int = 0, double: bool = False
+    ) -> Tensor:
         """Choose the coefficients of a frame: real numbers, float32 (1, H/16, W/16, n_coded), which `code` rounds.
 
         picture: integers 0..255, float32 (1, 3, H, W). effort: search steps for better ones than the encoder's, or 0.
+        double: without a search, compute in float64, in which machines differ by too little to change what is rounded,
+        but by accident; else in what is fastest.
         """
         network, grid, halo = self.unrounded, context.classes.shape[1:], self.decoder.halo  # the encoder's is the same
         if not effort:
+            if double:
+                network, picture = copy.deepcopy(network).double(), picture.double()
 
             def choose(run: slice) -> list[Tensor]:
-                return [network.coefficients(self._batch(picture, context, condition, run, encode_only=True))]
+                return [network.coefficients(self._batch(picture, context, condition, run, encode_only=True)).float()]
 
             return _in_bands(choose, grid, halo, tiling.MAX_TOKENS_PER_BAND)[0]
 
@@ -117,11 +124,12 @@ class Network:
             return torch.full((1,), float(value), device=self.device)
 
         rows = tiling.pixel_rows(run)
-        prediction = None if context.prediction is None else context.prediction[:, :, rows].float() + MID_GRAY
+        prediction = None if context.prediction is None else context.prediction[:, :, rows].to(picture) + MID_GRAY
+        fastest = torch.bfloat16 if bf16_is_fast(self.device) else torch.float32
         return self.unrounded.prepare(
             picture[:, :, rows], each(float(log2_step(condition.quality))), each(condition.tune), prediction,
             each(condition.frame_type == 2), self.n_coded(condition.quality),
-            torch.bfloat16 if bf16_is_fast(self.device) else torch.float32, context.classes[:, run], encode_only,
+            torch.float64 if picture.dtype == torch.float64 else fastest, context.classes[:, run], encode_only,
         )  # fmt: skip
 
     def code(

@@ -65,8 +65,7 @@ def sample(
     """Draw a picture or a video from the model, bit by bit, as if a decoder read them from a stream.
 
     OUTPUT is what decode takes: .png, .jpg, .mp4, frames/ ... The same seed draws the same on every machine. With
-    --from the first frame is a picture as it is coded at the quality, which encoders of two machines may do
-    differently; with --mask a part of it is drawn anew.
+    --from the first frame is a picture as it is coded at the quality, with --mask a part of it is drawn anew.
     """
     from .. import media
     from ..output import check_free

@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..gop.decoder import decode_symbols
-from ..gop.encoder import GopEncoder
 from ..network.patches import TOKEN
-from ..network.tokenizer import Condition
+from ..network.tokenizer import Condition, Context
+from ..network.unrounded import DEAD_ZONE, quantise
 from ..network.weights import Model, device_of, load_model
 from ..settings import DEFAULT_MODEL, MAX_PIXELS, MAX_SIDE, EncodeSettings, tune_number
 from ..stream.contrast import complete_classes
@@ -33,10 +32,9 @@ def sample_frames(
     model: Model | str = DEFAULT_MODEL,
     device: str = "auto",
 ) -> Iterator[np.ndarray]:
-    """Draw a picture, and frames that follow it, from the prior of a model.
+    """Draw a picture, and frames that follow it, from the prior of a model: the same ones on every machine.
 
-    They are the same on every machine, but where a `picture` is given: encoders of two machines, which compute in real
-    numbers, may code it differently.
+    Of a `picture` that is given this holds, too, but for accidents: its encoder computes in float64.
 
     All that a decoder would read of an I frame is drawn with the probabilities that it would use: the classes of
     contrast, with contexts that begin as those of a stream and learn from what is drawn, and every bit of the
@@ -120,13 +118,12 @@ class _Drawing:
     def _complete(self, picture: np.ndarray, mask: np.ndarray | None, candidates: int) -> Tensor:
         """A picture as it is coded, with the best of several candidates where there is a mask."""
         network, sampler, condition = self._network, self._sampler, self._conditions[0]
-        classes, coefficients = self._coded(picture)
-        context = network.context(condition, None, self._on_device(classes))
+        coefficients, context = self._coded(picture)
         coded = network.decode(coefficients, context, condition)[0]
         if mask is None or not mask.any():
             return coded
         drawn = _tokens_of(mask)
-        missing = torch.from_numpy(drawn)[None]
+        missing, classes = torch.from_numpy(drawn)[None], context.classes[0].cpu().numpy()
         best = None
         for _ in range(candidates):
             sampler.weighed = 0
@@ -141,14 +138,15 @@ class _Drawing:
         pixels = torch.from_numpy(drawn.repeat(TOKEN, 0).repeat(TOKEN, 1)).to(self._model.device)
         return torch.where(pixels, network.decode(*best[1:], condition)[0], coded)
 
-    def _coded(self, picture: np.ndarray) -> tuple[np.ndarray, Tensor]:
-        """Classes and coefficients of a picture as the encoder makes an I frame of it."""
-        encoder = GopEncoder(self._model, self._height, self._width, self._settings, decoded=False)
-        encoder.push(picture, self._settings.quality)
-        encoder.flush()
-        symbols = next(decode_symbols(self._model, encoder.finish(), self._height, self._width, 1))
-        assert symbols.classes is not None
-        return symbols.classes, symbols.coefficients
+    def _coded(self, picture: np.ndarray) -> tuple[Tensor, Context]:
+        """The coefficients of a picture, as an encoder that does not weigh rates has them, and their context."""
+        network, condition = self._network, self._conditions[0]
+        pad = (0, 0), (0, -self._height % TOKEN), (0, -self._width % TOKEN)
+        padded = np.pad(picture.transpose(2, 0, 1), pad, mode="edge")
+        pixels = torch.from_numpy(padded)[None].to(self._model.device).float()
+        context = network.context(condition, None, network.classes(pixels))
+        y = network.encode(pixels, context, condition, double=True)  # all machines draw from the same tokens
+        return quantise(y, DEAD_ZONE[I_FRAME]).to(torch.int32), context
 
     def _on_device(self, classes: np.ndarray) -> Tensor:
         return torch.from_numpy(classes)[None].to(self._model.device)
