@@ -79,7 +79,7 @@ def main(
         ]
         for name, variant, seed in tqdm(plan, disable=None, unit="run"):
             path = folder / f"{name}-{variant}-{seed}.json"
-            if path.exists() and json.loads(path.read_text())["steps"] == steps:
+            if path.exists() and json.loads(path.read_text()).get("steps") == steps:
                 continue
             if loaded is None and name not in WITHOUT_DATA:
                 loaded = data.load(list(photos), list(clips), settings.device)
@@ -90,7 +90,7 @@ def main(
         for name in names:
             order = list(EXPERIMENTS[name].VARIANTS)
             rows = [json.loads(p.read_text()) for p in folder.glob(f"{name}-*.json")]
-            rows = [row for row in rows if row["variant"] in order and row["steps"] == steps]
+            rows = [row for row in rows if row["variant"] in order and row.get("steps") == steps]
             rows.sort(key=lambda row: (order.index(row["variant"]), row["seed"]))
             text = EXPERIMENTS[name].table(rows)
             (folder / f"{name}.md").write_text(text)

@@ -83,19 +83,24 @@ def _static(network: Unrounded, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown of all runs."""
-    networks, parts = ("encoder", "decoder", "prior"), ("tokenizer", "prior", "range coder")
+    """Markdown of all qualities, means of the seeds."""
     lines = [
-        "| quality | seed | thousand multiplications a pixel: " + ", ".join(networks)
-        + " | seconds of decoding a megapixel: " + ", ".join(parts) + " | bits per pixel: stream, prior, static"
-        + " | prior saves |",
-        "|---|--:|---|---|---|--:|",
-    ]  # fmt: skip
-    for row in rows:
-        work = ", ".join(f"{row['multiplications'][n] / 1000:.1f}" for n in networks)
-        time = ", ".join(f"{row['seconds'].get(p, 0.0):.2f}" for p in parts)
-        bits = row["bits"]
-        rates = ", ".join(f"{bits[k]:.4f}" for k in ("stream", "prior", "static"))
-        saved = 1 - bits["prior"] / bits["static"]
-        lines.append(f"| {row['variant']} | {row['seed']} | {work} | {time} | {rates} | {100 * saved:.0f} % |")
+        "| quality | thousand multiplications a pixel: encoder, decoder, prior "
+        "| seconds of decoding a megapixel: tokenizer, prior, range coder | bits per pixel: stream, prior, static "
+        "| prior saves |",
+        "|---|---|---|---|--:|",
+    ]
+    for quality in VARIANTS:
+        runs = [row for row in rows if row["variant"] == quality]
+        if not runs:
+            continue
+
+        def mean(what: str, key: str, runs: list[dict[str, Any]] = runs) -> float:
+            return float(np.mean([run[what].get(key, 0.0) for run in runs]))
+
+        work = ", ".join(f"{mean('multiplications', n) / 1000:.1f}" for n in ("encoder", "decoder", "prior"))
+        time = ", ".join(f"{mean('seconds', part):.2f}" for part in ("tokenizer", "prior", "range coder"))
+        rates = ", ".join(f"{mean('bits', k):.4f}" for k in ("stream", "prior", "static"))
+        saved = 1 - mean("bits", "prior") / mean("bits", "static")
+        lines.append(f"| {quality} | {work} | {time} | {rates} | {100 * saved:.0f} % |")
     return "\n".join(lines) + "\n"

@@ -63,7 +63,7 @@ def test_a_run_is_done_once_and_the_same_again(photos: Path, tmp_path: Path, mon
 
 @pytest.mark.parametrize("experiment", ["shapes", "prior-cost"])
 def test_the_product_is_measured(experiment: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    variant = {"shapes": "1:16", "prior-cost": "25"}[experiment]
+    variant = {"shapes": "1to16", "prior-cost": "25"}[experiment]
     monkeypatch.setattr(EXPERIMENTS[experiment], "PICTURES", 1)
     ablate(experiment, "--variant", variant, "--photos", photos, "--seeds", 1, "--out", tmp_path)
     row = json.loads((tmp_path / f"{experiment}-{variant}-0.json").read_text())
