@@ -15,8 +15,8 @@ from .data import Data, Settings
 from .measures import curve, measured
 
 SIZES = {  # width and height of about as many pixels each; few are multiples of a token's side
-    "1to1": (256, 256), "3to2": (313, 209), "16to9": (341, 192), "9to16": (192, 341), "21to9": (391, 167), "8to1": (511, 128),
-    "1to16": (65, 511),
+    "1to1": (256, 256), "3to2": (313, 209), "16to9": (341, 192), "9to16": (192, 341), "21to9": (391, 167),
+    "8to1": (511, 128), "1to16": (65, 511),
 }  # fmt: skip
 VARIANTS = {ratio: f"{width}x{height}" for ratio, (width, height) in SIZES.items()}
 QUALITIES = (10, 20, 30, 40, 60)

@@ -162,7 +162,7 @@ def test_what_the_product_codes_is_the_same_on_a_device(monkeypatch: pytest.Monk
     def run(device: torch.device) -> list[Any]:
         tokens = recognition.encode(random_model(device=device), gray, 40)
         cost = prior_cost.run("40", 0, loaded, Settings(1, device))
-        shape = shapes.run("1:16", 0, loaded, Settings(1, device))
+        shape = shapes.run("1to16", 0, loaded, Settings(1, device))
         return [*(t.tolist() for t in tokens[:2]), tokens.bits, shape, cost["bits"]]
 
     expected = run(CPU)
