@@ -1,7 +1,7 @@
 """How the priors of ablations are trained and measured, the same for all variants."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ from .data import Data, Settings
 from .prior_network import LEVELS, Prior, bits, by_confidence, fixed_order, quadratic_groups
 from .prior_tokens import CHUNK, Tokens, dtype_of, given, tokens_of
 
-TRAIN_FRAMES = {"I": 512, "P": 256}
 TEST_FRAMES = 96
 BATCH = 4  # frames of a training step
 WARMUP, DECAY, LAST_RATE = 30, 0.6, 0.005  # of the learning rate, as in bsqcodec/train
@@ -25,12 +24,24 @@ LAST_STEPS = 50  # whose mean code length is kept
 Orders = Callable[[np.random.Generator, int], np.ndarray]  # from n to the steps of the tokens of n frames, int64 (n, N)
 
 
+_kept: dict[Hashable, tuple[Tokens, Tokens]] = {}
+
+
 def load(data: Data, settings: Settings, frame_type: str) -> tuple[Tokens, Tokens]:
-    """Tokens to train on, and tokens to measure on: of I frames, or of P frames; the same ones in every run."""
-    side, moving = 2 * settings.crop, frame_type == "P"
-    held_out = Sampler(data.photos, data.strips if moving else [], settings.device)
-    train = tokens_of(data.train, TRAIN_FRAMES[frame_type], side, moving, False, 0)
-    return train, tokens_of(held_out, TEST_FRAMES, side, moving, True, 1)
+    """Tokens to train on, and tokens to measure on: of I frames, or of P frames; the same ones in every run.
+
+    There are so many that training sees none of them twice: of a tenth as many P frames it learns by heart. The last
+    ones are kept for the next run.
+    """
+    key = data.train, settings, frame_type
+    if key not in _kept:
+        side, moving = 2 * settings.crop, frame_type == "P"
+        held_out = Sampler(data.photos, data.strips if moving else [], settings.device)
+        frames = -(-settings.steps * BATCH // CHUNK) * CHUNK
+        train = tokens_of(data.train, frames, side, moving, False, 0)
+        _kept.clear()
+        _kept[key] = train, tokens_of(held_out, TEST_FRAMES, side, moving, True, 1)
+    return _kept[key]
 
 
 def start(tokens: Tokens, settings: Settings, seed: int, groups: int, context: bool = False) -> Prior:
@@ -67,7 +78,7 @@ def train(
     at = np.arange(steps)
     schedule = np.minimum(1, (at + 1) / WARMUP) * np.minimum(1, (1 - at / steps) / DECAY + LAST_RATE)
     rates = on_device(device, schedule)
-    batches = on_device(device, rng.integers(len(tokens.q), size=(steps, BATCH)))
+    batches = on_device(device, rng.permutation(len(tokens.q))[: steps * BATCH].reshape(steps, BATCH))
     losses = torch.zeros(steps, device=device)
     start = time.perf_counter()
     for i in range(steps):

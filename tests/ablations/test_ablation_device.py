@@ -59,7 +59,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (code_quantisers, "STAGES", (1, 2, 2, 2, 3)), (training, "LEVELS", 2),
         (training, "PICTURES", 2), (training, "GROUPS", 2),
         (training, "MEASURED_PICTURES", 1), (training, "MEASURED_GROUPS", 1),
-        (prior_training, "TRAIN_FRAMES", {"I": 8, "P": 8}), (prior_training, "TEST_FRAMES", 8),
+        (prior_training, "TEST_FRAMES", 8),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
     yield

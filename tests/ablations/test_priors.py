@@ -187,7 +187,6 @@ def test_a_measure_by_confidence_is_that_of_one_pass():
 
 @pytest.mark.parametrize(("experiment", "variant"), [(orders, "maskgit"), (groups, "5"), (temporal, "before")])
 def test_an_experiment_runs_and_one_repeats(experiment, variant, monkeypatch):
-    monkeypatch.setattr("ablations.prior_training.TRAIN_FRAMES", {"I": 8, "P": 8})
     monkeypatch.setattr("ablations.prior_training.TEST_FRAMES", 8)
     small, settings = small_data(64), Settings(3, CPU, 32)
     row = experiment.run(variant, 0, small, settings)
