@@ -23,7 +23,9 @@ CODE_BITS, CODE_CHANNELS = 9, 8  # of a stage of VQ
 KMEANS_STEPS = 3
 NEAREST_AT_ONCE = 512  # tokens
 DECAY = 0.99  # of the moving averages that codes are
-DEAD = 0.1  # moving average of tokens of a batch that take a code, below which it starts again
+# moving average of tokens of a batch that take a code, below which it starts again; at .1 codes of rare tokens do, too,
+# which are what a code cannot miss: 1.5 dB of PSNR are lost at the finest level
+DEAD = 0.005
 
 
 class FiniteScalars(Quantiser):
