@@ -158,8 +158,9 @@ def test_commands_and_options_exist(document):
 def with_commands(path: Path) -> str:
     """A script, and the modules of commands that it hands its options to."""
     script = path.read_text()
-    commands = re.findall(r"^from (bsqcodec[\w.]*\.command) import", script, re.MULTILINE)
-    return script + "".join((ROOT / f"{name.replace('.', '/')}.py").read_text() for name in commands)
+    commands = re.findall(r"^from ([\w.]+\.command) import", script, re.MULTILINE)
+    places = [f"{name.replace('.', '/')}.py" for name in commands]  # of the package, or beside the script
+    return script + "".join(next(p for p in (ROOT / x, path.parent / x) if p.exists()).read_text() for x in places)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
