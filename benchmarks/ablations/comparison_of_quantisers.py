@@ -6,9 +6,9 @@ count all that a decoder needs: the classes of contrast, too, where steps follow
 
 Knobs were tried with 60 steps, after which the result is still worse than the linear start. The weight of the entropy
 terms of BSQ (0, .1) and of LFQ (.02, .1, with a commitment of .05, .25) moved no level by more than .06 dB of PSNR; FSQ
-at a scale of 1 takes 6 to 15 % more bits and loses .3 to 1.1 dB against .75. VQ has the commitment of its paper. What a
-quantiser has before it is trained, `--steps 1` tells: VQ, whose codes follow an encoder that moves, then has more at its
-finer levels than after 600 steps (32.3 dB of PSNR at the finest, not 30.6).
+at a scale of 1 takes 6 to 15 % more bits and loses .3 to 1.1 dB against .75. VQ has the commitment of its paper. What
+quantisers have before they are trained, `--steps 1` tells: VQ, whose codes follow an encoder that moves, then has more
+at its finer levels than after 600 steps (32.3 dB of PSNR at the finest, not 30.6).
 """
 
 from collections.abc import Callable
