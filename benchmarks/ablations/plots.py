@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 from .measures import MEASURES
 
+TICKS = (0.05, 0.1, 0.2, 0.5, 1)  # bits per pixel
+
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw every measure over the rate, a line for each variant: the mean of its seeds, and a dot for each run.
@@ -27,6 +29,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             for run in runs:
                 ax.plot(run[:, 0], run[:, i], ".", color=colour)
         ax.set(xscale="log", xlabel=MEASURES[0], ylabel=MEASURES[i] + (" (dB)" if i < 3 else ""))
+        ax.set_xticks(TICKS, map(str, TICKS))
+        ax.minorticks_off()
         ax.grid(alpha=0.3)
     axes[0].legend(fontsize="small")
     figure.savefig(path, dpi=80)
