@@ -7,7 +7,7 @@ The papers are BSQ-ViT (arXiv 2406.07548) and MAGVIT-v2 (arXiv 2310.05737). Noth
     measures                    quality of decoded frames, and BD-rates
 
     An autoencoder that is trained from nothing:
-    comparison_of_quantisers    with seven quantisers: quantisers (integers), binary_quantisers, code_quantisers
+    comparison_of_quantisers    with eight quantisers: quantisers (integers), binary_quantisers, code_quantisers
     comparison_of_backbones     with five backbones and three masks: backbones
     network, training           what both share
 
