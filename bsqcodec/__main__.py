@@ -14,7 +14,15 @@ from typing import Any, ClassVar, NoReturn
 
 import click
 
-from .command_options import device_options, jobs_options, max_pixels_option, paths_options, report_options
+from .command_options import (
+    device_options,
+    encoder_model_option,
+    jobs_options,
+    max_pixels_option,
+    paths_options,
+    quality_option,
+    report_options,
+)
 from .errors import BsqError, explain
 from .report import Report, say
 from .settings import (
@@ -94,13 +102,7 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
 
 @cli.command()
 @paths_options
-@click.option(
-    "-q",
-    "--quality",
-    type=click.IntRange(MIN_QUALITY, MAX_QUALITY),
-    default=_DEFAULTS.quality,
-    help="Quality of the pictures; higher is better and larger.",
-)
+@quality_option("Quality of the pictures; higher is better and larger.")
 @click.option("--bpp", type=click.FloatRange(0, min_open=True), help="Bits per pixel to aim at, in place of a quality.")
 @click.option("--size", help="File size to aim at, in bytes or as 500k or 2M, in place of a quality.")
 @click.option(
@@ -119,7 +121,7 @@ def _frames(context: click.Context, option: click.Parameter, value: str | None) 
     type=click.IntRange(MIN_QUALITY, MAX_QUALITY),
     help="Quality of transparency; 100 is lossless.  [default: as --quality, but at least 20]",
 )
-@click.option("--model", type=click.Path(), default=_DEFAULTS.model, help="Name of a packaged model, or a model file.")
+@encoder_model_option
 @device_options
 @jobs_options
 @click.option("--start", type=click.FloatRange(0), default=0.0, help="Seconds of the input to skip.")

@@ -5,9 +5,22 @@ from typing import Any, TypeVar
 
 import click
 
-from .settings import MAX_PIXELS
+from .settings import MAX_PIXELS, MAX_QUALITY, MIN_QUALITY, EncodeSettings
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_DEFAULTS = EncodeSettings()
+
+
+def quality_option(text: str) -> Callable[[_F], _F]:
+    """-q, --quality, with a help text."""
+    limits = click.IntRange(MIN_QUALITY, MAX_QUALITY)
+    return click.option("-q", "--quality", type=limits, default=_DEFAULTS.quality, help=text)
+
+
+def encoder_model_option(command: _F) -> _F:
+    """--model, of what codes pictures and not a stream that names its own."""
+    text = "Name of a packaged model, or a model file."
+    return click.option("--model", type=click.Path(), default=_DEFAULTS.model, help=text)(command)
 
 
 def device_options(command: _F) -> _F:

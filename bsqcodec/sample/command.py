@@ -9,10 +9,10 @@ from typing import Any
 import click
 import numpy as np
 
-from ..command_options import device_options
+from ..command_options import device_options, encoder_model_option, quality_option
 from ..errors import BsqError
 from ..report import bar
-from ..settings import DEFAULT_MODEL, MAX_QUALITY, MIN_QUALITY, TUNES, TUNES_HELP, EncodeSettings
+from ..settings import TUNES, TUNES_HELP, EncodeSettings
 from ..suffixes import VIDEO_SUFFIXES
 from ..types import MediaInfo
 
@@ -25,13 +25,7 @@ VIDEO_FRAMES = 24  # that follow the first one, unless another number is asked f
 @click.option(
     "--size", metavar="WxH", help="Width and height in pixels, such as 256x256; scales what is given with --from."
 )
-@click.option(
-    "-q",
-    "--quality",
-    type=click.IntRange(MIN_QUALITY, MAX_QUALITY),
-    default=_DEFAULTS.quality,
-    help="Quality of the frames: how fine the detail is that is drawn.",
-)
+@quality_option("Quality of the frames: how fine the detail is that is drawn.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Another one draws something else.")
 @click.option(
     "--temperature", type=float, default=1.0, help="1 draws as the model has it; less draws what is likely more often."
@@ -54,7 +48,7 @@ VIDEO_FRAMES = 24  # that follow the first one, unless another number is asked f
 )
 @click.option("--fps", type=click.FloatRange(0.1, 1000), default=25.0, help="Frames per second.")
 @click.option("--tune", type=click.Choice(TUNES), default=_DEFAULTS.tune, help=f"What was coded for. {TUNES_HELP}")
-@click.option("--model", type=click.Path(), default=DEFAULT_MODEL, help="Name of a packaged model, or a model file.")
+@encoder_model_option
 @device_options
 @click.option("-f", "--force", is_flag=True, help="Replace OUTPUT if it exists.")
 @click.option("--quiet", is_flag=True, help="No progress.")
